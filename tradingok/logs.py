@@ -1,0 +1,40 @@
+"""Logging of each process: readable lines to the terminal and to a rotated file of its own. Secrets never come here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+LINE = "{asctime} {levelname:<7} {name}: {message}"
+ROTATE_BYTES = 5_000_000
+ROTATE_KEEP = 5
+
+
+def logging_settings(process: str, folder: Path) -> dict[str, Any]:
+    """Django's LOGGING for one process.
+
+    Args:
+        process: the process's name ("feed", "web"…), given by the supervisor in TRADINGOK_PROCESS; empty: terminal only.
+        folder: where `<process>.log` is written; made when missing.
+    """
+    handlers: dict[str, dict[str, Any]] = {"terminal": {"class": "logging.StreamHandler", "formatter": "line"}}
+    if process:
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers["file"] = {
+            "class": "logging.handlers.RotatingFileHandler",
+            "filename": folder / f"{process}.log",
+            "maxBytes": ROTATE_BYTES,
+            "backupCount": ROTATE_KEEP,
+            "formatter": "line",
+        }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": LINE, "style": "{"}},
+        "handlers": handlers,
+        "root": {"handlers": ["file"] if process else ["terminal"], "level": "INFO"},
+        "loggers": {
+            name: {"level": "WARNING"}
+            for name in ("httpx", "httpcore", "websockets", "pymongo", "asyncio", "daphne", "uvicorn.access", "celery.app.trace", "django.request")
+        },
+    }

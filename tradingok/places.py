@@ -1,0 +1,46 @@
+"""Where things lie in the data folder: the development secret and the remembered addresses of embedded servers.
+
+Reads and writes small files only; starts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+DEFAULT_URLS = {"mongod": "mongodb://127.0.0.1:27017/?directConnection=true", "valkey": "redis://127.0.0.1:6379/0"}
+
+
+def remembered_url(var: Path, server: str) -> str:
+    """The address that the embedded `server` ("mongod" or "valkey") had when it was last started in `var`.
+
+    Where none was ever started, the server's usual local address, so that commands fail with a plain "refused".
+    """
+    try:
+        url = json.loads((var / server / "address.json").read_text())["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return DEFAULT_URLS[server]
+    return str(url)
+
+
+def development_secret(var: Path) -> str:
+    """The SECRET_KEY of a development copy: made once, kept in `var/secret_key` with mode 0600.
+
+    Raises:
+        OSError: `var` cannot be written; final until the caller is told another folder.
+    """
+    file = var / "secret_key"
+    if not file.exists():
+        var.mkdir(parents=True, exist_ok=True)
+        temporary = var / f".secret_key.{os.getpid()}"
+        temporary.touch(mode=0o600)
+        temporary.write_text(secrets.token_urlsafe(50))
+        try:
+            os.link(temporary, file)  # the first of two starting processes wins, both read its value
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    return file.read_text()
