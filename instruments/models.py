@@ -1,0 +1,106 @@
+"""What can be traded, and the rules that say which of it is followed."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django_mongodb_backend.fields import ArrayField
+
+
+class Instrument(models.Model):
+    """One contract, share or index, under an id of our own that is never used again.
+
+    The broker's keys are recycled (FACTS §4): `instrument_key` is unique among *active* rows only, and meant this
+    instrument from `active_from` until `active_to`. `identity` is what it is, for ever.
+    """
+
+    id = models.BigIntegerField(primary_key=True, db_column="_id", editable=False)
+    identity = models.CharField(max_length=120, help_text="What it is: segment, underlying, expiry, strike, type; or ISIN; or key.")
+    instrument_key = models.CharField(max_length=80, help_text="The broker's key, as in NSE_FO|51420.")
+    segment = models.CharField(max_length=12)
+    exchange = models.CharField(max_length=8)
+    instrument_type = models.CharField(max_length=12, help_text="INDEX, EQ, FUT, CE, PE, …")
+    trading_symbol = models.CharField(max_length=80)
+    name = models.CharField(max_length=120)
+    underlying_key = models.CharField(max_length=80, null=True, blank=True)
+    underlying_symbol = models.CharField(max_length=40, null=True, blank=True)
+    expiry = models.DateTimeField(null=True, blank=True, help_text="23:59:59 IST of the expiry day, as the broker gives it.")
+    weekly = models.BooleanField(null=True, blank=True, help_text="The broker's flag: false in the monthly slot.")
+    strike_price = models.FloatField(null=True, blank=True, help_text="INR")
+    lot_size = models.IntegerField(null=True, blank=True)
+    tick_size = models.FloatField(null=True, blank=True, help_text="INR")
+    freeze_quantity = models.FloatField(null=True, blank=True, help_text="Units; an order above it is split.")
+    exchange_token = models.CharField(max_length=20, null=True, blank=True)
+    isin = models.CharField(max_length=12, null=True, blank=True)
+    placeholder = models.BooleanField(default=False, help_text="Seen in the feed, unknown to the master.")
+    active = models.BooleanField(default=True)
+    active_from = models.DateTimeField()
+    active_to = models.DateTimeField(null=True, blank=True)
+    fingerprint = models.BigIntegerField(default=0, editable=False, help_text="Hash of the master's row: equal means nothing to write.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["instrument_key"], condition=Q(active=True), name="instrument_active_key"),
+        ]
+        indexes = [
+            models.Index(fields=["identity"], name="instrument_identity"),
+            models.Index(fields=["instrument_key", "active_from"], name="instrument_key_tenure"),
+            models.Index(fields=["active", "id"], name="instrument_active"),
+            models.Index(fields=["active", "segment", "id"], name="instrument_segment"),
+            models.Index(fields=["active", "instrument_type", "id"], name="instrument_type"),
+            models.Index(fields=["active", "underlying_symbol", "expiry", "strike_price", "id"], name="instrument_chain"),
+            models.Index(fields=["active", "expiry", "id"], name="instrument_expiry"),
+        ]
+
+    def __str__(self) -> str:
+        return self.trading_symbol
+
+
+class MasterLoad(models.Model):
+    """One successful load of an instrument master: the reference for the next one's row count, and its age for `doctor`."""
+
+    loaded_at = models.DateTimeField(auto_now_add=True)
+    as_of = models.DateTimeField(db_index=True)
+    source = models.CharField(max_length=300)
+    rows = models.IntegerField()
+    created = models.IntegerField()
+    changed = models.IntegerField()
+    retired = models.IntegerField()
+
+    class Meta:
+        get_latest_by = "as_of"
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows as of {self.as_of:%Y-%m-%d %H:%M}"
+
+
+class SubscriptionRule(models.Model):
+    """One wish in a trader's words: an underlying, what of it, which expiries, which strikes. Resolved by `instruments.domain.universe`."""
+
+    class What(models.TextChoices):
+        INDEX = "index"
+        EQUITY = "equity"
+        FUTURES = "futures"
+        OPTIONS = "options"
+        KEYS = "keys"
+
+    class Mode(models.TextChoices):
+        LTPC = "ltpc"
+        OPTION_GREEKS = "option_greeks"
+        FULL = "full"
+        FULL_D30 = "full_d30"
+
+    name = models.CharField(max_length=60)
+    what = models.CharField(max_length=10, choices=What.choices)
+    underlying = models.CharField(max_length=40, blank=True, help_text="NIFTY, BANKNIFTY, RELIANCE…; empty for explicit keys.")
+    expiries = ArrayField(
+        models.CharField(max_length=12), default=list, blank=True, help_text="@w0 nearest weekly, @m0 nearest monthly, or YYYY-MM-DD."
+    )
+    strikes = models.CharField(max_length=12, default="all", help_text="atm10 = ten each side of the money, or all.")
+    keys = ArrayField(models.CharField(max_length=80), default=list, blank=True, help_text="Explicit instrument keys.")
+    mode = models.CharField(max_length=14, choices=Mode.choices, default=Mode.FULL)
+    priority = models.IntegerField(default=100, help_text="Smaller comes first when the broker's limit cuts.")
+    enabled = models.BooleanField(default=True)
+
+    def __str__(self) -> str:
+        return self.name

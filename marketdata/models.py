@@ -1,0 +1,130 @@
+"""What is stored of the market. Ticks and candles are written and read in bulk by `marketdata.store`; these models give
+them to the admin and name their short fields. A stored tick is what the broker's frame said, never merged state."""
+
+from __future__ import annotations
+
+from django.db import models
+from django_mongodb_backend.fields import ArrayField
+
+
+class MarketTick(models.Model):
+    """One update of one instrument in one frame. The id is made by `marketdata.domain.tick.tick_id`."""
+
+    class Kind(models.IntegerChoices):
+        SNAPSHOT = 0
+        LIVE = 1
+
+    id = models.BigIntegerField(primary_key=True, db_column="_id", editable=False)
+    instrument = models.BigIntegerField(db_column="i", help_text="Instrument id")
+    time = models.DateTimeField(db_column="t", help_text="Broker's clock when the frame was made")
+    last_trade_time = models.DateTimeField(db_column="lt", null=True)
+    received_at = models.DateTimeField(db_column="r", help_text="Our clock when the frame was read")
+    kind = models.IntegerField(db_column="k", choices=Kind.choices)
+    last_price = models.FloatField(db_column="p", null=True, help_text="INR")
+    last_quantity = models.BigIntegerField(db_column="q", null=True, help_text="Units")
+    previous_close = models.FloatField(db_column="c", null=True, help_text="INR")
+    volume = models.BigIntegerField(db_column="v", null=True, help_text="Units since the open")
+    average_traded_price = models.FloatField(db_column="a", null=True, help_text="INR")
+    open_interest = models.FloatField(db_column="oi", null=True, help_text="Units")
+    implied_volatility = models.FloatField(db_column="iv", null=True, help_text="Fraction: 0.108 is 10.8 %")
+    delta = models.FloatField(db_column="d", null=True)
+    theta = models.FloatField(db_column="th", null=True, help_text="INR a day")
+    gamma = models.FloatField(db_column="g", null=True)
+    vega = models.FloatField(db_column="ve", null=True)
+    rho = models.FloatField(db_column="rh", null=True)
+    bid_price = models.FloatField(db_column="bp", null=True, help_text="INR")
+    bid_quantity = models.BigIntegerField(db_column="bq", null=True)
+    ask_price = models.FloatField(db_column="ap", null=True, help_text="INR")
+    ask_quantity = models.BigIntegerField(db_column="aq", null=True)
+    total_buy_quantity = models.FloatField(db_column="tb", null=True)
+    total_sell_quantity = models.FloatField(db_column="ts", null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["instrument", "time"], name="tick_instrument_time")]
+
+    def __str__(self) -> str:
+        return f"{self.instrument} {self.time} {self.last_price}"
+
+
+class OHLC(models.Model):
+    """One candle. The id is made by `marketdata.domain.candle.candle_id` from instrument, interval and start, so that writing it again replaces it."""
+
+    class State(models.TextChoices):
+        LIVE = "live"
+        CLOSED = "closed"
+        CONFIRMED = "confirmed"
+        BACKFILLED = "backfilled"
+
+    id = models.BigIntegerField(primary_key=True, db_column="_id", editable=False)
+    instrument = models.BigIntegerField(db_column="i")
+    interval = models.CharField(db_column="n", max_length=4, help_text="1m, 5m, 15m, 1h, 1d")
+    start = models.DateTimeField(db_column="t")
+    open = models.FloatField(db_column="o", help_text="INR")
+    high = models.FloatField(db_column="h", help_text="INR")
+    low = models.FloatField(db_column="l", help_text="INR")
+    close = models.FloatField(db_column="c", help_text="INR")
+    volume = models.BigIntegerField(db_column="v", default=0, help_text="Units")
+    open_interest = models.FloatField(db_column="oi", null=True, help_text="Units")
+    state = models.CharField(db_column="s", max_length=10, choices=State.choices)
+    revision = models.IntegerField(db_column="rev", default=0)
+
+    class Meta:
+        verbose_name = "candle"
+        indexes = [models.Index(fields=["interval", "start"], name="ohlc_interval_start")]
+
+    def __str__(self) -> str:
+        return f"{self.instrument} {self.interval} {self.start}"
+
+
+class LatestQuote(models.Model):
+    """The last known quote of an instrument as clients get it: written each minute, so that a start with no feed has something to show."""
+
+    id = models.BigIntegerField(primary_key=True, db_column="_id", editable=False, help_text="Instrument id")
+    entry = models.BinaryField(help_text="marketdata.wire.QuoteEntry, packed")
+    updated_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class MarketStatus(models.Model):
+    """A segment's state from one moment on, as the feed or the broker's REST told it."""
+
+    segment = models.CharField(max_length=12)
+    status = models.CharField(max_length=20, help_text="NORMAL_OPEN, NORMAL_CLOSE, PRE_OPEN_START, …")
+    since = models.DateTimeField(help_text="Broker's time of the first report")
+
+    class Meta:
+        verbose_name_plural = "market statuses"
+        indexes = [models.Index(fields=["segment", "-since"], name="market_status_segment")]
+
+    def __str__(self) -> str:
+        return f"{self.segment} {self.status}"
+
+
+class Gap(models.Model):
+    """A stretch of time in which the feed gave us nothing though it should have."""
+
+    class Cause(models.TextChoices):
+        DISCONNECTED = "disconnected"
+        STALE = "stale"
+        STOPPED = "stopped"
+
+    class Heal(models.TextChoices):
+        OPEN = "open"
+        HEALED = "healed"
+        IMPOSSIBLE = "impossible"
+
+    shard = models.IntegerField(default=0)
+    start = models.DateTimeField()
+    end = models.DateTimeField(null=True, blank=True)
+    cause = models.CharField(max_length=14, choices=Cause.choices)
+    detail = models.CharField(max_length=200, blank=True)
+    instruments = ArrayField(models.BigIntegerField(), default=list, blank=True, help_text="Instrument ids; empty: all of the shard")
+    heal_state = models.CharField(max_length=10, choices=Heal.choices, default=Heal.OPEN)
+
+    class Meta:
+        indexes = [models.Index(fields=["-start"], name="gap_start")]
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.start}"
