@@ -1,0 +1,88 @@
+"""Child processes that cannot outlive us: started in a session of their own, ended in bounded time.
+
+A child gets SIGTERM from the kernel when the *thread* that started it ends, so even after `kill -9` of its parent:
+start children from the main thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+_PR_SET_PDEATHSIG = 1  # Source: prctl(2), linux/prctl.h
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What the child runs between fork and exec. It calls nothing but two system calls: other threads may hold any lock."""
+
+    def ask_for_the_signal() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:  # it ended before the line above: nobody will ever signal us
+            os._exit(127)
+
+    return ask_for_the_signal
+
+
+def spawn(
+    command: Sequence[str], *, output: IO[bytes] | int, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `command` so that it gets SIGTERM when we end, however we end.
+
+    It reads nothing, writes both its streams to `output`, and does not hear the terminal's Ctrl-C: whoever started it ends it.
+
+    Raises:
+        OSError: the program cannot be started at all.
+    """
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        cwd=cwd,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_die_with(os.getpid()),
+    )
+
+
+def end(child: subprocess.Popen[bytes], *, seconds: float) -> int:
+    """End a child: SIGTERM, and SIGKILL after `seconds`. Returns its exit code (negative: the signal that ended it)."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    return child.wait()
+
+
+def process_ended(pid: int) -> bool:
+    """Whether no process `pid` runs; one that ended and waits to be collected counts as ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"Z", "X"}
+    except (OSError, IndexError):
+        return True
+
+
+def process_folder(pid: int) -> Path | None:
+    """The working folder of process `pid`, by which a server of ours is told from a recycled pid; None when it cannot be known."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd"))
+    except OSError:
+        return None
+
+
+def process_parent(pid: int) -> int | None:
+    """The parent's pid of process `pid`; None when there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
