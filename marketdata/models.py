@@ -40,7 +40,7 @@ class MarketTick(models.Model):
     total_sell_quantity = models.FloatField(db_column="ts", null=True)
 
     class Meta:
-        indexes = [models.Index(fields=["instrument", "time"], name="tick_instrument_time")]
+        indexes = [models.Index(fields=["instrument", "time", "id"], name="tick_instrument_time")]
 
     def __str__(self) -> str:
         return f"{self.instrument} {self.time} {self.last_price}"

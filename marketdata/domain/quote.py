@@ -1,19 +1,23 @@
 """The latest quote of an instrument: ticks folded into state. Pure.
 
-Laws: a partial tick never blanks what was known; a tick older than the state (its `volume` is lower in the same session,
-or its trade time steps back) changes nothing but is counted; equal ticks do not move `seq`.
+Laws: a partial tick never blanks what was known; a live tick that steps back (its day's volume is lower within one IST day
+of trading, or its trade time is earlier) changes nothing and is counted; a snapshot is believed, whatever it says; an equal
+tick does not move `seq`.
 """
 
 from __future__ import annotations
 
-from marketdata.domain.tick import Depth, NO_DEPTH, Tick
+from marketdata.domain.candle import day_start_ms
+from marketdata.domain.tick import NO_DEPTH, Depth, Tick
 
 FIELDS = Tick._fields[2:-1]
-"""The merged fields: all of a tick but instrument, rank and depth."""
+"""The merged fields, in order: all of a tick but instrument, rank and depth."""
 
-DEPTH_CHANGED = 1
-CHANGED = 2
 UNCHANGED = 0
+CHANGED = 1
+DEPTH_CHANGED = 2
+
+_VOLUME = FIELDS.index("volume")
 
 
 class Quote:
@@ -21,10 +25,12 @@ class Quote:
 
     Attributes:
         instrument: our instrument id.
-        seq: counts changes at the source within one epoch, from 1.
-        broker_ms: broker's clock of the last tick, ms UTC.
+        seq: counts changes at the source within one epoch, from 1; 0 before the first tick.
+        broker_ms: broker's clock of the newest tick that was folded, ms UTC.
         values: the merged fields, in the order of FIELDS.
         depth: the newest levels.
+        out_of_order: ticks that stepped back and were left out.
+        repeated: ticks that said nothing new.
     """
 
     __slots__ = ("broker_ms", "depth", "instrument", "out_of_order", "repeated", "seq", "values")
@@ -37,3 +43,47 @@ class Quote:
         self.depth: Depth = NO_DEPTH
         self.out_of_order = 0
         self.repeated = 0
+
+    def apply(self, tick: Tick, broker_ms: int, *, snapshot: bool = False) -> int:
+        """Fold one tick.
+
+        Args:
+            tick: of this instrument.
+            broker_ms: broker's clock of its frame, ms UTC.
+            snapshot: the tick came in the first frame of a subscription.
+
+        Returns:
+            UNCHANGED, or CHANGED, with DEPTH_CHANGED added where the levels were sent anew.
+        """
+        old = self.values
+        new = tick[2:-1]
+        if self.seq and not snapshot and self._steps_back(old, new):
+            self.out_of_order += 1
+            return UNCHANGED
+        if None in new:
+            new = tuple([was if value is None else value for was, value in zip(old, new, strict=True)])
+        depth = tick.depth
+        if new == old and (not depth or depth == self.depth):
+            self.repeated += 1
+            self.broker_ms = max(self.broker_ms, broker_ms)
+            return UNCHANGED
+        self.values = new  # type: ignore[assignment]  # a slice of a Tick has the types of FIELDS
+        self.broker_ms = broker_ms
+        self.seq += 1
+        if depth and depth != self.depth:
+            self.depth = depth
+            return CHANGED | DEPTH_CHANGED
+        return CHANGED
+
+    @staticmethod
+    def _steps_back(old: tuple[float | int | None, ...], new: tuple[float | int | None, ...]) -> bool:
+        """Whether `new` is older than `old`. A fall of the volume on a later day of trading is a new session."""
+        was_ms, is_ms = old[0], new[0]
+        if was_ms is None or is_ms is None:
+            return False
+        if is_ms < was_ms:
+            return True
+        was, now = old[_VOLUME], new[_VOLUME]
+        if was is None or now is None or now >= was:
+            return False
+        return day_start_ms(int(is_ms)) == day_start_ms(int(was_ms))

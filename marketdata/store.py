@@ -1,0 +1,294 @@
+"""Ticks and candles in MongoDB: bulk writes and series reads by PyMongo on Django's own connection.
+
+Writing a batch again changes nothing: ids are derived, only duplicate-key errors are ignored. No business rule lives here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from bson.datetime_ms import DatetimeMS
+from bson.min_key import MinKey
+from django.db import connections
+from pymongo import ASCENDING, DESCENDING, WriteConcern
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
+
+from marketdata.domain.candle import (
+    INTERVAL_MINUTES,
+    MINUTE_MS,
+    STORED_INTERVALS,
+    Candle,
+    candle_id,
+    day_start_ms,
+    fold_candles,
+)
+from marketdata.domain.tick import Tick, stamp_to_ms, tick_id
+from marketdata.models import OHLC, MarketStatus, MarketTick
+
+DUPLICATE_KEY = 11000
+TICK_INDEX = "tick_instrument_time"
+MAJORITY = WriteConcern(w="majority", wtimeout=20_000)
+"""`w: 1` lost acknowledged ticks when mongod was killed (ARCHITECTURE §4). 20 s, then the batch is tried again."""
+
+Document = dict[str, Any]
+
+
+class Written(NamedTuple):
+    """What a write did: documents that are new, and those that were there already."""
+
+    inserted: int
+    duplicates: int
+
+
+def collection(name: str) -> Collection[Document]:
+    """Return a collection of Django's default database, acknowledged by a majority."""
+    database = connections["default"].database
+    return database.get_collection(name, write_concern=MAJORITY)  # type: ignore[no-any-return]
+
+
+def ticks_collection() -> Collection[Document]:
+    """Return the collection of MarketTick."""
+    return collection(MarketTick._meta.db_table)
+
+
+def candles_collection() -> Collection[Document]:
+    """Return the collection of OHLC."""
+    return collection(OHLC._meta.db_table)
+
+
+def tick_document(tick: Tick, received_us: int, broker_ms: int, kind: int) -> Document:
+    """Return a tick as MarketTick stores it: what the frame said, unknown fields left out.
+
+    Args:
+        tick: decoded.
+        received_us: the frame's stamp (`received_stamp_us`).
+        broker_ms: broker's clock of the frame, ms UTC; 0 is taken as the received time.
+        kind: a TickKind.
+    """
+    (
+        instrument, rank, last_trade_ms, last_price, last_quantity, previous_close, volume, average, open_interest, volatility, delta,
+        theta, gamma, vega, rho, bid_price, bid_quantity, ask_price, ask_quantity, total_buy, total_sell, _, _, _, _,
+    ) = tick  # fmt: skip
+    received_ms = stamp_to_ms(received_us)
+    document: Document = {
+        "_id": tick_id(received_us, rank),
+        "i": instrument,
+        "t": DatetimeMS(broker_ms or received_ms),
+        "r": DatetimeMS(received_ms),
+        "k": int(kind),
+    }
+    if last_trade_ms is not None:
+        document["lt"] = DatetimeMS(last_trade_ms)
+    if last_price is not None:
+        document["p"] = last_price
+    if last_quantity is not None:
+        document["q"] = last_quantity
+    if previous_close is not None:
+        document["c"] = previous_close
+    if volume is not None:
+        document["v"] = volume
+    if average is not None:
+        document["a"] = average
+    if open_interest is not None:
+        document["oi"] = open_interest
+    if volatility is not None:
+        document["iv"] = volatility
+    if delta is not None:
+        document.update(d=delta, th=theta, g=gamma, ve=vega, rh=rho)
+    if bid_price is not None:
+        document["bp"] = bid_price
+    if bid_quantity is not None:
+        document["bq"] = bid_quantity
+    if ask_price is not None:
+        document["ap"] = ask_price
+    if ask_quantity is not None:
+        document["aq"] = ask_quantity
+    if total_buy is not None:
+        document["tb"] = total_buy
+    if total_sell is not None:
+        document["ts"] = total_sell
+    return document
+
+
+def ticks_write(documents: Sequence[Document]) -> Written:
+    """Insert ticks, acknowledged by a majority; those that are there already stay as they are.
+
+    Raises:
+        pymongo.errors.PyMongoError: anything but duplicate keys; the whole batch may be written again.
+    """
+    if not documents:
+        return Written(0, 0)
+    try:
+        ticks_collection().insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        details = error.details
+        if details.get("writeConcernErrors") or any(row["code"] != DUPLICATE_KEY for row in details["writeErrors"]):
+            raise
+        return Written(details["nInserted"], len(details["writeErrors"]))
+    return Written(len(documents), 0)
+
+
+_CERTAINTY = {"live": 0, "closed": 1, "backfilled": 2, "confirmed": 3}
+
+
+def candles_write(candles: Iterable[Candle]) -> int:
+    """Upsert stored candles. Equal values change nothing; other values raise the revision; a less certain state never
+    replaces a more certain one.
+
+    Returns:
+        How many were new or changed.
+
+    Raises:
+        pymongo.errors.PyMongoError: safe to repeat.
+    """
+    newest = {candle_id(row.instrument, row.interval, row.start_ms): row for row in candles}
+    if not newest:
+        return 0
+    target = candles_collection()
+    stored = {row["_id"]: row for row in target.find({"_id": {"$in": list(newest)}})}
+    fresh: list[Document] = []
+    changed = 0
+    for identifier, candle in newest.items():
+        document = _candle_document(identifier, candle)
+        old = stored.get(identifier)
+        if old is None:
+            fresh.append(document)
+            continue
+        if _CERTAINTY[old["s"]] > _CERTAINTY[candle.state]:
+            continue
+        values = {name: document[name] for name in ("o", "h", "l", "c", "v")}
+        if all(old.get(name) == value for name, value in values.items()):
+            if old["s"] != candle.state:
+                target.update_one({"_id": identifier}, {"$set": {"s": candle.state}})
+            continue
+        changed += target.update_one(
+            {"_id": identifier}, {"$set": values | {"oi": document["oi"], "s": candle.state}, "$inc": {"rev": 1}}
+        ).modified_count
+    if fresh:
+        try:
+            target.insert_many(fresh, ordered=False)
+        except BulkWriteError as error:
+            if any(row["code"] != DUPLICATE_KEY for row in error.details["writeErrors"]):
+                raise
+    return changed + len(fresh)
+
+
+def _candle_document(identifier: int, candle: Candle) -> Document:
+    return {
+        "_id": identifier,
+        "i": candle.instrument,
+        "n": candle.interval,
+        "t": DatetimeMS(candle.start_ms),
+        "o": candle.open,
+        "h": candle.high,
+        "l": candle.low,
+        "c": candle.close,
+        "v": candle.volume,
+        "oi": candle.open_interest,
+        "s": candle.state,
+        "rev": candle.revision,
+    }
+
+
+def candle_from_document(row: Document) -> Candle:
+    """Return a stored candle as the domain's."""
+    return Candle(
+        row["i"], row["n"], time_ms(row["t"]), row["o"], row["h"], row["l"], row["c"], row["v"], row.get("oi"), row["s"], row.get("rev", 0)
+    )
+
+
+def time_ms(value: datetime | DatetimeMS) -> int:
+    """Return a BSON date, as PyMongo or Django decoded it, as ms UTC."""
+    if isinstance(value, DatetimeMS):
+        return int(value)
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    return round(value.timestamp() * 1000)
+
+
+def ticks_read(
+    instrument: int, *, from_ms: int, to_ms: int, after: int | None = None, limit: int, newest_first: bool = False
+) -> list[Document]:
+    """Read one instrument's ticks with from_ms <= time < to_ms by the index (instrument, time, id).
+
+    Args:
+        after: id of the last tick of the page before; the next page begins behind it.
+        limit: documents at the most.
+
+    Returns:
+        Raw documents with MarketTick's short names, in order of (time, id); empty where there are none.
+    """
+    step = DESCENDING if newest_first else ASCENDING
+    low = [("i", instrument), ("t", DatetimeMS(from_ms)), ("_id", MinKey())]
+    high = [("i", instrument), ("t", DatetimeMS(to_ms)), ("_id", MinKey())]
+    source = ticks_collection()
+    last = source.find_one({"_id": after}, {"t": 1}) if after is not None else None
+    if last is not None:  # else it has passed its retention, and all before it too
+        if newest_first:
+            high = [("i", instrument), ("t", last["t"]), ("_id", last["_id"])]
+        else:
+            low = [("i", instrument), ("t", last["t"]), ("_id", last["_id"] + 1)]
+    found = source.find().hint(TICK_INDEX).min(low).max(high).sort([("i", step), ("t", step), ("_id", step)])
+    return list(found.limit(limit))
+
+
+def candles_read(
+    instrument: int, interval: str, *, from_ms: int, to_ms: int, limit: int, newest_first: bool = False
+) -> list[Candle]:
+    """Read one instrument's candles with from_ms <= start < to_ms by primary key, folding intervals that are not stored.
+
+    Args:
+        interval: one of INTERVAL_MINUTES.
+        limit: candles at the most.
+
+    Returns:
+        In order of start; the newest first when asked; empty where there are none.
+
+    Raises:
+        KeyError: unknown interval.
+    """
+    stored = _nearest_stored(interval)
+    ratio = INTERVAL_MINUTES[interval] // INTERVAL_MINUTES[stored]
+    step = DESCENDING if newest_first else ASCENDING
+    low = candle_id(instrument, stored, _clip(from_ms if ratio == 1 else max(from_ms, 0)))
+    high = candle_id(instrument, stored, _clip(to_ms))
+    found = candles_collection().find({"_id": {"$gte": low, "$lt": high}}).sort("_id", step).limit(limit * ratio)
+    candles = [candle_from_document(row) for row in found]
+    if ratio == 1:
+        return candles
+    folded = fold_candles(reversed(candles) if newest_first else candles, interval)
+    return (folded[::-1] if newest_first else folded)[:limit]
+
+
+def _nearest_stored(interval: str) -> str:
+    minutes = INTERVAL_MINUTES[interval]
+    return max((name for name in STORED_INTERVALS if minutes % INTERVAL_MINUTES[name] == 0 and INTERVAL_MINUTES[name] <= minutes),
+               key=lambda name: INTERVAL_MINUTES[name])  # fmt: skip
+
+
+def _clip(value_ms: int) -> int:
+    """Keep a time inside what a candle id can say: 2020 to 2147."""
+    return min(max(-(-value_ms // MINUTE_MS) * MINUTE_MS, 1_577_836_800_000), 5_604_000_000_000)
+
+
+def tick_count_estimate() -> int:
+    """Return the number of stored ticks from the collection's metadata, without counting."""
+    return ticks_collection().estimated_document_count()
+
+
+def ticks_stored_today(now_ms: int) -> int:
+    """Return the number of ticks received since 00:00 IST, from the primary index."""
+    from_us = (day_start_ms(now_ms) - 1_577_836_800_000) * 1000
+    return ticks_collection().count_documents({"_id": {"$gte": tick_id(from_us, 0)}})
+
+
+def market_status_write(segment: str, status: str, since_ms: int) -> bool:
+    """Record a segment's status where it differs from its last one; say whether it did."""
+    last = MarketStatus.objects.filter(segment=segment).order_by("-since").first()
+    if last is not None and last.status == status:
+        return False
+    MarketStatus.objects.create(segment=segment, status=status, since=datetime.fromtimestamp(since_ms / 1000, UTC))
+    return True
