@@ -14,6 +14,7 @@ from bson.min_key import MinKey
 from django.db import connections
 from pymongo import ASCENDING, DESCENDING, WriteConcern
 from pymongo.collection import Collection
+from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from marketdata.domain.candle import (
@@ -45,8 +46,8 @@ class Written(NamedTuple):
 
 def collection(name: str) -> Collection[Document]:
     """Return a collection of Django's default database, acknowledged by a majority."""
-    database = connections["default"].database
-    return database.get_collection(name, write_concern=MAJORITY)  # type: ignore[no-any-return]
+    database: Database[Document] = connections["default"].database  # type: ignore[attr-defined]  # the MongoDB backend's
+    return database.get_collection(name, write_concern=MAJORITY)
 
 
 def ticks_collection() -> Collection[Document]:
@@ -222,8 +223,8 @@ def ticks_read(
         Raw documents with MarketTick's short names, in order of (time, id); empty where there are none.
     """
     step = DESCENDING if newest_first else ASCENDING
-    low = [("i", instrument), ("t", DatetimeMS(from_ms)), ("_id", MinKey())]
-    high = [("i", instrument), ("t", DatetimeMS(to_ms)), ("_id", MinKey())]
+    low: list[Any] = [("i", instrument), ("t", DatetimeMS(from_ms)), ("_id", MinKey())]
+    high: list[Any] = [("i", instrument), ("t", DatetimeMS(to_ms)), ("_id", MinKey())]
     source = ticks_collection()
     last = source.find_one({"_id": after}, {"t": 1}) if after is not None else None
     if last is not None:  # else it has passed its retention, and all before it too
@@ -235,9 +236,7 @@ def ticks_read(
     return list(found.limit(limit))
 
 
-def candles_read(
-    instrument: int, interval: str, *, from_ms: int, to_ms: int, limit: int, newest_first: bool = False
-) -> list[Candle]:
+def candles_read(instrument: int, interval: str, *, from_ms: int, to_ms: int, limit: int, newest_first: bool = False) -> list[Candle]:
     """Read one instrument's candles with from_ms <= start < to_ms by primary key, folding intervals that are not stored.
 
     Args:

@@ -57,10 +57,7 @@ class WireDepth(Depth):
     def levels(self) -> tuple[Level, ...]:
         """Return the levels, best first; a side without price and quantity is None."""
         return tuple(
-            [
-                Level(quote.bidP or None, quote.bidQ or None, quote.askP or None, quote.askQ or None)
-                for quote in self._level.bidAskQuote
-            ]
+            [Level(quote.bidP or None, quote.bidQ or None, quote.askP or None, quote.askQ or None) for quote in self._level.bidAskQuote]
         )
 
     def __bool__(self) -> bool:
@@ -126,7 +123,7 @@ def _kind(wire: int) -> TickKind:
     return TickKind.LIVE if wire == _LIVE else TickKind.SNAPSHOT
 
 
-def _status_name(value: int) -> str:
+def _status_name(value: pb.MarketStatus.ValueType) -> str:
     try:
         return _STATUS(value)
     except ValueError:  # a status that a newer schema knows
@@ -140,9 +137,7 @@ def _bars(instrument: int, bars: pb.MarketOHLC, open_interest: float | None, out
         interval = bar.interval
         if interval == "I1":
             if bar.ts:
-                out.append(
-                    Candle(instrument, "1m", bar.ts, bar.open, bar.high, bar.low, bar.close, bar.vol, open_interest, "confirmed")
-                )
+                out.append(Candle(instrument, "1m", bar.ts, bar.open, bar.high, bar.low, bar.close, bar.vol, open_interest, "confirmed"))
         elif interval == "1d" and bar.ts:
             day = (bar.open or None, bar.high or None, bar.low or None)
     return day
@@ -202,9 +197,7 @@ def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, bars: list
 def _index_tick(instrument: int, rank: int, feed: pb.IndexFullFeed, bars: list[Candle]) -> Tick:
     ltpc = feed.ltpc
     day = _bars(instrument, feed.marketOHLC, None, bars)
-    return Tick(
-        instrument, rank, ltpc.ltt or None, ltpc.ltp or None, None, ltpc.cp or None, *_NOTHING_15, day[0], day[1], day[2], NO_DEPTH
-    )
+    return Tick(instrument, rank, ltpc.ltt or None, ltpc.ltp or None, None, ltpc.cp or None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, day[0], day[1], day[2], NO_DEPTH)
 
 
 def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks) -> Tick:
@@ -221,8 +214,6 @@ def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks) -> T
 
 def _price_tick(instrument: int, rank: int, ltpc: pb.LTPC) -> Tick:
     return Tick(
-        instrument, rank, ltpc.ltt or None, ltpc.ltp or None, ltpc.ltq or None, ltpc.cp or None, *_NOTHING_15, None, None, None, NO_DEPTH
+        instrument, rank, ltpc.ltt or None, ltpc.ltp or None, ltpc.ltq or None, ltpc.cp or None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, NO_DEPTH
     )
 
-
-_NOTHING_15: tuple[None, ...] = (None,) * 15

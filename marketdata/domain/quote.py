@@ -56,7 +56,7 @@ class Quote:
             UNCHANGED, or CHANGED, with DEPTH_CHANGED added where the levels were sent anew.
         """
         old = self.values
-        new = tick[2:-1]
+        new: tuple[float | int | None, ...] = tick[2:-1]
         if self.seq and not snapshot and self._steps_back(old, new):
             self.out_of_order += 1
             return UNCHANGED
@@ -67,7 +67,7 @@ class Quote:
             self.repeated += 1
             self.broker_ms = max(self.broker_ms, broker_ms)
             return UNCHANGED
-        self.values = new  # type: ignore[assignment]  # a slice of a Tick has the types of FIELDS
+        self.values = new
         self.broker_ms = broker_ms
         self.seq += 1
         if depth and depth != self.depth:

@@ -1,0 +1,238 @@
+"""The thread that brings a shard's frames from the journal into MongoDB: in order, in batches, never skipping.
+
+Law: a frame is written before any later one, so the position that is committed stands for an unbroken prefix. While the
+store keeps up, frames come by a bounded queue; when the queue is full (or at the start, for the last run's tail) they are
+read again from the journal until the thread has caught up. It never blocks the caller of `offer`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from pymongo.errors import PyMongoError
+
+from broker.journal import JournalReader
+from broker.position import position_read, position_write
+from broker.upstox.decode import Frame, decode
+from broker.upstox.protocol import ProtocolViolation
+from marketdata.domain.candle import Candle
+from marketdata.domain.tick import TickKind, stamp_to_ms
+from marketdata.store import Document, candles_write, tick_document, ticks_write
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+POSITION_SECONDS = 1.0
+"""The committed position is saved at most so often; what lies behind it is written again after a crash, and changes nothing."""
+LONGEST_RETRY_SECONDS = 5.0
+CATCH_UP_FRAMES = 500
+POLL_SECONDS = 0.05
+
+
+class StoreWriter(threading.Thread):
+    """Writes one shard's ticks and the broker's finished bars.
+
+    Attributes:
+        counts: `ticks_stored_total`, `ticks_duplicate_total`, `store_retries_total`, `frames_deferred_total` (left to the
+            journal because the queue was full), `frames_undecodable_total`, `candles_written_total`.
+        stored_us: stamp of the newest frame that the store has.
+    """
+
+    def __init__(self, folder: Path, *, shard: int, journal_last_us: int, batch_ticks: int, batch_ms: int, queue_ticks: int) -> None:
+        super().__init__(name=f"store-{shard}", daemon=True)
+        self.counts: Counter[str] = Counter()
+        self.stored_us = 0
+        self._folder = folder
+        self._shard = shard
+        self._batch_ticks = batch_ticks
+        self._batch_seconds = batch_ms / 1000
+        self._queue_limit = queue_ticks
+        self._condition = threading.Condition()
+        self._queue: deque[tuple[int, Frame]] = deque()
+        self._queued_ticks = 0
+        self._accepting = True
+        self._journal_until_us = journal_last_us
+        """Frames up to this stamp must come from the journal."""
+        self._stopping = False
+        self._abandoned = False
+        self._documents: list[Document] = []
+        self._bars: dict[int, Candle] = {}
+        self._new_bars: list[Candle] = []
+        self._pending_us = 0
+        self._position_at = 0.0
+        self._position_us = 0
+
+    # --- the caller's side: never blocks ---
+
+    def offer(self, received_us: int, frame: Frame) -> None:
+        """Hand a decoded, journalled frame on. When the queue is full it is dropped here and read from the journal later."""
+        with self._condition:
+            if self._accepting and self._queued_ticks + len(frame.ticks) <= self._queue_limit:
+                self._queue.append((received_us, frame))
+                self._queued_ticks += len(frame.ticks)
+            else:
+                self.counts["frames_deferred_total"] += 1 + len(self._queue)
+                self._accepting = False
+                self._queue.clear()
+                self._queued_ticks = 0
+                self._journal_until_us = received_us
+            self._condition.notify()
+
+    @property
+    def queued_ticks(self) -> int:
+        """Ticks that wait in memory."""
+        return self._queued_ticks + len(self._documents)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the thread is reading from the journal."""
+        return not self._accepting
+
+    def stop(self, timeout: float) -> bool:
+        """Write what waits, save the position and end; say whether all of it was written within `timeout` seconds.
+
+        Call it after the journal is flushed.
+        """
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self.join(timeout)
+        if self.is_alive():
+            self._abandoned = True
+            return False
+        return self._clean
+
+    _clean = False
+
+    # --- the thread ---
+
+    def run(self) -> None:
+        """Catch up with the journal, then follow the queue until stopped."""
+        self.stored_us = self._position_us = self._retry(lambda: position_read(self._shard), "read the position") or 0
+        self._pending_us = self.stored_us
+        self._catch_up()
+        while not self._abandoned:
+            work = self._take()
+            for received_us, frame in work:
+                if received_us > self._pending_us:
+                    self._collect(received_us, frame)
+                    if len(self._documents) >= self._batch_ticks:
+                        self._write()
+            self._write()
+            if self.behind:
+                self._catch_up()
+            elif self._stopping and not self._queue:
+                break
+        self._save_position(force=True)
+        self._clean = not self._abandoned
+
+    def _take(self) -> list[tuple[int, Frame]]:
+        """Wait until a batch is full or old enough, then return everything queued."""
+        with self._condition:
+            deadline = None
+            while not self._stopping and self._accepting and self._queued_ticks < self._batch_ticks:
+                if self._queue and deadline is None:
+                    deadline = time.monotonic() + self._batch_seconds
+                remaining = self._batch_seconds if deadline is None else deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                self._condition.wait(remaining)
+            work = list(self._queue)
+            self._queue.clear()
+            self._queued_ticks = 0
+            return work
+
+    def _catch_up(self) -> None:
+        """Write from the journal until it holds nothing that the queue does not."""
+        reader = JournalReader(self._folder, after_us=self._pending_us)
+        told = False
+        while not self._abandoned:
+            records = reader.read(CATCH_UP_FRAMES)
+            for record in records:
+                try:
+                    self._collect(record.received_us, decode(record.data, record.instruments))
+                except ProtocolViolation:
+                    self.counts["frames_undecodable_total"] += 1
+                if len(self._documents) >= self._batch_ticks:
+                    self._write()
+            self._write()
+            if records:
+                if not told:
+                    log.info("store: reading the journal from %s on", datetime.fromtimestamp(stamp_to_ms(records[0].received_us) / 1000))
+                    told = True
+                continue
+            with self._condition:
+                self._accepting = True
+                if reader.last_us >= self._journal_until_us or self._stopping:
+                    break
+            time.sleep(POLL_SECONDS)  # the journal is flushed every 100 ms
+        if told:
+            log.info("store: caught up with the journal")
+
+    def _collect(self, received_us: int, frame: Frame) -> None:
+        kind = frame.kind
+        if kind is not None:
+            code = TickKind(kind).value
+            broker_ms = frame.broker_ms
+            self._documents.extend([tick_document(tick, received_us, broker_ms, code) for tick in frame.ticks])
+        for bar in frame.bars:
+            if self._bars.get(bar.instrument, bar)[2:8] != bar[2:8] or bar.instrument not in self._bars:
+                self._bars[bar.instrument] = bar
+                self._new_bars.append(bar)
+        self._pending_us = received_us
+
+    def _write(self) -> None:
+        """Write what was collected, trying again until the store takes it; then the position may move."""
+        documents, self._documents = self._documents, []
+        size = self._batch_ticks
+        for start in range(0, len(documents), size):
+            part = documents[start : start + size]
+            written = self._retry(lambda part=part: ticks_write(part), f"write {len(part)} ticks")  # type: ignore[misc]
+            if written is None:
+                return
+            self.counts["ticks_stored_total"] += written.inserted
+            self.counts["ticks_duplicate_total"] += written.duplicates
+        if self._new_bars:
+            bars, self._new_bars = self._new_bars, []
+            self.counts["candles_written_total"] += self._retry(lambda: candles_write(bars), f"write {len(bars)} candles") or 0
+        if not self._abandoned:
+            self.stored_us = self._pending_us
+            self._save_position()
+
+    def _save_position(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if self.stored_us <= self._position_us or (now - self._position_at < POSITION_SECONDS and not force):
+            return
+        self._retry(lambda: position_write(self._shard, self.stored_us), "save the position")
+        self._position_at, self._position_us = now, self.stored_us
+
+    def _retry(self, work: Callable[[], T], what: str) -> T | None:
+        """Do `work` until the store lets it; None only when the process gives up waiting for it."""
+        delay = 0.25
+        failed = False
+        while not self._abandoned:
+            try:
+                result = work()
+            except PyMongoError as error:
+                if not failed:
+                    log.error("store: cannot %s, trying again until it works: %s", what, _first_line(error))
+                failed = True
+                self.counts["store_retries_total"] += 1
+                time.sleep(delay)
+                delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+                continue
+            if failed:
+                log.info("store: works again")
+            return result
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
