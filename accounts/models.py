@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
+from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
+
+from accounts.sessions import SessionStore
 
 
 class User(AbstractUser):
@@ -16,7 +19,7 @@ class User(AbstractUser):
 
 
 class ApiKey(models.Model):
-    """A program's credential: 32 random bytes, shown once, stored as their SHA-256 (the primary key, so that looking it up is one index read)."""
+    """A program's credential: 32 random bytes, shown once, stored as their SHA-256, which is the primary key: one index read finds it."""
 
     digest = models.CharField(primary_key=True, db_column="_id", max_length=64, editable=False)
     name = models.CharField(max_length=100)
@@ -46,4 +49,14 @@ class OneTimeToken(models.Model):
     expires_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:
-        return f"{self.kind} for {self.user_id}"
+        return f"{self.kind} until {self.expires_at}"
+
+
+class Session(AbstractBaseSession):
+    """A signed-in browser. Its key is the primary key, so that looking it up is one index read."""
+
+    session_key = models.CharField(primary_key=True, db_column="_id", max_length=40, editable=False)
+
+    @classmethod
+    def get_session_store_class(cls) -> type[SessionStore]:
+        return SessionStore

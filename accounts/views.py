@@ -1,0 +1,35 @@
+"""Signing in and out of the site: by password, or by a link that `manage.py signinlink` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth import login
+from django.contrib.auth.views import LoginView
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from accounts.services import sign_in_link_use
+
+
+class SignInView(LoginView):
+    """The form, and how to get a link instead."""
+
+    template_name = "accounts/signin.html"
+    redirect_authenticated_user = True
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(link_spent="spent" in self.request.GET, **kwargs)
+
+
+@never_cache
+@require_GET
+def sign_in_by_link(request: HttpRequest, secret: str) -> HttpResponse:
+    """Sign the link's bearer in and go to the page; with a spent link, to the form. Never an error status: it would put the path into the log."""
+    user = sign_in_link_use(secret)
+    if user is None:
+        return HttpResponseRedirect("/signin/?spent")
+    login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    return redirect("/")
