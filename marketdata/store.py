@@ -163,10 +163,10 @@ def candles_write(candles: Iterable[Candle]) -> int:
         values = {name: document[name] for name in ("o", "h", "l", "c", "v")}
         if all(old.get(name) == value for name, value in values.items()):
             if old["s"] != candle.state:
-                target.update_one({"_id": identifier}, {"$set": {"s": candle.state}})
+                target.update_one({"_id": identifier}, {"$set": {"s": candle.state, "u": document["u"]}})
             continue
         changed += target.update_one(
-            {"_id": identifier}, {"$set": values | {"oi": document["oi"], "s": candle.state}, "$inc": {"rev": 1}}
+            {"_id": identifier}, {"$set": values | {"oi": document["oi"], "s": candle.state, "u": document["u"]}, "$inc": {"rev": 1}}
         ).modified_count
     if fresh:
         try:
@@ -191,6 +191,7 @@ def _candle_document(identifier: int, candle: Candle) -> Document:
         "oi": candle.open_interest,
         "s": candle.state,
         "rev": candle.revision,
+        "u": datetime.now(UTC),  # the roll-up's mark of what has changed
     }
 
 
