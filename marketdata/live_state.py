@@ -1,5 +1,365 @@
 """The small state that processes share, and the only direct user of Redis: latest quotes, feed status, demand, locks.
 
 Every key begins with the namespace. Nothing here is the only copy of anything: Redis may be emptied at any moment.
-Each function comes as it is needed: `a…` names are coroutines for event loops, the others block (tasks, commands, views).
+`a…` names are coroutines for event loops, the others block (tasks, commands, views). All raise `Unavailable` within
+two seconds when Redis is down or hung; none waits longer. Leases end by Redis's own clock, so machines need not agree.
 """
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import secrets
+import threading
+import time
+from collections.abc import Awaitable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+import msgspec
+import redis
+import redis.asyncio
+from django.conf import settings
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from marketdata.domain.feed_status import FeedStatus
+from marketdata.wire import QuoteEntry, entry_pack, entry_unpack
+
+CALL_SECONDS = 1.0
+"""Longest wait for one answer; a hung server is given up after it."""
+STATUS_SECONDS = 60
+DEMAND_SECONDS = 20
+CONNECTION_SECONDS = 30
+"""Lives of a feed's status, a hub's demand and a client's connection, unless written again."""
+MAX_SHARDS = 8
+
+_T = TypeVar("_T")
+_encoder = msgspec.msgpack.Encoder()
+_decode_status = msgspec.msgpack.Decoder(FeedStatus).decode
+_decode_demand = msgspec.msgpack.Decoder(dict[int, str]).decode
+_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = WeakKeyDictionary()
+
+
+class Unavailable(Exception):
+    """Redis does not answer, or not in time. Worth a retry after a second."""
+
+
+def _key(name: str) -> str:
+    return f"{settings.NAMESPACE}.{name}"
+
+
+@functools.cache
+def _client() -> redis.Redis:
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=CALL_SECONDS,
+        socket_connect_timeout=CALL_SECONDS / 2,
+        # One more try on a connection that a restarted server has closed; none on silence.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    )
+
+
+def _aclient() -> redis.asyncio.Redis:
+    """Return this event loop's client: connections cannot change loops."""
+    loop = asyncio.get_running_loop()
+    client = _loops.get(loop)
+    if client is None:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            settings.REDIS_URL,
+            max_connections=8,
+            timeout=CALL_SECONDS,
+            socket_timeout=CALL_SECONDS,
+            socket_connect_timeout=CALL_SECONDS / 2,
+            retry=AsyncRetry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+        client = _loops[loop] = redis.asyncio.Redis.from_pool(pool)
+    return client
+
+
+async def aclose() -> None:
+    """Close this event loop's connections; the next call opens them again."""
+    client = _loops.pop(asyncio.get_running_loop(), None)
+    if client is not None:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await client.aclose()
+        except (redis.RedisError, OSError, TimeoutError):
+            pass  # they are gone already
+
+
+def _call(name: str, *args: Any) -> Any:
+    try:
+        return getattr(_client(), name)(*args)
+    except (redis.RedisError, OSError) as error:
+        raise Unavailable(str(error)) from error
+
+
+async def _acall(call: Awaitable[_T]) -> _T:
+    try:
+        async with asyncio.timeout(2 * CALL_SECONDS):
+            return await call
+    except (redis.RedisError, OSError, TimeoutError) as error:
+        raise Unavailable(str(error) or "no answer in time") from error
+
+
+async def _aeval(script: str, keys: list[str], *args: str | int | float | bytes) -> Any:
+    return await _acall(cast("Awaitable[Any]", _aclient().eval(script, len(keys), *keys, *args)))
+
+
+def ping() -> float:
+    """Return the seconds that one round trip takes.
+
+    Raises:
+        Unavailable: worth a retry.
+    """
+    start = time.perf_counter()
+    _call("ping")
+    return time.perf_counter() - start
+
+
+# --- latest quotes ----------------------------------------------------------------------------------------------------
+async def aquotes_write(entries: Iterable[QuoteEntry], epoch: int = 0) -> None:
+    """Write the latest quotes of some instruments; the feed does it each second with those that changed.
+
+    Args:
+        entries: the newest of each instrument.
+        epoch: the run of the feed that their `seq` belongs to.
+    """
+    fields = {str(entry.instrument): entry_pack(entry, epoch) for entry in entries}
+    if fields:
+        await _acall(cast("Awaitable[int]", _aclient().hset(_key("quotes"), mapping=cast("dict[str | bytes, Any]", fields))))
+
+
+async def aquotes_remove(instruments: Iterable[int]) -> None:
+    """Forget instruments that are followed no more, so that the hash does not grow for ever."""
+    names = [str(instrument) for instrument in instruments]
+    if names:
+        await _acall(cast("Awaitable[int]", _aclient().hdel(_key("quotes"), *names)))
+
+
+def quotes_read(instruments: Iterable[int] | None = None) -> dict[int, QuoteEntry]:
+    """Return the latest quotes of some instruments, or of all. What is not there is left out.
+
+    Raises:
+        Unavailable: worth a retry.
+    """
+    if instruments is None:
+        packed = _call("hvals", _key("quotes"))
+    else:
+        names = [str(instrument) for instrument in instruments]
+        packed = _call("hmget", _key("quotes"), names) if names else []
+    return {entry.instrument: entry for _epoch, entry in _entries(packed)}
+
+
+async def aquotes_read(instruments: Iterable[int] | None = None) -> dict[int, QuoteEntry]:
+    """Do as `quotes_read` does, for an event loop."""
+    return {entry.instrument: entry for _epoch, entry in await astamped_quotes_read(instruments)}
+
+
+async def astamped_quotes_read(instruments: Iterable[int] | None = None) -> list[tuple[int, QuoteEntry]]:
+    """Return (epoch, entry) of some instruments, or of all: what a hub needs to tell older from newer."""
+    if instruments is None:
+        return _entries(await _acall(cast("Awaitable[list[bytes]]", _aclient().hvals(_key("quotes")))))
+    names = [str(instrument) for instrument in instruments]
+    return _entries(await _acall(cast("Awaitable[list[bytes | None]]", _aclient().hmget(_key("quotes"), names)))) if names else []
+
+
+def _entries(packed: Iterable[bytes | None]) -> list[tuple[int, QuoteEntry]]:
+    found = []
+    for value in packed:
+        if value is not None:
+            try:
+                found.append(entry_unpack(value))
+            except ValueError:
+                continue  # written by another version; the feed writes it again
+    return found
+
+
+# --- feed status ------------------------------------------------------------------------------------------------------
+async def astatus_write(status: FeedStatus) -> None:
+    """Write a feed's report; it is forgotten after STATUS_SECONDS."""
+    await _acall(cast("Awaitable[Any]", _aclient().set(_key(f"status.{status.shard}"), _encoder.encode(status), ex=STATUS_SECONDS)))
+
+
+def statuses_read() -> list[FeedStatus]:
+    """Return the reports of the last STATUS_SECONDS, by shard; empty when no feed runs.
+
+    Raises:
+        Unavailable: worth a retry.
+    """
+    return _statuses(_call("mget", _status_keys()))
+
+
+async def astatuses_read() -> list[FeedStatus]:
+    """Do as `statuses_read` does, for an event loop."""
+    return _statuses(await _acall(cast("Awaitable[list[bytes | None]]", _aclient().mget(_status_keys()))))
+
+
+def _status_keys() -> list[str]:
+    return [_key(f"status.{shard}") for shard in range(MAX_SHARDS)]
+
+
+def _statuses(packed: Iterable[bytes | None]) -> list[FeedStatus]:
+    return [_decode_status(value) for value in packed if value is not None]
+
+
+# --- demand: what clients want that nobody delivers yet ---------------------------------------------------------------
+_DEMAND_WRITE = """
+local now = redis.call('TIME')[1]
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2])
+"""
+_DEMAND_READ = """
+local hubs = redis.call('ZRANGEBYSCORE', KEYS[1], redis.call('TIME')[1], '+inf')
+local wants = {}
+for i, hub in ipairs(hubs) do wants[i] = redis.call('GET', KEYS[1] .. '.' .. hub) end
+return wants
+"""
+
+
+async def ademand_write(hub: str, instruments: Mapping[int, str]) -> None:
+    """Say what a hub's clients want. It ends after DEMAND_SECONDS unless written again.
+
+    Args:
+        hub: the hub's own name.
+        instruments: instrument id → "ltpc" or "full".
+    """
+    await _aeval(_DEMAND_WRITE, [_key("demand"), _key(f"demand.{hub}")], hub, DEMAND_SECONDS, _encoder.encode(dict(instruments)))
+
+
+async def ademand_read() -> dict[int, str]:
+    """Return what all hubs want: instrument id → mode, the greater where they differ. Empty when nobody wants anything."""
+    wanted: dict[int, str] = {}
+    for packed in await _aeval(_DEMAND_READ, [_key("demand")]):
+        if packed:
+            for instrument, mode in _decode_demand(packed).items():
+                if wanted.get(instrument) != "full":
+                    wanted[instrument] = mode
+    return wanted
+
+
+# --- connections per user, over all web processes ---------------------------------------------------------------------
+_CONNECTION_ACQUIRE = """
+local now = redis.call('TIME')[1]
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) and not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+
+async def aconnection_acquire(user: str, connection: str, limit: int) -> bool:
+    """Take one of a user's connections, for CONNECTION_SECONDS. False: all `limit` are taken. Renewing is acquiring again."""
+    return bool(await _aeval(_CONNECTION_ACQUIRE, [_key(f"connections.{user}")], connection, limit, CONNECTION_SECONDS))
+
+
+async def aconnection_renew(connections: Iterable[tuple[str, str]]) -> None:
+    """Renew the leases of (user, connection) pairs in one round trip; one that was lost is taken again, whatever the limit."""
+    pipe = _aclient().pipeline(transaction=False)
+    for user, connection in connections:
+        pipe.eval(_CONNECTION_ACQUIRE, 1, _key(f"connections.{user}"), connection, 1_000_000, CONNECTION_SECONDS)
+    await _acall(pipe.execute())
+
+
+async def aconnection_release(user: str, connection: str) -> None:
+    """Give one connection back."""
+    await _acall(cast("Awaitable[int]", _aclient().zrem(_key(f"connections.{user}"), connection)))
+
+
+# --- one at a time ----------------------------------------------------------------------------------------------------
+_LOCK_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) else return 0 end"
+_LOCK_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end"
+
+
+class Lock:
+    """A lock of all processes with an end: `with Lock("roll_up", 60) as lock: if lock.acquired: …`.
+
+    A thread renews it while it is held; only its owner releases it. `acquired` is False when another holds it, and turns
+    False when it was lost on the way (Redis emptied or away for longer than `seconds`).
+
+    Raises:
+        Unavailable: on entry, when Redis does not answer; worth a retry.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.acquired = False
+        self._key = _key(f"lock.{name}")
+        self._life_ms = int(seconds * 1000)
+        self._token = secrets.token_hex(16)
+        self._released = threading.Event()
+        self._renewer = threading.Thread(target=self._renew_until_released, name=f"lock {name}", daemon=True)
+
+    def __enter__(self) -> Lock:
+        self.acquired = bool(_call("set", self._key, self._token, None, self._life_ms, True))
+        if self.acquired:
+            self._renewer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._renewer.is_alive():
+            return
+        self._released.set()
+        self._renewer.join()
+        self.acquired = False
+        with contextlib.suppress(Unavailable):  # it ends by itself
+            _call("eval", _LOCK_RELEASE, 1, self._key, self._token)
+
+    def _renew_until_released(self) -> None:
+        held_until = time.monotonic() + self._life_ms / 1000
+        while self.acquired and not self._released.wait(self._life_ms / 3000):
+            try:
+                self.acquired = bool(_call("eval", _LOCK_RENEW, 1, self._key, self._token, self._life_ms))
+                held_until = time.monotonic() + self._life_ms / 1000
+            except Unavailable:
+                self.acquired = time.monotonic() < held_until
+
+
+class ALease:
+    """A lock whose owner renews it itself, for event loops: the feed's shard.
+
+    All raise `Unavailable` when Redis does not answer; worth a retry.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self._key = _key(f"lock.{name}")
+        self._life_ms = int(seconds * 1000)
+        self._token = secrets.token_hex(16)
+
+    async def acquire(self) -> bool:
+        """Take it. False: another holds it."""
+        return bool(await _acall(cast("Awaitable[Any]", _aclient().set(self._key, self._token, px=self._life_ms, nx=True))))
+
+    async def renew(self) -> bool:
+        """Keep it for `seconds` more. False: it was lost."""
+        return bool(await _aeval(_LOCK_RENEW, [self._key], self._token, self._life_ms))
+
+    async def release(self) -> None:
+        """Give it back, if it is still ours."""
+        await _aeval(_LOCK_RELEASE, [self._key], self._token)
+
+
+# --- what tasks did ---------------------------------------------------------------------------------------------------
+def task_run_write(name: str, *, ok: bool, detail: str, seconds: float) -> None:
+    """Note the last run of a task, for `/api/health`.
+
+    Raises:
+        Unavailable: the note is lost; the task's work is not.
+    """
+    run = {"ok": ok, "detail": detail, "seconds": round(seconds, 3), "at_ms": time.time_ns() // 1_000_000}
+    _call("hset", _key("tasks"), name, _encoder.encode(run))
+
+
+def task_runs_read() -> dict[str, dict[str, Any]]:
+    """Return task name → {ok, detail, seconds, at_ms} of its last run.
+
+    Raises:
+        Unavailable: worth a retry.
+    """
+    return {name.decode(): msgspec.msgpack.decode(run) for name, run in _call("hgetall", _key("tasks")).items()}

@@ -1,12 +1,14 @@
 """The only place that knows client bytes: quotes, frames and pushes of `/ws/market/` as JSON. Pure.
 
 A quote is encoded once, by the feed, into a `QuoteEntry`; hubs and REST join its parts and encode nothing of it again.
+Commands are parsed here too, into typed structs, or refused with a `ClientError` that names the field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -14,6 +16,13 @@ from marketdata.domain.quote import FIELDS, Quote
 
 PROTOCOL_VERSION = 1
 SUBPROTOCOL = "tradingok.v1"
+FRAME_BYTES = 65_536
+"""Length at which a list of ticks is continued in another frame; the longest is this and one tick. A slow line takes a piece at a time."""
+
+LTPC, FULL, FULL_DEPTH = 0, 1, 2
+"""What of a quote a client gets: the last price, the whole, the whole with the levels."""
+MODES: dict[str, int] = {"ltpc": LTPC, "full": FULL}
+MODE_NAMES = {number: name for name, number in MODES.items()}
 
 _encode = msgspec.json.encode
 
@@ -46,3 +55,360 @@ class QuoteEntry(NamedTuple):
 
 HEAD_FIELDS = ("last_price", "last_quantity", "last_trade_ms", "previous_close")
 TAIL_FIELDS = tuple(name for name in FIELDS if name not in HEAD_FIELDS)
+
+_Head = msgspec.defstruct("_Head", [*HEAD_FIELDS, "broker_ms"], gc=False)
+_Tail = msgspec.defstruct("_Tail", list(TAIL_FIELDS), gc=False)
+if FIELDS[:4] != ("last_trade_ms", "last_price", "last_quantity", "previous_close"):
+    raise AssertionError("quote_entry reads Quote.values by position")
+
+
+def quote_entry(quote: Quote, key: str, depth_changed: bool, previous: QuoteEntry | None = None) -> QuoteEntry:
+    """Encode a quote for clients. Called once per changed quote and window.
+
+    Args:
+        quote: the merged state.
+        key: the broker's instrument key.
+        depth_changed: whether the levels differ from the entry before.
+        previous: the instrument's entry before; its levels are taken over when they did not change, instead of being read again.
+
+    Returns:
+        An entry that is whole by itself: it holds the levels whether or not they changed.
+    """
+    values = quote.values
+    head = _encode(_Head(values[1], values[2], values[0], values[3], quote.broker_ms))
+    tail = _encode(_Tail(*values[4:]))
+    if previous is not None and not depth_changed:
+        depth = previous.depth
+    elif quote.depth:
+        depth = b',"depth":%b' % _encode(quote.depth.levels())
+    else:
+        depth = b""
+    return QuoteEntry(quote.instrument, key, quote.seq, quote.broker_ms, head[:-1], b",%b" % tail[1:-1], depth, depth_changed)
+
+
+def quote_json(entry: QuoteEntry, kind: int) -> bytes:
+    """Return the quote of an entry as JSON: `kind` is LTPC, FULL or FULL_DEPTH."""
+    if kind == LTPC:
+        return entry.head + b"}"
+    if kind == FULL:
+        return entry.head + entry.tail + b"}"
+    return entry.head + entry.tail + entry.depth + b"}"
+
+
+def latest_json(entry: QuoteEntry, mode: str, now_ms: int) -> bytes:
+    """Return one item of REST's latest quotes: `{"key":…,"instrument":…,"seq":…,"age_ms":…,"quote":{…}}`.
+
+    Args:
+        entry: the encoded quote.
+        mode: "ltpc" or "full"; "full" has the levels.
+        now_ms: our clock, ms UTC; the age is counted from the broker's clock and never below 0.
+    """
+    quote = quote_json(entry, FULL_DEPTH if mode == "full" else LTPC)
+    age = max(0, now_ms - entry.broker_ms)
+    return b'{"key":%b,"instrument":%d,"seq":%d,"age_ms":%d,"quote":%b}' % (_encode(entry.key), entry.instrument, entry.seq, age, quote)
+
+
+def tick_fragment(entry: QuoteEntry, kind: int) -> bytes:
+    """Return `["KEY",seq,{quote}]`: one tick of a `market:tick` frame, the same bytes for every client of that kind."""
+    return b"[%b,%d,%b]" % (_encode(entry.key), entry.seq, quote_json(entry, kind))
+
+
+def tick_frames(n: int, fragments: Sequence[bytes]) -> list[bytes]:
+    """Join ticks into `market:tick` frames numbered from `n`, none longer than FRAME_BYTES and one tick.
+
+    Args:
+        n: number of the first frame on this connection.
+        fragments: made by `tick_fragment`; none gives no frame.
+    """
+    frames: list[bytes] = []
+    start = size = 0
+    for position, fragment in enumerate(fragments):
+        size += len(fragment) + 1
+        if size >= FRAME_BYTES:
+            frames.append(_tick_frame(n + len(frames), fragments[start : position + 1]))
+            start, size = position + 1, 0
+    if size:
+        frames.append(_tick_frame(n + len(frames), fragments[start:] if start else fragments))
+    return frames
+
+
+def _tick_frame(n: int, fragments: Sequence[bytes]) -> bytes:
+    return b'{"event":"market:tick","n":%d,"ticks":[%b]}' % (n, b",".join(fragments))
+
+
+# --- entries at rest ----------------------------------------------------------------------------------------------------
+_pack = msgspec.msgpack.encode
+_unpack_stamped = msgspec.msgpack.Decoder(tuple[int, QuoteEntry]).decode
+
+
+def entry_pack(entry: QuoteEntry, epoch: int = 0) -> bytes:
+    """Pack an entry with the epoch that its seq belongs to (0 = unknown, older than any)."""
+    return _pack((epoch, entry))
+
+
+def entry_unpack(packed: bytes) -> tuple[int, QuoteEntry]:
+    """Return epoch and entry as `entry_pack` packed them.
+
+    Raises:
+        ValueError: the bytes are not such an entry; not worth a retry.
+    """
+    try:
+        return _unpack_stamped(packed)
+    except msgspec.DecodeError as error:
+        raise ValueError("not a packed quote entry") from error
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------------
+ERRORS: dict[int, str] = {
+    400: "bad_request",
+    401: "not_authenticated",
+    403: "forbidden",
+    405: "symbol_limit",
+    406: "connection_limit",
+    407: "slow_client",
+    411: "unknown_instrument",
+    412: "expired_instrument",
+    413: "too_large",
+    429: "rate_limited",
+    500: "internal",
+    503: "feed_down",
+}
+"""Errors are words with numbers. Source: CLIENT_PROTOCOL.md, version 1."""
+RETRY_CODES = frozenset({406, 407, 429, 500, 503})
+"""Errors after which the same command may succeed later."""
+
+
+class CloseCode:
+    """WebSocket close codes: 4000–4099 come back, 4100–4199 do not."""
+
+    TRY_AGAIN = 4000
+    RESTART = 4001
+    SLOW = 4008
+    BAD_CREDENTIALS = 4101
+    FORBIDDEN = 4103
+    CONNECTION_LIMIT = 4104
+    BAD_PROTOCOL = 4105
+
+
+class ClientError(Exception):
+    """A command or connection that is refused.
+
+    Attributes:
+        code: one of ERRORS.
+        field: the field of the command that is wrong, None when it is the whole of it.
+        message: one sentence for a person.
+        command: the command's id where it could be read.
+    """
+
+    def __init__(self, code: int, message: str, field: str | None = None, command: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
+        self.message = message
+        self.command = command
+
+    def push(self) -> bytes:
+        """Return the `error` push that tells the client."""
+        return _encode(
+            {
+                "event": "error",
+                "id": self.command,
+                "code": self.code,
+                "error": ERRORS[self.code],
+                "retry": self.code in RETRY_CODES,
+                "message": self.message,
+                "field": self.field,
+            }
+        )
+
+
+# --- commands -------------------------------------------------------------------------------------------------------------
+CommandId = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+"""Integers that JavaScript holds exactly."""
+
+
+class _Command(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, frozen=True):
+    id: CommandId
+
+
+class Subscribe(_Command, tag="subscribe", frozen=True):
+    """Follow instruments or channels."""
+
+    instruments: list[str] = []
+    channels: list[str] = []
+    mode: Literal["ltpc", "full"] = "full"
+
+
+class Unsubscribe(_Command, tag="unsubscribe", frozen=True):
+    """Stop following them; what is not followed is no error."""
+
+    instruments: list[str] = []
+    channels: list[str] = []
+    mode: Literal["ltpc", "full"] = "full"
+
+
+class Resume(_Command, tag="resume", frozen=True):
+    """Follow instruments again after a reconnect: whole quotes come only of those that moved."""
+
+    epoch: int
+    seq: dict[str, int]
+    mode: Literal["ltpc", "full"] = "full"
+
+
+class List(_Command, tag="list", frozen=True):
+    """Ask what is followed."""
+
+
+class Ping(_Command, tag="ping", frozen=True):
+    """Ask for a sign of life."""
+
+
+Command = Subscribe | Unsubscribe | Resume | List | Ping
+
+_parse = msgspec.json.Decoder(Command).decode
+_FIELD = re.compile(r"`\$\.([^.`\[]+)|field `([^`]+)`")
+
+
+class _Identified(msgspec.Struct):
+    id: CommandId | None = None
+
+
+def parse_command(text: str) -> Command:
+    """Parse one command.
+
+    Raises:
+        ClientError: 400, with the field that is wrong and, where it could be read, the command's id. Not worth a retry.
+    """
+    try:
+        command: Command = _parse(text)
+    except msgspec.ValidationError as error:
+        raise _invalid(text, str(error)) from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ClientError(400, f"Not JSON: {error}.") from error
+    if isinstance(command, Subscribe | Unsubscribe) and not command.instruments and not command.channels:
+        raise ClientError(400, "Name at least one instrument or channel.", "instruments", command.id)
+    return command
+
+
+def _invalid(text: str, reason: str) -> ClientError:
+    found = _FIELD.search(reason)
+    field = (found.group(1) or found.group(2)) if found else None
+    if field == "op":
+        reason = "op must be one of subscribe, unsubscribe, resume, list, ping"
+    try:
+        command = msgspec.json.decode(text, type=_Identified).id
+    except msgspec.DecodeError:
+        command = None
+    return ClientError(400, f"{reason}.", field, command)
+
+
+# --- replies --------------------------------------------------------------------------------------------------------------
+class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one item of a subscribe command.
+
+    Attributes:
+        key: the instrument's key where it is known, else the item as it was asked for.
+        item: the item as it was asked for.
+        status: "active", "accepted" or "error".
+        instrument: our instrument id.
+        code: the error's number.
+        message: the error in a sentence.
+    """
+
+    key: str
+    item: str
+    status: str
+    instrument: int | None = None
+    code: int | None = None
+    message: str | None = None
+
+
+def subscribe_reply(command: int, results: Sequence[ItemResult]) -> bytes:
+    """Return the reply to subscribe: one result per item, in the order asked."""
+    return _encode({"id": command, "op": "subscribe", "results": results})
+
+
+def list_reply(command: int, op: str, subscriptions: Iterable[tuple[str, int, int]], channels: Iterable[str]) -> bytes:
+    """Return the reply to list and unsubscribe: what is followed now.
+
+    Args:
+        command: the command's id.
+        op: "list" or "unsubscribe".
+        subscriptions: key, instrument id and kind (LTPC or FULL) of each.
+        channels: names, as subscribed.
+    """
+    items = [{"key": key, "instrument": instrument, "mode": MODE_NAMES[kind]} for key, instrument, kind in subscriptions]
+    return _encode({"id": command, "op": op, "instruments": items, "channels": list(channels)})
+
+
+def resume_reply(command: int, epoch: int, results: Sequence[ItemResult]) -> bytes:
+    """Return the reply to resume; the quotes of those that moved follow as `market:tick`."""
+    return _encode({"id": command, "op": "resume", "epoch": epoch, "results": results})
+
+
+def pong_reply(command: int, time_ms: int) -> bytes:
+    """Return the reply to ping."""
+    return b'{"id":%d,"op":"pong","time":%d}' % (command, time_ms)
+
+
+# --- pushes ---------------------------------------------------------------------------------------------------------------
+class FeedView(NamedTuple):
+    """The feed as one process sees it.
+
+    Attributes:
+        state: a FeedState.
+        since_ms: when that began, ms UTC; None before anything is known.
+        data_ms: broker's clock of the newest frame, ms UTC; None before the first.
+        age_ms: time since the last quotes came to this process; None before the first.
+        scope: "all", or the shards that are in this state: "shard:0,2".
+        detail: one sentence for a person, or "".
+        epoch: the newest epoch of all shards; 0 before the first.
+    """
+
+    state: str
+    since_ms: int | None
+    data_ms: int | None
+    age_ms: int | None
+    scope: str
+    detail: str
+    epoch: int
+
+
+def hello_push(*, limits: Mapping[str, float], feed: FeedView, segments: Mapping[str, str], time_ms: int) -> bytes:
+    """Return the first frame of a connection."""
+    return _encode(
+        {
+            "event": "hello",
+            "protocol": PROTOCOL_VERSION,
+            "epoch": feed.epoch,
+            "limits": limits,
+            "feed": feed._asdict(),
+            "market": segments,
+            "time": time_ms,
+        }
+    )
+
+
+def feed_status_push(feed: FeedView) -> bytes:
+    """Return the push for a changed feed state."""
+    return _encode({"event": "feed:status", **feed._asdict()})
+
+
+def market_status_push(segments: Mapping[str, str], time_ms: int) -> bytes:
+    """Return the push for changed segments: all of them, by name."""
+    return _encode({"event": "market:status", "time": time_ms, "segments": segments})
+
+
+def subscription_push(key: str, instrument: int, status: str, reason: str | None) -> bytes:
+    """Return the push that follows an accepted instrument: `status` is "active" or "no_data"."""
+    return _encode({"event": "subscription", "key": key, "instrument": instrument, "status": status, "reason": reason})
+
+
+def heartbeat_push(*, time_ms: int, lag_ms: int, merged: int, dropped: int) -> bytes:
+    """Return the sign of life of a quiet connection, with what back-pressure has done to it so far."""
+    return b'{"event":"heartbeat","time":%d,"lag_ms":%d,"merged":%d,"dropped":%d}' % (time_ms, lag_ms, merged, dropped)
+
+
+def bye_push(code: int, *, reconnect_after_ms: int | None) -> bytes:
+    """Return the last frame before a deliberate close; None = do not come back."""
+    return _encode({"event": "bye", "code": code, "reconnect": reconnect_after_ms is not None, "after_ms": reconnect_after_ms})

@@ -1,0 +1,141 @@
+"""The Channels group that carries the feed to the hubs: one message a window and shard, never one a tick.
+
+Messages may be lost (a restart of the server drops them silently, a slow reader drops its oldest): each batch is
+numbered, and a reader that sees a jump loads the state again. Source for the layer's behaviour: channels_redis 4.3.0,
+pubsub.py, read 2026-11-22: its queue has no bound, and cancelling `receive` unsubscribes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, NamedTuple
+
+import msgspec
+from channels.layers import get_channel_layer
+from redis import RedisError
+
+from marketdata.domain.feed_status import FeedStatus
+from marketdata.wire import QuoteEntry
+
+logger = logging.getLogger(__name__)
+
+GROUP = "market.ticks"
+PUBLISH_SECONDS = 2.0
+"""Longest wait for the server to take a message."""
+OPEN_SECONDS = 2.0
+BACKLOG_BATCHES = 200
+"""Messages that may wait for a reader: five seconds of windows of 25 ms. Past it the older half is dropped."""
+
+
+class BusBatch(NamedTuple):
+    """One window of one feed shard.
+
+    Attributes:
+        shard: 0–7.
+        epoch: this run of the shard.
+        n: number of this message in the epoch, without holes at the source.
+        entries: the quotes that changed in the window, each once.
+        status: the feed's report, once a second and when its state or segments change; else None.
+    """
+
+    shard: int
+    epoch: int
+    n: int
+    entries: list[QuoteEntry]
+    status: FeedStatus | None
+
+
+class Unavailable(Exception):
+    """The channel layer's server does not answer, or not in time. Worth a retry after a second."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(BusBatch).decode
+
+
+async def publish(batch: BusBatch) -> None:
+    """Hand one window to every hub, as one group message.
+
+    Raises:
+        Unavailable: nobody got it (or nobody knows); hubs see the jump in `n`. Not worth a retry of the same batch.
+    """
+    try:
+        async with asyncio.timeout(PUBLISH_SECONDS):
+            await _layer().group_send(GROUP, {"type": "market.ticks", "batch": _encode(batch)})
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unavailable(str(error) or "no answer in time") from error
+
+
+def _layer() -> Any:
+    return get_channel_layer()
+
+
+class Batches:
+    """The batches as they come, without end: `async for batch in batches()`.
+
+    Closed by `aclose`. While the server is away it waits and opens again by itself.
+
+    Attributes:
+        dropped_total: messages dropped because the reader was slower than the feed.
+        rejected_total: messages that could not be decoded (another version's).
+        opened: set while the group is joined.
+    """
+
+    def __init__(self) -> None:
+        self.dropped_total = 0
+        self.rejected_total = 0
+        self.opened = asyncio.Event()
+        self._channel: str | None = None
+
+    def __aiter__(self) -> Batches:
+        return self
+
+    async def __anext__(self) -> BusBatch:
+        while True:
+            if self._channel is None:
+                await self._open()
+                continue
+            self._drop_backlog(self._channel)
+            message = await _layer().receive(self._channel)
+            try:
+                return _decode(message["batch"])
+            except (msgspec.DecodeError, KeyError, TypeError):
+                self.rejected_total += 1
+
+    async def aclose(self) -> None:
+        """Leave the group and close the layer's connections. The next `__anext__` opens again."""
+        self._channel = None
+        self.opened.clear()
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await _layer().flush()
+        except (RedisError, OSError, TimeoutError):
+            logger.debug("the channel layer did not close in time")
+
+    async def _open(self) -> None:
+        layer = _layer()
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                channel = await layer.new_channel()
+                await layer.group_add(GROUP, channel)
+        except (RedisError, OSError, TimeoutError):
+            await self.aclose()  # a half-open channel stays in the layer for ever
+            await asyncio.sleep(1)
+        else:
+            self._channel = channel
+            self.opened.set()
+
+    def _drop_backlog(self, channel: str) -> None:
+        queue = _layer().channels.get(channel)
+        if queue is None or queue.qsize() <= BACKLOG_BATCHES:
+            return
+        # Dropped: the older half, still undecoded. The reader sees the jump in `n` and loads the state again.
+        for _ in range(BACKLOG_BATCHES // 2):
+            queue.get_nowait()
+            self.dropped_total += 1
+
+
+def batches() -> Batches:
+    """Return a new reader of the group, joined when it is first asked."""
+    return Batches()
