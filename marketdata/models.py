@@ -67,11 +67,16 @@ class OHLC(models.Model):
     open_interest = models.FloatField(db_column="oi", null=True, help_text="Units")
     state = models.CharField(db_column="s", max_length=10, choices=State.choices)
     revision = models.IntegerField(db_column="rev", default=0)
-    updated_at = models.DateTimeField(db_column="u", null=True, help_text="Our clock when this candle last changed: the roll-up reads what is newer")
+    updated_at = models.DateTimeField(
+        db_column="u", null=True, help_text="Our clock when this candle last changed: the roll-up reads what is newer"
+    )
 
     class Meta:
         verbose_name = "candle"
-        indexes = [models.Index(fields=["interval", "start"], name="ohlc_interval_start"), models.Index(fields=["interval", "updated_at"], name="ohlc_interval_updated")]
+        indexes = [
+            models.Index(fields=["interval", "start"], name="ohlc_interval_start"),
+            models.Index(fields=["interval", "updated_at"], name="ohlc_interval_updated"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.instrument} {self.interval} {self.start}"
