@@ -1,0 +1,80 @@
+"""Signing in and out in a browser's way."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from django.contrib.sessions.models import Session as DjangoSession
+from django.test import Client
+
+from accounts.models import Session, User
+from accounts.services import sign_in_link_create
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def user() -> User:
+    return User.objects.create_user("asha", password="a long password")
+
+
+def path_of(link: str) -> str:
+    return link.removeprefix("http://x")
+
+
+def test_a_link_signs_in_once_and_leads_to_the_page(user: User, client: Client) -> None:
+    path = path_of(sign_in_link_create(base_url="http://x", user=user))
+
+    answer = client.get(path)
+    assert (answer.status_code, answer["Location"]) == (302, "/")
+    assert "no-store" in answer["Cache-Control"]
+    assert client.session["_auth_user_id"] == str(user.pk)
+
+    again = Client().get(path, follow=True)
+    assert again.redirect_chain == [("/signin/?spent", 302)]
+    assert "used already" in again.content.decode()
+    assert "sessionid" not in again.client.cookies
+
+
+@pytest.mark.parametrize("method", ["head", "post", "put"])
+def test_only_a_get_uses_a_link_up(user: User, client: Client, method: str) -> None:
+    path = path_of(sign_in_link_create(base_url="http://x", user=user))
+    assert getattr(client, method)(path)["Location"] == "/signin/"
+    assert client.get(path)["Location"] == "/"
+
+
+def test_a_links_secret_is_in_no_log_line(user: User, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    path = path_of(sign_in_link_create(base_url="http://x", user=user))
+    with caplog.at_level(logging.DEBUG):
+        client.head(path)
+        Client(enforce_csrf_checks=True).post(path)
+        client.get(path)
+        Client().get(path)
+    assert path.split("/")[-2] not in "".join(record.getMessage() for record in caplog.records if not record.name.startswith("pymongo"))
+
+
+def test_the_form_signs_in_and_says_how_to_get_a_link(user: User, client: Client) -> None:
+    page = client.get("/signin/")
+    assert page.status_code == 200
+    assert "manage.py signinlink" in page.content.decode()
+
+    wrong = client.post("/signin/", {"username": "asha", "password": "no"})
+    assert wrong.status_code == 200
+    assert "Please enter a correct username" in wrong.content.decode()
+    right = client.post("/signin/", {"username": "asha", "password": "a long password"})
+    assert (right.status_code, right["Location"]) == (302, "/")
+
+
+def test_the_form_leads_nobody_to_another_site(user: User, client: Client) -> None:
+    answer = client.post("/signin/", {"username": "asha", "password": "a long password", "next": "https://evil.example/"})
+    assert answer["Location"] == "/"
+
+
+def test_signing_out_ends_the_session_in_the_database(user: User, client: Client) -> None:
+    client.force_login(user)
+    assert Session.objects.count() == 1
+    assert client.get("/signout/").status_code == 405
+    assert client.post("/signout/")["Location"] == "/signin/"
+    assert Session.objects.count() == 0
+    assert DjangoSession.objects.count() == 0
