@@ -1,0 +1,96 @@
+"""`manage.py runexchange`: the simulated exchange. It needs neither MongoDB nor Redis."""
+
+from __future__ import annotations
+
+import logging
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from broker.simulator.app import Exchange, create_app
+from broker.simulator.captures import CaptureError
+from broker.simulator.ledger import Ledger
+from broker.simulator.login import Access
+from broker.simulator.market_port import Market
+from broker.simulator.master_file import MasterError, read_master
+from broker.simulator.replay import Replay
+from broker.simulator.server import ExchangeServer, listening_socket, run
+
+log = logging.getLogger(__name__)
+
+
+def speed(text: str) -> float:
+    """A replay speed: a number > 0, or 0 or "max" for as fast as the clients read. Raises ValueError."""
+    value = 0.0 if text == "max" else float(text)
+    if not 0 <= value <= 100_000:
+        raise ValueError(text)
+    return value
+
+
+class Command(BaseCommand):
+    """Serve a simulated Upstox on loopback."""
+
+    help = "Runs the simulated exchange: login, instrument master, REST and V3 feed on the broker's own wire."
+    requires_system_checks = []
+    requires_migrations_checks = False
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the options."""
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+        parser.add_argument("--port", type=int, default=8090, help="port to listen on; 0: any free one (default: 8090)")
+        parser.add_argument("--token", default="simulated-token", help="access token accepted from the start")
+        parser.add_argument("--client-id", default="", help="the only API key that may sign in (default: any)")
+        parser.add_argument("--client-secret", default="", help="its secret (default: any)")
+        parser.add_argument("--plus", action="store_true", help="limits of the broker's Plus plan")
+        parser.add_argument("--seed", type=int, default=1, help="seed of the simulated market")
+        parser.add_argument("--rate", type=float, default=1.6, help="updates a second of an active instrument")
+        parser.add_argument("--instruments", type=int, default=None, help="about how many instruments the market has (default: all)")
+        parser.add_argument("--master", type=Path, help="serve this instrument master (JSON, may be gzipped)")
+        parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="serve recorded frames or captures instead")
+        parser.add_argument("--speed", type=speed, default=1.0, help='recorded seconds in a second; 0 or "max": as fast as clients read')
+        parser.add_argument("--loop", action="store_true", help="begin the replay again at its end")
+        parser.add_argument("--ledger", type=Path, metavar="DIR", help="write down every message that is sent")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Build the exchange and serve until stopped."""
+        try:
+            bound = listening_socket(options["host"], options["port"])
+        except (OSError, OverflowError) as error:
+            raise CommandError(f"cannot listen on {options['host']}:{options['port']}: {error}. Choose another with --port.") from error
+        with bound:
+            exchange = self._exchange(options)
+            host, port = bound.getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            server = ExchangeServer(create_app(exchange), on_ready=lambda: self._say(url, exchange))
+            exchange.on_failure = lambda: setattr(server, "should_exit", True)
+            run(server, bound)
+        if exchange.failure is not None:
+            raise CommandError(f"the exchange stopped: {exchange.failure!r}")
+
+    def _exchange(self, options: dict[str, Any]) -> Exchange:
+        try:
+            market = self._market(options)
+            ledger = Ledger(options["ledger"]) if options["ledger"] else None
+        except (CaptureError, MasterError, OSError, ValueError) as error:
+            raise CommandError(str(error)) from error
+        access = Access(options["token"], client_id=options["client_id"], client_secret=options["client_secret"])
+        unpaced = bool(options["replay"]) and not options["speed"]
+        return Exchange(market, access, ledger=ledger, unpaced=unpaced, plus=options["plus"])
+
+    def _market(self, options: dict[str, Any]) -> Market:
+        rows = read_master(options["master"]) if options["master"] else None
+        if options["replay"]:
+            return Replay.from_files(options["replay"], speed=options["speed"], loop=options["loop"], rows=rows)
+        from broker.simulator.market import Market as SimulatedMarket
+
+        start_ms = time.time_ns() // 1_000_000
+        return SimulatedMarket(
+            seed=options["seed"], start_ms=start_ms, rate=options["rate"], instruments=options["instruments"], master_rows=rows
+        )
+
+    def _say(self, url: str, exchange: Exchange) -> None:
+        self.stdout.write(f"Exchange ready at {url} ({len(exchange.market.rows_by_key)} instruments)")
+        self.stdout.flush()

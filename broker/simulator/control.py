@@ -1,0 +1,74 @@
+"""The simulator's own paths, which no broker has: /simulator/state (figures) and /simulator/faults (faults on demand)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from broker.simulator import faults as kinds
+
+if TYPE_CHECKING:
+    from broker.simulator.app import Exchange
+
+BODY_BYTES = 65_536
+FAULT = msgspec.json.Decoder(kinds.Fault)
+
+
+def routes(exchange: Exchange) -> list[BaseRoute]:
+    """The control paths of an exchange."""
+
+    async def state(request: Request) -> Response:
+        if exchange.ledger is not None:
+            exchange.ledger.flush()
+        return JSONResponse(figures(exchange))
+
+    async def faults(request: Request) -> Response:
+        body = await request.body()
+        try:
+            fault = FAULT.decode(body[:BODY_BYTES])
+        except msgspec.DecodeError as error:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        inject(exchange, fault)
+        return JSONResponse(figures(exchange))
+
+    return [Route("/simulator/state", state), Route("/simulator/faults", faults, methods=["POST"])]
+
+
+def figures(exchange: Exchange) -> dict[str, object]:
+    """What the exchange has done so far; every figure counts from its start."""
+    return exchange.feed.figures() | {
+        "market_ms": exchange.market.now_ms(),
+        "finished": exchange.market.finished(),
+        "requests": dict(sorted(exchange.requests.items())),
+        "faults": dict(sorted(exchange.faults.injected.items())),
+        "refused_total": exchange.faults.refused_total,
+    }
+
+
+def inject(exchange: Exchange, fault: kinds.Fault) -> None:
+    """Do one fault now, or bring it into force."""
+    now = time.time()
+    match fault:
+        case kinds.Drop():
+            exchange.feed.drop(fault.connection)
+        case kinds.Mute():
+            exchange.faults.mute(fault, now)
+        case kinds.Garbage():
+            exchange.feed.send_garbage(fault.count, fault.size)
+        case kinds.Refuse():
+            exchange.faults.refuse(fault, now)
+        case kinds.ExpireToken():
+            exchange.access.revoke(fault.token)
+            if fault.drop:
+                exchange.feed.drop(token=fault.token)
+        case kinds.TextFrame():
+            exchange.feed.send_text(fault.text)
+        case kinds.Clear():
+            exchange.faults.clear()
+            exchange.access.restore()
+    exchange.faults.injected[str(type(fault).__struct_config__.tag)] += 1

@@ -1,0 +1,229 @@
+"""The V3 feed: accepts connections, reads their requests, and pumps the market to them.
+
+One pump task drives the market; it never waits for a client, except in an unpaced replay, where the slowest client sets the pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import Counter
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from broker.simulator.connection import REQUEST, Connection
+from broker.simulator.cut import cut, feed_frame, market_info_frame
+from broker.simulator.errors import ApiError, error_response
+from broker.simulator.faults import Faults
+from broker.simulator.ledger import Ledger
+from broker.simulator.limits import CONNECTIONS, PLUS_CONNECTIONS
+from broker.simulator.login import Access
+from broker.simulator.market_port import Market
+from broker.simulator.replay import SnapshotUpdate
+from broker.simulator.source import Update
+from broker.upstox import MarketDataFeedV3_pb2 as pb
+
+FRAME_SECONDS = 0.150
+"""Time between frames. Source: FACTS §3.5, 133–166 ms."""
+IDLE_INFO_SECONDS = 3.0
+"""A connection that got nothing for so long gets a market_info again. The broker's own period is not known (FACTS §3.5)."""
+UNPACED_BYTES = 1024 * 1024
+"""An unpaced replay waits while a connection has more than this in its outbox."""
+
+log = logging.getLogger(__name__)
+
+
+class FeedServer:
+    """Every feed connection of the exchange, and the pump."""
+
+    def __init__(
+        self, source: Market, access: Access, faults: Faults, *, ledger: Ledger | None = None, unpaced: bool = False, plus: bool = False
+    ) -> None:
+        """Bind a market to the wire.
+
+        Args:
+            source: the market.
+            access: checks feed codes.
+            faults: what to do wrong.
+            ledger: where each sent message is written down; None: nowhere.
+            unpaced: the source gives as much as it is asked for (replay at full speed).
+            plus: limits of the broker's Plus plan.
+        """
+        self.counts: Counter[str] = Counter()
+        self.connections: dict[int, Connection] = {}
+        self._source, self._access, self._faults, self._ledger = source, access, faults, ledger
+        self._unpaced, self._plus = unpaced, plus
+        self._number = ledger.connections if ledger else 0
+        self._segments = source.segments().copy()
+
+    # --- one connection ---------------------------------------------------------------------------------------------------
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """Serve one upgrade request to its end."""
+        token = await self._admit(websocket)
+        if token is None:
+            return
+        self._number += 1
+        connection = Connection(self._number, token, websocket, self._ledger, plus=self._plus)
+        self.connections[connection.number] = connection
+        self.counts["connections_opened_total"] += 1
+        writer = None
+        try:
+            await websocket.accept()
+            writer = asyncio.create_task(connection.write())
+            self._queue_info(connection)
+            await self._read(websocket, connection)
+        finally:
+            del self.connections[connection.number]
+            self._add_sent(connection)
+            if writer is not None:
+                writer.cancel()
+                with contextlib.suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError, OSError):
+                    await writer
+
+    async def _admit(self, websocket: WebSocket) -> str | None:
+        """Check fault, code and connection limit; None: refused, with an HTTP answer."""
+        now = time.time()
+        token = self._access.spend_feed_code(websocket.query_params.get("code", ""), now)
+        response = self._faults.refusal("upgrade", now)
+        if response is None:
+            limit = PLUS_CONNECTIONS if self._plus else CONNECTIONS
+            if token is None or sum(other.token == token for other in self.connections.values()) >= limit:
+                response = error_response(ApiError("UDAPI100050", status=403))
+        if response is None:
+            return token
+        self.counts["upgrades_refused_total"] += 1
+        await websocket.send_denial_response(response)
+        return None
+
+    async def _read(self, websocket: WebSocket, connection: Connection) -> None:
+        while True:
+            message = await websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            content = message.get("bytes")
+            if content is None:
+                self.counts["requests_text_total"] += 1  # accepted and ignored, as the broker does (FACTS §3.3)
+                continue
+            self._request(connection, content)
+
+    def _request(self, connection: Connection, content: bytes) -> None:
+        self.counts["requests_total"] += 1
+        try:
+            request = REQUEST.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.counts["requests_bad_total"] += 1
+            return
+        changed = connection.apply(request, self._source.rows_by_key.__contains__, self.counts)
+        if changed:
+            self._queue_feeds(connection, pb.initial_feed, self._source.now_ms(), self._source.snapshot(changed))
+
+    # --- the pump ---------------------------------------------------------------------------------------------------------
+
+    async def pump(self) -> None:
+        """Advance the market and send what changed, for ever."""
+        while True:
+            began = time.monotonic()
+            moved = self.step(time.time_ns() // 1_000_000)
+            if self._unpaced and moved:
+                await self._wait_for_room()
+            else:
+                await asyncio.sleep(max(0.0, FRAME_SECONDS - (time.monotonic() - began)))
+
+    def step(self, wall_ms: int) -> bool:
+        """Send what is due at this time; return whether anything was."""
+        updates = self._source.due(wall_ms, self.wanted())
+        segments = self._source.segments()
+        if segments != self._segments:
+            self._segments = segments.copy()
+            for connection in list(self.connections.values()):
+                self._queue_info(connection)
+        for update in updates:
+            self._fan_out(update)
+        self._tend()
+        return bool(updates)
+
+    def wanted(self) -> set[str]:
+        """Keys that any connection subscribes."""
+        return set().union(*(connection.modes for connection in self.connections.values()))
+
+    def _fan_out(self, update: Update) -> None:
+        kind = pb.initial_feed if isinstance(update, SnapshotUpdate) else pb.live_feed
+        for connection in list(self.connections.values()):
+            self._queue_feeds(connection, kind, update.broker_ms, update.feeds)
+
+    def _queue_feeds(self, connection: Connection, kind: pb.Type.ValueType, broker_ms: int, feeds: dict[str, pb.Feed]) -> None:
+        if self._faults.is_muted(time.time()):
+            return
+        modes = connection.modes
+        cuts = {key: part for key, feed in feeds.items() if key in modes and (part := cut(feed, modes[key])) is not None}
+        if not cuts:
+            return
+        frame = feed_frame(kind, broker_ms, cuts)
+        self._count_queued(connection.queue(frame.SerializeToString(), frame))
+
+    def _queue_info(self, connection: Connection) -> None:
+        if not self._faults.is_muted(time.time()):
+            frame = market_info_frame(self._source.now_ms(), self._source.segments())
+            self._count_queued(connection.queue(frame.SerializeToString()))
+
+    def _count_queued(self, queued: bool) -> None:
+        if not queued:
+            self.counts["slow_clients_aborted_total"] += 1
+
+    def _tend(self) -> None:
+        """Repeat market_info on idle connections; abort stalled ones."""
+        now = time.monotonic()
+        for connection in list(self.connections.values()):
+            if connection.is_stalled():
+                self.counts["slow_clients_aborted_total"] += 1
+                connection.abort()
+            elif now - connection.last_queued >= IDLE_INFO_SECONDS:
+                self._queue_info(connection)
+
+    async def _wait_for_room(self) -> None:
+        await asyncio.sleep(0)
+        while any(connection.pending_bytes > UNPACED_BYTES for connection in self.connections.values()):
+            await asyncio.sleep(0.005)
+            self._tend()
+
+    # --- faults and figures -----------------------------------------------------------------------------------------------
+
+    def drop(self, number: int | None = None, token: str | None = None) -> int:
+        """Cut connections without a close frame: all, or one by number, or those of a token. Returns how many."""
+        chosen = [c for c in self.connections.values() if number in (None, c.number) and token in (None, c.token)]
+        for connection in chosen:
+            connection.abort()
+        return len(chosen)
+
+    def send_garbage(self, count: int, size: int) -> None:
+        """Send `count` messages of `size` bytes that no protobuf parser takes, on each connection."""
+        for connection in list(self.connections.values()):
+            for _ in range(count):
+                connection.queue(b"\xff" + os.urandom(max(0, size - 1)))
+
+    def send_text(self, text: str) -> None:
+        """Send a text frame on each connection."""
+        for connection in list(self.connections.values()):
+            connection.queue(text.encode(), text=True)
+
+    def figures(self) -> dict[str, object]:
+        """Counters and connections, for /simulator/state."""
+        sent = sum((connection.sent for connection in self.connections.values()), Counter(self.counts))
+        modes = {c.number: dict(Counter(c.modes.values())) for c in self.connections.values()}
+        return {
+            "connections": [
+                {"number": c.number, "modes": modes[c.number], "pending_bytes": c.pending_bytes} for c in self.connections.values()
+            ],
+            "frames_sent_total": sent.pop("frames", 0),
+            "updates_sent_total": sent.pop("updates", 0),
+            "subscribed": len(self.wanted()),
+            "counts": dict(sorted(sent.items())),
+        }
+
+    def _add_sent(self, connection: Connection) -> None:
+        self.counts.update(connection.sent)
