@@ -42,14 +42,23 @@ class Instrument(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["instrument_key"], condition=Q(active=True), name="instrument_active_key"),
         ]
+        # Each list query of the API finds its filters and its order (by id) in one index: see instruments/api/queries.py.
         indexes = [
             models.Index(fields=["identity"], name="instrument_identity"),
-            models.Index(fields=["instrument_key", "active_from"], name="instrument_key_tenure"),
+            models.Index(fields=["instrument_key", "active_from", "active", "id"], name="instrument_key_tenure"),
             models.Index(fields=["active", "id"], name="instrument_active"),
-            models.Index(fields=["active", "segment", "id"], name="instrument_segment"),
+            models.Index(fields=["active", "segment", "id", "instrument_type"], name="instrument_segment"),
             models.Index(fields=["active", "instrument_type", "id"], name="instrument_type"),
-            models.Index(fields=["active", "underlying_symbol", "expiry", "strike_price", "id"], name="instrument_chain"),
-            models.Index(fields=["active", "expiry", "id"], name="instrument_expiry"),
+            models.Index(fields=["active", "expiry", "id", "segment", "instrument_type"], name="instrument_expiry"),
+            models.Index(
+                fields=["active", "underlying_symbol", "id", "expiry", "strike_price", "instrument_type", "segment"],
+                name="instrument_underlying",
+            ),
+            models.Index(
+                fields=["active", "underlying_symbol", "expiry", "strike_price", "instrument_type", "id"], name="instrument_chain"
+            ),
+            models.Index(fields=["active", "underlying_symbol", "name"], name="instrument_name"),
+            models.Index(fields=["trading_symbol", "active", "underlying_symbol"], name="instrument_symbol"),
         ]
 
     def __str__(self) -> str:
@@ -66,6 +75,8 @@ class MasterLoad(models.Model):
     created = models.IntegerField()
     changed = models.IntegerField()
     retired = models.IntegerField()
+    keys_passed = models.IntegerField(default=0, help_text="Keys that went from one contract to another.")
+    etag = models.CharField(max_length=200, blank=True, help_text="The server's mark of this version of the file.")
 
     class Meta:
         get_latest_by = "as_of"
@@ -94,7 +105,10 @@ class SubscriptionRule(models.Model):
     what = models.CharField(max_length=10, choices=What.choices)
     underlying = models.CharField(max_length=40, blank=True, help_text="NIFTY, BANKNIFTY, RELIANCE…; empty for explicit keys.")
     expiries = ArrayField(
-        models.CharField(max_length=12), default=list, blank=True, help_text="@w0 nearest weekly, @m0 nearest monthly, or YYYY-MM-DD."
+        models.CharField(max_length=12),
+        default=list,
+        blank=True,
+        help_text="@w0 this week's (the nearest), @m0 the nearest monthly, or YYYY-MM-DD.",
     )
     strikes = models.CharField(max_length=12, default="all", help_text="atm10 = ten each side of the money, or all.")
     keys = ArrayField(models.CharField(max_length=80), default=list, blank=True, help_text="Explicit instrument keys.")

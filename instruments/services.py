@@ -1,0 +1,234 @@
+"""What changes instruments: the refresh from a master, placeholders, the default subscription rules."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from pymongo.errors import OperationFailure
+
+from instruments import store
+from instruments.domain.change import Change, Passing, Plan, plan_changes
+from instruments.domain.instrument import InstrumentRow, split_key
+from instruments.models import MasterLoad
+from instruments.selectors import instrument_ids
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+SMALLEST_SHARE = 0.5
+"""A master with fewer rows than this share of the last one's is taken for a broken file."""
+PASSES = 4
+"""How often a refresh plans again when the feed creates placeholders under its hands."""
+TRANSACTION_CHANGES = 400
+"""Changes in one transaction: well inside MongoDB's 60 s and its 1,000-document advice, and large enough to be fast."""
+LOCK_SECONDS = 30.0
+LOCK_WAIT_SECONDS = 45.0
+"""Longer than LOCK_SECONDS: a refresh after a killed one waits for the dead lock's end and goes on."""
+
+_Item = TypeVar("_Item")
+
+
+class RefreshRefused(Exception):
+    """The rows may not be applied; nothing was changed. The message is for a person and says what would help."""
+
+
+def instruments_refresh(
+    *,
+    rows: Sequence[InstrumentRow],
+    source: str,
+    as_of: datetime | None = None,
+    etag: str = "",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> MasterLoad:
+    """Make the active instruments those of a master, writing only what differs.
+
+    May be killed at any moment: what was written is right by itself, and the next run writes the rest.
+
+    Args:
+        rows: the whole master, each key once.
+        source: where it came from, for the record; no credentials.
+        as_of: when it was true (aware); default now.
+        force: apply it although it has less than half of the last one's rows.
+
+    Returns:
+        the record of this load.
+
+    Raises:
+        RefreshRefused: no rows, too few rows, an `as_of` in the future or older than the last load's.
+        store.LockHeld: another refresh is running; worth a retry. store.LockLost: this one was stopped too long; worth a retry.
+    """
+    as_of = as_of or datetime.now(UTC)
+    with store.Lock("instruments_refresh", seconds=LOCK_SECONDS, wait=LOCK_WAIT_SECONDS) as lock:
+        _refuse_if_implausible(len(rows), as_of, force)
+        counts = _apply_until_equal(rows, as_of, lock, progress or _no_progress)
+        load = MasterLoad.objects.create(as_of=as_of, source=source[:300], rows=len(rows), etag=etag[:200], **counts)
+    if load.created or load.retired or load.changed:
+        log.info("instruments as of %s: %s", as_of.isoformat(), counts)
+    return load
+
+
+def instruments_unchanged(*, last: MasterLoad) -> MasterLoad:
+    """Record that the server says its master is the one of the last load still."""
+    return MasterLoad.objects.create(
+        as_of=datetime.now(UTC), source=last.source, rows=last.rows, etag=last.etag, created=0, changed=0, retired=0
+    )
+
+
+def _refuse_if_implausible(rows: int, as_of: datetime, force: bool) -> None:
+    if not rows:
+        raise RefreshRefused("the master has no rows")
+    if as_of > datetime.now(UTC) + timedelta(minutes=5):
+        raise RefreshRefused(f"as-of {as_of.isoformat()} is in the future")
+    last = MasterLoad.objects.order_by("-as_of").first()
+    if last is None:
+        return
+    if as_of < last.as_of:
+        raise RefreshRefused(
+            f"as-of {as_of.isoformat()} is older than the last load, {last.as_of.isoformat()}: contracts would return to the past"
+        )
+    if rows < last.rows * SMALLEST_SHARE and not force:
+        raise RefreshRefused(
+            f"the master has {rows} rows, the last one had {last.rows} ({last.source}): more than half is missing. "
+            "If that is right (another exchange, a smaller simulated market), use --force"
+        )
+
+
+def _apply_until_equal(rows: Sequence[InstrumentRow], as_of: datetime, lock: store.Lock, progress: Progress) -> dict[str, int]:
+    counts = {"created": 0, "changed": 0, "retired": 0, "keys_passed": 0}
+    for _ in range(PASSES):
+        plan = plan_changes(store.known_instruments(), rows)
+        lock.renew()
+        if not plan.size:
+            break
+        _apply(plan, as_of, lock, progress, counts)
+    else:
+        if plan_changes(store.known_instruments(), rows).size:
+            raise RefreshRefused(f"instruments still differ from the master after {PASSES} passes: something else keeps changing them")
+    return counts
+
+
+def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, counts: dict[str, int]) -> None:
+    """Write a plan in an order that holds at each step: first end what is gone, then pass keys, then what needs nobody's key."""
+    step = _Steps(plan.size, lock, progress)
+    for chunk in _chunks(plan.gone, store.CHUNK):
+        counts["retired"] += store.instruments_retire(chunk, as_of)
+        step("retired", len(chunk))
+    returning = store.retired_tenures([change.identity for change in _without_id(plan)])
+    for groups in _packed(plan.passing):
+        settled = [Passing(group.leaving, [_with_old_id(change, returning) for change in group.taking]) for group in groups]
+        try:
+            store.keys_pass(settled, as_of)
+        except OperationFailure as error:  # includes BulkWriteError; the next pass plans it again
+            log.warning("a transaction of %d key changes was rolled back: %s", sum(len(group.taking) for group in groups), error)
+            continue
+        _count_passing(settled, counts)
+        step("keys passed on", sum(len(group.leaving) + len(group.taking) for group in groups))
+    for chunk in _chunks(plan.changed, store.CHUNK):
+        counts["changed"] += store.instruments_update(chunk, as_of)
+        step("changed", len(chunk))
+    back = [_with_old_id(change, returning) for change in plan.entering if change.identity in returning]
+    for chunk in _chunks(back, store.CHUNK):
+        counts["created"] += store.instruments_update(chunk, as_of)
+        step("returned", len(chunk))
+    for chunk in _chunks(sorted((change for change in plan.entering if change.identity not in returning), key=_order), store.CHUNK):
+        counts["created"] += store.instruments_insert(chunk, as_of)
+        step("created", len(chunk))
+
+
+class _Steps:
+    """Counts what is done, tells `progress`, and renews the lock between chunks."""
+
+    def __init__(self, total: int, lock: store.Lock, progress: Progress) -> None:
+        self._total, self._lock, self._progress = total, lock, progress
+        self._done = 0
+
+    def __call__(self, what: str, count: int) -> None:
+        self._done += count
+        self._progress(what, self._done, self._total)
+        self._lock.renew()
+
+
+def _without_id(plan: Plan) -> Iterator[Change]:
+    yield from (change for change in plan.entering if change.id is None)
+    yield from (change for group in plan.passing for change in group.taking if change.id is None)
+
+
+def _with_old_id(change: Change, returning: Mapping[str, store.Tenure]) -> Change:
+    """Give a contract that comes back the id it had; under the key it had, its tenure goes on as if it had never ended."""
+    if change.id is not None or change.identity not in returning:
+        return change
+    last = returning[change.identity]
+    return change._replace(id=last.id, moved=last.instrument_key != change.row.instrument_key)
+
+
+def _count_passing(groups: Iterable[Passing], counts: dict[str, int]) -> None:
+    for group in groups:
+        staying = {change.id for change in group.taking}
+        counts["retired"] += sum(instrument not in staying for instrument in group.leaving)
+        known = sum(change.id in group.leaving for change in group.taking)
+        counts["changed"] += known
+        counts["created"] += len(group.taking) - known
+        counts["keys_passed"] += len(group.leaving)
+
+
+def _order(change: Change) -> tuple[str, str, int, float, str]:
+    """Ids of one load follow the eye: segment, underlying, expiry, strike, symbol. The API lists by id."""
+    row = change.row
+    return row.segment, row.underlying_symbol or "", row.expiry_ms or 0, row.strike_price or 0.0, row.trading_symbol
+
+
+def _packed(groups: Iterable[Passing]) -> Iterator[list[Passing]]:
+    """Put whole groups together until a transaction is full; a group is never cut."""
+    pack: list[Passing] = []
+    size = 0
+    for group in groups:
+        pack.append(group)
+        size += len(group.taking)
+        if size >= TRANSACTION_CHANGES:
+            yield pack
+            pack, size = [], 0
+    if pack:
+        yield pack
+
+
+def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def instrument_placeholder_create(*, keys: Iterable[str], at: datetime) -> dict[str, int]:
+    """Give keys that the master does not know an instrument of their own, so that their ticks have a place.
+
+    Safe from several processes at once and beside a refresh, and without waiting for either: the unique index on active keys decides.
+
+    Args:
+        keys: as the feed named them.
+        at: since when (aware); the feed's market time.
+
+    Returns:
+        the id of each key that is a key: of the placeholder, or of the instrument that holds the key already. Malformed ones are left out.
+    """
+    wanted = [key for key in dict.fromkeys(keys) if _is_key(key)]
+    found = instrument_ids(wanted)
+    missing = [key for key in wanted if key not in found]
+    if not missing:
+        return found
+    created = store.placeholders_insert(missing, at)
+    log.warning("%d instruments unknown to the master were seen in the feed, first %s", created, missing[0])
+    return instrument_ids(wanted)
+
+
+def _is_key(key: str) -> bool:
+    try:
+        split_key(key)
+    except ValueError:
+        return False
+    return True

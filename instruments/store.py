@@ -1,0 +1,256 @@
+"""Instruments in MongoDB by PyMongo on Django's own connection: documents, ids, and the lock of a refresh.
+
+No rule lives here. Whatever is written is acknowledged by a majority.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from django.db import connections
+from django_mongodb_backend import transaction
+from pymongo import InsertOne, ReturnDocument, UpdateOne, WriteConcern
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
+
+from instruments.domain.change import Change, Known, Passing
+from instruments.domain.instrument import PLACEHOLDER_TYPE, InstrumentRow, placeholder_identity, split_key
+from instruments.models import Instrument
+
+Document = dict[str, Any]
+
+DUPLICATE_KEY = 11000
+CHUNK = 2000
+"""Documents in one bulk write."""
+MAJORITY = WriteConcern(w="majority", wtimeout=20_000)
+STATE = "instruments_state"
+"""Collection without a model: the id counter, the refresh's lock, the spots that the feed last resolved its rules with."""
+ID_COUNTER = "instrument_id"
+
+
+def instruments_collection() -> Collection[Document]:
+    """Return the collection of Instrument."""
+    return _collection(Instrument._meta.db_table)
+
+
+def state_collection() -> Collection[Document]:
+    """Return the collection of the app's small state."""
+    return _collection(STATE)
+
+
+def _collection(name: str) -> Collection[Document]:
+    database = connections["default"].database
+    return database.get_collection(name, write_concern=MAJORITY)  # type: ignore[no-any-return]
+
+
+def known_instruments() -> list[Known]:
+    """Read what a refresh has to know of every active instrument."""
+    fields = {"identity": 1, "instrument_key": 1, "exchange": 1, "fingerprint": 1, "placeholder": 1}
+    documents = instruments_collection().find({"active": True}, fields, batch_size=10_000)
+    return [
+        Known(
+            document["_id"],
+            document["identity"],
+            document["instrument_key"],
+            document["exchange"],
+            document["fingerprint"],
+            document["placeholder"],
+        )
+        for document in documents
+    ]
+
+
+class Tenure(NamedTuple):
+    """A retired instrument: its id, and the key it held last."""
+
+    id: int
+    instrument_key: str
+
+
+def retired_tenures(identities: Sequence[str]) -> dict[str, Tenure]:
+    """Return those identities that were active once and are not now."""
+    found: dict[str, Tenure] = {}
+    fields = {"identity": 1, "instrument_key": 1}
+    for start in range(0, len(identities), CHUNK):
+        wanted = {"identity": {"$in": list(identities[start : start + CHUNK])}, "active": False}
+        for document in instruments_collection().find(wanted, fields):
+            found[document["identity"]] = Tenure(document["_id"], document["instrument_key"])
+    return found
+
+
+def ids_reserve(count: int) -> range:
+    """Reserve `count` ids that nobody has had or will have. Safe from any number of processes: one `$inc` takes the whole block."""
+    counter = state_collection()
+    if counter.find_one({"_id": ID_COUNTER}) is None:
+        highest = instruments_collection().find_one({}, {"_id": 1}, sort=[("_id", -1)])
+        counter.update_one({"_id": ID_COUNTER}, {"$setOnInsert": {"last": highest["_id"] if highest else 0}}, upsert=True)
+    after = counter.find_one_and_update({"_id": ID_COUNTER}, {"$inc": {"last": count}}, return_document=ReturnDocument.AFTER)
+    last: int = after["last"]
+    return range(last - count + 1, last + 1)
+
+
+def row_fields(row: InstrumentRow) -> Document:
+    """The part of an instrument's document that its row decides."""
+    return {
+        "instrument_key": row.instrument_key,
+        "segment": row.segment,
+        "exchange": row.exchange,
+        "instrument_type": row.instrument_type,
+        "trading_symbol": row.trading_symbol,
+        "name": row.name,
+        "underlying_key": row.underlying_key,
+        "underlying_symbol": row.underlying_symbol,
+        "expiry": None if row.expiry_ms is None else datetime.fromtimestamp(row.expiry_ms / 1000, UTC),
+        "weekly": row.weekly,
+        "strike_price": row.strike_price,
+        "lot_size": row.lot_size,
+        "tick_size": row.tick_size,
+        "freeze_quantity": row.freeze_quantity,
+        "exchange_token": row.exchange_token,
+        "isin": row.isin,
+    }
+
+
+def _new_document(change: Change, instrument: int, as_of: datetime) -> Document:
+    tenure = {"placeholder": False, "active": True, "active_from": as_of, "active_to": None}
+    return {"_id": instrument, "identity": change.identity, **row_fields(change.row), **tenure, "fingerprint": change.fingerprint}
+
+
+def _placeholder_document(key: str, instrument: int, at: datetime) -> Document:
+    segment, _ = parts = split_key(key)
+    row = InstrumentRow(key, segment, parts.exchange, PLACEHOLDER_TYPE, trading_symbol=key, name=key)
+    document = _new_document(Change(placeholder_identity(key, instrument), row, 0, instrument), instrument, at)
+    return {**document, "placeholder": True}
+
+
+def _update(change: Change, as_of: datetime) -> UpdateOne:
+    """Make a stored instrument as its row says. A tenure begins anew only under another key, so that `as_of` still finds the old one."""
+    renewed: Document = {"active": True, "active_to": None, "fingerprint": change.fingerprint}
+    if change.moved:
+        renewed["active_from"] = as_of
+    return UpdateOne({"_id": change.id}, {"$set": {**row_fields(change.row), **renewed}})
+
+
+def instruments_insert(changes: Sequence[Change], as_of: datetime) -> int:
+    """Insert new instruments under ids of their own, as far as nobody has taken their keys meanwhile.
+
+    Returns:
+        how many were inserted; fewer than asked when a key was taken at the same moment (a placeholder): plan again.
+    """
+    documents = [_new_document(change, instrument, as_of) for change, instrument in zip(changes, ids_reserve(len(changes)), strict=True)]
+    return _insert_unless_held(documents)
+
+
+def placeholders_insert(keys: Sequence[str], at: datetime) -> int:
+    """Insert placeholders for keys that nobody holds; returns how many, fewer than asked when another process was faster."""
+    return _insert_unless_held([_placeholder_document(key, number, at) for key, number in zip(keys, ids_reserve(len(keys)), strict=True)])
+
+
+def _insert_unless_held(documents: list[Document]) -> int:
+    try:
+        return len(instruments_collection().insert_many(documents, ordered=False).inserted_ids)
+    except BulkWriteError as error:
+        if any(failure["code"] != DUPLICATE_KEY for failure in error.details["writeErrors"]) or error.details["writeConcernErrors"]:
+            raise
+        return int(error.details["nInserted"])
+
+
+def instruments_update(changes: Sequence[Change], as_of: datetime) -> int:
+    """Write known instruments' rows; returns how many were written, fewer when a key was taken at the same moment."""
+    try:
+        return instruments_collection().bulk_write([_update(change, as_of) for change in changes], ordered=False).matched_count
+    except BulkWriteError as error:
+        if any(failure["code"] != DUPLICATE_KEY for failure in error.details["writeErrors"]) or error.details["writeConcernErrors"]:
+            raise
+        return int(error.details["nMatched"])
+
+
+def instruments_retire(ids: Sequence[int], as_of: datetime) -> int:
+    """End the tenure of instruments; returns how many were active."""
+    ended = {"$set": {"active": False, "active_to": as_of}}
+    return instruments_collection().update_many({"_id": {"$in": list(ids)}, "active": True}, ended).modified_count
+
+
+def keys_pass(groups: Iterable[Passing], as_of: datetime) -> None:
+    """Pass keys from the instruments that leave them to those that take them, all in one transaction or not at all.
+
+    Changes without an id are new instruments; their ids are reserved before the transaction begins.
+
+    Raises:
+        BulkWriteError, OperationFailure: nothing was changed; worth planning again.
+    """
+    leaving = [instrument for group in groups for instrument in group.leaving]
+    taking = [change for group in groups for change in group.taking]
+    ids = iter(ids_reserve(sum(change.id is None for change in taking)))
+    writes: list[InsertOne[Document] | UpdateOne] = [
+        InsertOne(_new_document(change, next(ids), as_of)) if change.id is None else _update(change, as_of) for change in taking
+    ]
+    with transaction.atomic():
+        session = connections["default"].session
+        ended = {"$set": {"active": False, "active_to": as_of}}
+        _transactional().update_many({"_id": {"$in": leaving}}, ended, session=session)
+        _transactional().bulk_write(writes, ordered=True, session=session)
+
+
+def _transactional() -> Collection[Document]:
+    """The collection without a write concern of its own: inside a transaction only the commit has one (majority by the server's default)."""
+    database = connections["default"].database
+    return database.get_collection(Instrument._meta.db_table)  # type: ignore[no-any-return]
+
+
+class LockLost(Exception):
+    """Another process has taken the lock because this one was too slow to renew it. Nothing more may be written; start again."""
+
+
+class LockHeld(Exception):
+    """Another process holds the lock and did not let go in time. Worth a retry."""
+
+
+class Lock:
+    """A lock in MongoDB that ends by itself, so that a killed holder cannot block for ever; timed by the server's clock alone.
+
+    Args:
+        name: what is locked.
+        seconds: how long it holds without `renew()`.
+        wait: how long `with` waits for another holder; LockHeld after it.
+    """
+
+    def __init__(self, name: str, *, seconds: float, wait: float) -> None:
+        self._id = f"lock:{name}"
+        self._seconds = seconds
+        self._wait = wait
+        self._token = uuid.uuid4().hex
+
+    def __enter__(self) -> Lock:
+        locks = state_collection()
+        locks.update_one({"_id": self._id}, {"$setOnInsert": {"until": datetime(2000, 1, 1, tzinfo=UTC), "token": ""}}, upsert=True)
+        deadline = time.monotonic() + self._wait
+        while not self._take({"$expr": {"$lt": ["$until", "$$NOW"]}}):
+            if time.monotonic() > deadline:
+                raise LockHeld(f"{self._id} is held by another process")
+            time.sleep(0.25)
+        return self
+
+    def renew(self) -> None:
+        """Hold it for `seconds` from now.
+
+        Raises:
+            LockLost: it is another's by now.
+        """
+        if not self._take({"token": self._token}):
+            raise LockLost(f"{self._id} was lost: this process was stopped for longer than {self._seconds:g} s")
+
+    def _take(self, condition: Document) -> bool:
+        until = {"$add": ["$$NOW", round(self._seconds * 1000)]}
+        taken = state_collection().update_one({"_id": self._id, **condition}, [{"$set": {"token": self._token, "until": until}}])
+        return taken.matched_count == 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        state_collection().update_one(
+            {"_id": self._id, "token": self._token}, {"$set": {"until": datetime(2000, 1, 1, tzinfo=UTC), "token": ""}}
+        )
