@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import django_stubs_ext
+from celery.schedules import crontab
 
 from tradingok import env
 from tradingok.logs import logging_settings
@@ -229,3 +230,11 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR / "celerybeat-schedule")
+# Static; times are IST. `expires`: what a dead worker left in the queue is not done later, the next run makes up for it.
+CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
+    "refresh-instruments": {"task": "broker.refresh_instruments", "schedule": crontab(hour="8", minute="30"), "options": {"expires": 3600}},
+    "poll-market-status": {"task": "broker.poll_market_status", "schedule": crontab(hour="8-23", minute="*"), "options": {"expires": 50}},
+    "roll-up": {"task": "marketdata.roll_up", "schedule": crontab(minute="*"), "options": {"expires": 50}},
+    "store-latest-quotes": {"task": "marketdata.store_latest_quotes", "schedule": crontab(minute="*"), "options": {"expires": 50}},
+    "apply-retention": {"task": "marketdata.apply_retention", "schedule": crontab(minute="7"), "options": {"expires": 3000}},
+}

@@ -1,0 +1,33 @@
+"""Scheduled work on stored market data. Each task validates, calls one service, and may run again at any time."""
+
+from __future__ import annotations
+
+from celery import shared_task
+from django.conf import settings
+
+from marketdata import services
+from marketdata.task_runs import run_once
+
+
+@shared_task(name="marketdata.roll_up")  # type: ignore[untyped-decorator]
+def roll_up(seconds: float = 45.0) -> str:
+    """Bring 5m, 15m, 1h and 1d candles up to what has changed. `seconds`: 1–600."""
+    limit = min(max(float(seconds), 1.0), 600.0)
+
+    def work() -> str:
+        done = services.candles_roll_up(seconds=limit)
+        return f"{done.changed} minutes read, {done.written} candles written{'' if done.complete else ', more to come'}"
+
+    return run_once("roll_up", work)
+
+
+@shared_task(name="marketdata.apply_retention")  # type: ignore[untyped-decorator]
+def apply_retention() -> str:
+    """Let MongoDB delete ticks that are older than TRADINGOK_TICK_DAYS."""
+    return run_once("apply_retention", lambda: f"{settings.TICK_RETENTION_DAYS} days, {services.retention_apply()}")
+
+
+@shared_task(name="marketdata.store_latest_quotes")  # type: ignore[untyped-decorator]
+def store_latest_quotes() -> str:
+    """Copy the latest quotes to MongoDB, for a start without a feed."""
+    return run_once("store_latest_quotes", lambda: f"{services.latest_quotes_store()} quotes stored")
