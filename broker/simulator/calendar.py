@@ -139,7 +139,11 @@ def monthly_expiries(day: date, count: int) -> list[Expiry]:
 def weekly_expiries(day: date, weeks: int) -> list[Expiry]:
     """The weekly expiries among the next `weeks` Tuesdays, nearest first; the last Tuesday of a month is a monthly one, not in here."""
     slots = _tuesdays(day)
-    return [Expiry(trading_day_at_or_before(tuesday), weekly=True) for tuesday in (next(slots) for _ in range(weeks)) if not _is_last_tuesday(tuesday)]
+    return [
+        Expiry(trading_day_at_or_before(tuesday), weekly=True)
+        for tuesday in (next(slots) for _ in range(weeks))
+        if not _is_last_tuesday(tuesday)
+    ]
 
 
 def close_minute(segment: str, day: date) -> int:
@@ -161,6 +165,26 @@ def segment_status(segment: str, ms: int, hours: Hours) -> str:
     if minute < close_minute(segment, day):
         return "NORMAL_OPEN"
     return "CLOSING_END" if segment == "NSE_EQ" else "NORMAL_CLOSE"
+
+
+class Session(NamedTuple):
+    """A stretch of market time, ms UTC: `end_ms` is now while it runs. `day` is its date in India."""
+
+    day: date
+    start_ms: int
+    end_ms: int
+
+
+def session_at(segment: str, ms: int, hours: Hours) -> Session:
+    """The session that runs at `ms`, or the last one before. With hours `always` it began at 00:00 IST."""
+    day = day_of(ms)
+    if hours == "always":
+        return Session(day, midnight_ms(day), ms)
+    if minute_of_day(ms) < SESSION_START_MINUTE:
+        day -= timedelta(days=1)
+    day = trading_day_at_or_before(day)
+    start = midnight_ms(day)
+    return Session(day, start + SESSION_START_MINUTE * MINUTE_MS, min(ms, start + close_minute(segment, day) * MINUTE_MS))
 
 
 def is_open(segment: str, ms: int, hours: Hours) -> bool:

@@ -131,7 +131,7 @@ def _build(day: date, spot: Callable[[str], float], width: float) -> list[Row]:
     rows = [_index_row(index.name, index.token, index.symbol) for index in INDICES]
     rows.append(_index_row("India VIX", "26017", "INDIA VIX"))
     rows.extend(_equity_row(equity) for equity in EQUITIES)
-    for number, index in enumerate(INDICES):
+    for number in range(len(INDICES)):
         rows.extend(_contract_row(number, expiry, "FUT", 0.0) for expiry in monthly_expiries(day, MONTHLIES))
     for number, index in enumerate(INDICES):
         if index.symbol in OPTION_SYMBOLS:
@@ -218,7 +218,7 @@ _WEEKS = 64
 
 
 def _token(number: int, day: date, kind: str, strike: float) -> int:
-    """The contract's exchange token: the same on every day, unique among living contracts, used again 64 weeks later (real ones are recycled too)."""
+    """The contract's exchange token: the same on every day, unique among living contracts, used again 64 weeks later (as real ones are)."""
     # An expiry moved to the days before its Tuesday stays in its Tuesday's week.
     week = ((day - _FIRST_WEEK).days + 6) // 7 % _WEEKS
     if kind == "FUT":

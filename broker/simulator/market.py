@@ -1,0 +1,443 @@
+"""The simulated market: one random walk an underlying, everything else priced from it, and a conflated view of the trades.
+
+Every trade is folded into the minute's and the day's bar; an update shows only what stands when it is cut. The same seed, start
+and sequence of `due` calls give the same bytes in every process. Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.simulator import calendar, depth, master, pricing
+from broker.simulator.calendar import DAY_MS, MINUTE_MS, Hours
+from broker.simulator.contract import WALKS, Contract, Kind, contract_of, infer_walks, unknown_walk
+from broker.simulator.feeds import Bar1, Figures, index_feed, market_feed
+from broker.simulator.history import OLDEST_DAYS, History, uniform
+from broker.simulator.path import MarketNoise, Path, Spots
+from broker.simulator.source import Bar, Update
+from broker.simulator.tape import Tape
+from broker.upstox import MarketDataFeedV3_pb2 as pb
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+OnTrade = Callable[[str, int, float, int], None]
+
+#: Milliseconds between two updates of the market. Source: FACTS §3.5, measured 133–166.
+STEP_MS = (133, 166)
+#: Mean milliseconds between two updates of one instrument at rate 1: about 1.8 a second (1.4–2.0 measured).
+UPDATE_MS = 545
+#: The youngest trade in an update is so old, ms (27 measured).
+LAG_MS = 30
+#: A market that was not asked for longer than this was halted: nothing traded in between.
+CATCH_UP_MS = 10_000
+#: An instrument that nobody follows is brought up to date when asked for, at most so often.
+FRESH_MS = 1000
+#: Volatility of a year by which the volatility index's level is scaled to other underlyings.
+_INDEX_VOLATILITY = 0.12
+_EXPIRED_MS = 7 * DAY_MS
+
+
+class Market:
+    """A market that makes its own prices; implements `source.MarketSource`.
+
+    Args:
+        seed: names the market; another seed, other prices.
+        start_ms: when it opens, ms UTC.
+        rate: multiplies trades and updates; 1 is the real feed's pace.
+        instruments: make at least so many (up to 5,000); None: about 1,800.
+        master_rows: serve these instead of an own master. Contracts that have expired are priced as if a week were left.
+        hours: `always`: every minute is market time; `real`: the exchange's calendar.
+        partial_share: share of updates without depth and greeks.
+        repeat_share: share of the updates without a trade that repeat the last one byte for byte.
+
+    Attributes:
+        rows_by_key: the instruments of now.
+        on_trade: called with (key, ms, price, quantity) for every trade; for tests and proofs.
+        trades_total, halted_total: trades made; times the market was halted.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        start_ms: int,
+        rate: float = 1.0,
+        instruments: int | None = None,
+        master_rows: list[dict[str, Any]] | None = None,
+        hours: Hours = "always",
+        partial_share: float = 0.003,
+        repeat_share: float = 0.15,
+    ) -> None:
+        self.rate = rate
+        self.on_trade: OnTrade | None = None
+        self.trades_total = 0
+        self.halted_total = 0
+        self._seed, self._hours = seed, hours
+        self._partial_share, self._repeat_share = partial_share, repeat_share
+        self._rng = np.random.default_rng(seed)
+        self._noise = MarketNoise(seed)
+        self._walks = WALKS | infer_walks(master_rows or ())
+        self._paths: dict[str, int] = {}
+        self._spots = Spots()
+        self._tape = Tape()
+        self._history = History(self._tape, self._spots, self._path(master.VIX_KEY), hours)
+        self._slots: dict[str, int] = {}
+        self._fresh: dict[int, int] = {}
+        self._sent: dict[int, pb.Feed] = {}
+        self._asked: frozenset[str] = frozenset()
+        self._followed: frozenset[str] = frozenset()
+        self._active: Integers = np.empty(0, np.int64)
+        self._now_ms = self._last_ms = start_ms
+        self._next_ms = start_ms + self._gap()
+        self._given = master_rows
+        self._instruments = instruments
+        self._day = calendar.day_of(start_ms)
+        self.rows_by_key: dict[str, dict[str, Any]] = {}
+        self._list_instruments()
+
+    # --- the port ---------------------------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+    def master_rows(self) -> list[dict[str, Any]]:
+        return list(self.rows_by_key.values())
+
+    def segments(self) -> dict[str, str]:
+        return {segment: calendar.segment_status(segment, self._now_ms, self._hours) for segment in calendar.SEGMENTS}
+
+    def finished(self) -> bool:
+        return False
+
+    def due(self, wall_ms: int, wanted: set[str]) -> list[Update]:
+        if wall_ms - self._next_ms > CATCH_UP_MS:
+            self.halted_total += 1
+            self._last_ms, self._next_ms = wall_ms - CATCH_UP_MS - STEP_MS[0], wall_ms - CATCH_UP_MS
+        if wanted != self._asked:
+            self._follow(wanted)
+        updates = []
+        while self._next_ms <= wall_ms:
+            feeds = self._step(self._last_ms, self._next_ms)
+            if feeds:
+                updates.append(Update(self._next_ms, feeds))
+            self._last_ms, self._next_ms = self._next_ms, self._next_ms + self._gap()
+        self._now_ms = max(self._now_ms, wall_ms)
+        return updates
+
+    def snapshot(self, keys: set[str]) -> dict[str, pb.Feed]:
+        slots = self._touch(keys)
+        # A generator of its own: what is asked over REST must not change what the feed goes on to show.
+        rng = np.random.default_rng((self._seed, self._now_ms, *self._tape.identity[slots[:1]].tolist()))
+        feeds = self._feeds(slots, self._now_ms, rng, np.zeros(len(slots), np.bool_))
+        return {self._tape.contracts[slot].key: feed for slot, feed in zip(slots.tolist(), feeds, strict=True)}
+
+    def minute_bars(self, key: str, from_ms: int, to_ms: int) -> list[Bar]:
+        """Bars of every trade where the key was followed; the history's where it was not: past trading days, and the session so far."""
+        slots = self._touch((key,))
+        if not len(slots):
+            return []
+        slot = int(slots[0])
+        found = {}
+        for bar in self._past_minutes(slot, from_ms, min(to_ms, self._now_ms - self._now_ms % MINUTE_MS)):
+            found[bar.start_ms] = bar
+        found.update(self._tape.minutes.of(slot, from_ms, to_ms))
+        forming = self._tape.forming(slot)
+        if forming is not None and from_ms <= forming.start_ms < to_ms:
+            found[forming.start_ms] = forming
+        return [found[start] for start in sorted(found)]
+
+    def day_bars(self, key: str, from_ms: int, to_ms: int) -> list[Bar]:
+        slots = self._touch((key,))
+        if not len(slots):
+            return []
+        slot = int(slots[0])
+        found = {}
+        day = max(calendar.day_of(from_ms), self._day - timedelta(days=OLDEST_DAYS))
+        while day < self._day and calendar.midnight_ms(day) < to_ms:
+            bar = self._history.day_bar(slot, day) if calendar.is_trading_day(day) else None
+            if bar is not None:
+                found[bar.start_ms] = bar
+            day += timedelta(days=1)
+        for bar in (*self._tape.days.get(slot, ()), self._tape.day_bar(slot)):
+            found[bar.start_ms] = bar
+        return [found[start] for start in sorted(found) if from_ms <= start < to_ms]
+
+    def _past_minutes(self, slot: int, from_ms: int, to_ms: int) -> list[Bar]:
+        """The history's minutes: sessions of past trading days, and today's session as far as it has come."""
+        segment = self._tape.contracts[slot].segment
+        found: list[Bar] = []
+        day = max(calendar.day_of(from_ms), self._day - timedelta(days=OLDEST_DAYS))
+        while calendar.midnight_ms(day) < to_ms and day <= self._day:
+            if day == self._day and self._hours == "always":
+                found.extend(self._history.minutes(slot, day, from_ms, to_ms))
+            elif calendar.is_trading_day(day):
+                midnight = calendar.midnight_ms(day)
+                start = midnight + calendar.SESSION_START_MINUTE * MINUTE_MS
+                end = midnight + calendar.close_minute(segment, day) * MINUTE_MS
+                found.extend(self._history.minutes(slot, day, max(from_ms, start), min(to_ms, end)))
+            day += timedelta(days=1)
+        return found
+
+    # --- figures for REST -------------------------------------------------------------------------------------------
+
+    def feed(self, key: str) -> pb.Feed | None:
+        """The present full-mode feed of one instrument; None for an unknown key."""
+        return self.snapshot({key}).get(key)
+
+    def spot(self, underlying_key: str) -> float:
+        """Where an underlying stands now, INR. Raises KeyError for a key that is no instrument and no underlying."""
+        if underlying_key not in self._paths and underlying_key not in self.rows_by_key:
+            raise KeyError(underlying_key)
+        return float(self._spots.paths[self._path(underlying_key)].price(self._now_ms))
+
+    def previous_open_interest(self, key: str) -> int:
+        """Open interest at the end of the previous day, units; 0 for an unknown key and for what has none."""
+        slots = self._touch((key,))
+        return int(self._tape.previous_open_interest[slots[0]]) if len(slots) else 0
+
+    # --- instruments ------------------------------------------------------------------------------------------------
+
+    def _list_instruments(self) -> None:
+        rows = self._given
+        if rows is None:
+            midnight = calendar.midnight_ms(self._day)
+            rows = master.build(self._day, lambda key: self._spots.paths[self._path(key)].price(midnight), self._instruments)
+        self.rows_by_key = {row["instrument_key"]: row for row in rows}
+
+    def _path(self, key: str) -> int:
+        place = self._paths.get(key)
+        if place is None:
+            walk = self._walks.get(key) or unknown_walk(key)
+            place = self._paths[key] = self._spots.add(Path(key, walk.level, walk.volatility, walk.correlation, self._noise))
+        return place
+
+    def _slot(self, key: str) -> int:
+        slot = self._slots.get(key)
+        if slot is None:
+            contract = self._living(contract_of(self.rows_by_key[key]))
+            path = self._path(contract.underlying)
+            ratio = self._spots.paths[path].volatility / _INDEX_VOLATILITY
+            slot = self._slots[key] = self._tape.add(contract, path, zlib.crc32(f"{self._seed}|{key}".encode()), ratio)
+        return slot
+
+    def _living(self, contract: Contract) -> Contract:
+        if contract.expiry_ms and contract.expiry_ms < self._now_ms:
+            return contract._replace(expiry_ms=self._now_ms + _EXPIRED_MS)
+        return contract
+
+    def _touch(self, keys: Iterable[str]) -> Integers:
+        """Slots of the known ones of `keys`, in the order of the keys; what nobody follows is brought up to date."""
+        known = self.rows_by_key.keys() & keys
+        slots = self._slots_of(known)
+        unwatched = self._slots_of(known - self._followed).tolist()
+        self._refresh([slot for slot in unwatched if self._now_ms - self._fresh.get(slot, -FRESH_MS) >= FRESH_MS])
+        return slots
+
+    def _follow(self, wanted: set[str]) -> None:
+        self._asked = frozenset(wanted)
+        known = self._asked & self.rows_by_key.keys()
+        added = self._slots_of(known - self._followed)
+        self._refresh(added.tolist())
+        self._tape.due_ms[added] = self._last_ms + self._rng.integers(0, max(1, round(UPDATE_MS / self.rate)), len(added))
+        self._followed = known
+        self._active = self._slots_of(known)
+
+    def _slots_of(self, keys: Iterable[str]) -> Integers:
+        """Slots of known keys, in the order of the keys: sets have another order in each process."""
+        return np.array([self._slot(key) for key in sorted(keys)], np.int64)
+
+    def _refresh(self, slots: list[int]) -> None:
+        """Give instruments that were not followed the figures that the market would have brought them to."""
+        by_segment: dict[str, list[int]] = {}
+        for slot in slots:
+            by_segment.setdefault(self._tape.contracts[slot].segment, []).append(slot)
+            self._fresh[slot] = self._now_ms
+        for segment, members in by_segment.items():
+            self._refresh_segment(np.array(members, np.int64), segment)
+
+    def _refresh_segment(self, slots: Integers, segment: str) -> None:
+        tape = self._tape
+        session = calendar.session_at(segment, self._now_ms, self._hours)
+        self._open_day(slots, session.day)
+        day = self._history.day(slots, segment, self._now_ms)
+        same = tape.day_ms[slots] == day.day_ms
+        tape.finish(slots)
+        tape.open[slots] = np.where(same, tape.open[slots], day.open)
+        tape.high[slots] = np.where(same, np.maximum(tape.high[slots], day.high), day.high)
+        tape.low[slots] = np.where(same, np.minimum(tape.low[slots], day.low), day.low)
+        tape.last[slots] = day.last
+        tape.volume[slots] = np.where(same, np.maximum(tape.volume[slots], day.volume), day.volume)
+        tape.value[slots] = (tape.open[slots] + tape.high[slots] + tape.low[slots] + day.last) / 4 * tape.volume[slots]
+        tape.open_interest[slots] = np.where(same, tape.open_interest[slots], day.open_interest)
+        tape.day_ms[slots] = day.day_ms
+        tape.quantity[slots] = tape.lot[slots]
+        young = day.end_ms - LAG_MS - (uniform(tape.identity[slots], self._now_ms) * 400).astype(np.int64)
+        tape.traded_ms[slots] = np.maximum(young, np.where(same, tape.traded_ms[slots], 0))
+        self._show_last_minute(slots, segment, same)
+
+    def _show_last_minute(self, slots: Integers, segment: str, same: Bools) -> None:
+        tape = self._tape
+        minute = self._history.last_minute(slots, segment, self._now_ms)
+        tape.done_ms[slots[~same]] = 0
+        if minute is None:
+            return
+        older = tape.done_ms[slots] < minute.start_ms
+        slots = slots[older]
+        tape.done_ms[slots] = minute.start_ms
+        tape.done_open[slots], tape.done_high[slots] = minute.open[older], minute.high[older]
+        tape.done_low[slots], tape.done_close[slots] = minute.low[older], minute.close[older]
+        tape.done_volume[slots] = minute.volume[older]
+
+    def _open_day(self, slots: Integers, day: date) -> None:
+        opening = self._history.opening(slots, day)
+        self._tape.previous_close[slots] = opening.previous_close
+        self._tape.previous_open_interest[slots] = opening.previous_open_interest
+        self._tape.pace[slots] = opening.pace
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def _gap(self) -> int:
+        """Milliseconds to the next update of the market; shorter where the rate asks for more than one step can show."""
+        return max(1, round(int(self._rng.integers(STEP_MS[0], STEP_MS[1] + 1)) * min(1.0, 2 / self.rate)))
+
+    def _step(self, from_ms: int, to_ms: int) -> dict[str, pb.Feed]:
+        """Trade from one moment to the next and cut the update."""
+        if calendar.day_of(to_ms) != self._day:
+            self._roll(to_ms)
+        slots = self._open_slots(to_ms)
+        if not len(slots):
+            return {}
+        tape = self._tape
+        counts = self._rng.poisson(tape.pace[slots] * (self.rate * (to_ms - from_ms) / 1000))
+        counts[tape.is_index(slots)] = 1
+        self._trade(slots[counts > 0], counts[counts > 0], from_ms - LAG_MS, to_ms - LAG_MS)
+        tape.finish_before(slots, (to_ms - LAG_MS) // MINUTE_MS * MINUTE_MS)
+        shown = slots[tape.due_ms[slots] <= to_ms]
+        mean = max(1.0, UPDATE_MS / self.rate - sum(STEP_MS) / 4 * min(1.0, 2 / self.rate))
+        tape.due_ms[shown] = to_ms + (mean * (0.47 + 1.06 * self._rng.random(len(shown)))).astype(np.int64)
+        return self._cut(shown, to_ms)
+
+    def _open_slots(self, ms: int) -> Integers:
+        if self._hours == "always":
+            return self._active
+        return np.array(
+            [slot for slot in self._active.tolist() if calendar.is_open(self._tape.contracts[slot].segment, ms, "real")], np.int64
+        )
+
+    def _roll(self, ms: int) -> None:
+        """A new day in India: expired contracts leave the master, new ones come, and each instrument gets its previous close."""
+        self._day = calendar.day_of(ms)
+        self._now_ms = max(self._now_ms, ms)
+        if self._given is None:
+            self._list_instruments()
+            # What was asked for and not known yet may be known now: the next call of `due` looks again.
+            self._asked = frozenset()
+        self._followed &= self.rows_by_key.keys()
+        self._active = self._slots_of(self._followed)
+        if len(self._active):
+            self._open_day(self._active, self._day)
+
+    def _values(self, slots: Integers, ms: int) -> tuple[pricing.Values, Floats, Floats]:
+        """Fair values now, with the spot prices and the years to expiry behind them."""
+        tape = self._tape
+        spots = self._spots.at(ms)
+        spot = spots[tape.path[slots]]
+        years = pricing.years_left(tape.expiry_ms[slots], ms)
+        level = spots[self._paths[master.VIX_KEY]] / 100 * tape.level_ratio[slots]
+        return pricing.fair_values(tape.kind[slots], tape.sign[slots], tape.strike[slots], years, spot, level), spot, years
+
+    def _trade(self, slots: Integers, counts: Integers, from_ms: int, to_ms: int) -> None:
+        """Make `counts` trades of each slot within (from_ms, to_ms], at the best prices, in the order of time within a slot."""
+        if not len(slots):
+            return
+        tape, rng = self._tape, self._rng
+        best = depth.touch(tape.kind[slots], self._values(slots, to_ms)[0].price, tape.tick[slots])
+        total = int(counts.sum())
+        of = np.repeat(np.arange(len(slots)), counts)
+        turn = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        at_ms = from_ms + 1 + ((turn + rng.random(total)) / counts[of] * (to_ms - from_ms - 1)).astype(np.int64)
+        bought = rng.random(total) < 0.5
+        price = np.maximum(np.where(bought, best.ask[of], best.bid[of]), tape.tick[slots][of])
+        quantity = (1 + rng.exponential(tape.lots[slots][of]).astype(np.int64)) * tape.lot[slots][of]
+        quantity[tape.is_index(slots)[of]] = 0
+        for number in range(int(counts.max())):
+            now = turn == number
+            tape.fold(slots[of[now]], at_ms[now], price[now], quantity[now])
+            self._tell(slots[of[now]], at_ms[now], price[now], quantity[now])
+        self.trades_total += total
+
+    def _tell(self, slots: Integers, at_ms: Integers, price: Floats, quantity: Integers) -> None:
+        if self.on_trade is not None:
+            for slot, *trade in zip(slots.tolist(), at_ms.tolist(), price.tolist(), quantity.tolist(), strict=True):
+                self.on_trade(self._tape.contracts[slot].key, *trade)
+
+    def _cut(self, slots: Integers, ms: int) -> dict[str, pb.Feed]:
+        """The feeds of one update. A quiet instrument now and then repeats its last one byte for byte."""
+        tape, rng = self._tape, self._rng
+        derivative = tape.kind[slots] >= Kind.FUTURE
+        moved = np.rint(rng.normal(0, 1.5, len(slots))).astype(np.int64) * tape.lot[slots] * (derivative & (rng.random(len(slots)) < 0.3))
+        quiet = tape.pending[slots] == 0
+        chance = rng.random((2, len(slots)))
+        repeat = quiet & (chance[0] < self._repeat_share)
+        tape.open_interest[slots] = np.maximum(tape.open_interest[slots] + np.where(repeat, 0, moved), 0)
+        tape.pending[slots] = 0
+        fresh = self._feeds(slots, ms, rng, chance[1] < self._partial_share)
+        found: dict[str, pb.Feed] = {}
+        for slot, feed, again in zip(slots.tolist(), fresh, repeat.tolist(), strict=True):
+            if again and slot in self._sent:
+                feed = self._sent[slot]
+            self._sent[slot] = feed
+            found[tape.contracts[slot].key] = feed
+        return found
+
+    # --- feeds ------------------------------------------------------------------------------------------------------
+
+    def _feeds(self, slots: Integers, ms: int, rng: np.random.Generator, partial: Bools) -> list[pb.Feed]:
+        if not len(slots):
+            return []
+        tape = self._tape
+        values, spot, years = self._values(slots, ms)
+        option = tape.kind[slots] == Kind.OPTION
+        greeks = np.zeros((5, len(slots)))
+        if option.any():
+            greeks[:, option] = pricing.option_greeks(
+                tape.sign[slots][option], spot[option], tape.strike[slots][option], years[option], values.volatility[option]
+            )
+        book = depth.book(depth.touch(tape.kind[slots], values.price, tape.tick[slots]), tape.tick[slots], tape.lot[slots], rng)
+        totals = (np.floor((0.6 + 0.8 * rng.random((2, len(slots)))) * 2000).astype(np.int64) * tape.lot[slots]).tolist()
+        volume = tape.volume[slots]
+        average = np.round(tape.value[slots] / np.maximum(volume, 1), 2).tolist()
+        days, minutes = _day_bars(tape, slots), _done_bars(tape, slots)
+        columns = zip(
+            slots.tolist(), tape.kind[slots].tolist(), tape.last[slots].tolist(), tape.traded_ms[slots].tolist(),
+            tape.quantity[slots].tolist(), tape.previous_close[slots].tolist(), days, minutes, average, volume.tolist(),
+            tape.open_interest[slots].tolist(), values.volatility.astype(np.float32).tolist(), np.round(greeks, 4).T.tolist(),
+            book.bid_price.tolist(), book.bid_quantity.tolist(), book.ask_price.tolist(), book.ask_quantity.tolist(),
+            totals[0], totals[1], partial.tolist(), strict=True,
+        )  # fmt: skip
+        feeds = []
+        for _, kind, last, at, quantity, close, day, minute, mean, units, interest, iv, five, bp, bq, ap, aq, buy, sell, part in columns:
+            if kind == Kind.INDEX:
+                feeds.append(index_feed(last, at, close, day, minute))
+                continue
+            shown = tuple(five) if kind == Kind.OPTION else None
+            figures = Figures(last, at, quantity, close, day, minute, mean, units, interest, iv, shown, (bp, bq), (ap, aq), buy, sell)
+            feeds.append(market_feed(figures, partial=part))
+        return feeds
+
+
+def _day_bars(tape: Tape, slots: Integers) -> list[Bar1]:
+    columns = (tape.open, tape.high, tape.low, tape.last, tape.volume, tape.day_ms)
+    return [Bar1(*values) for values in zip(*(column[slots].tolist() for column in columns), strict=True)]
+
+
+def _done_bars(tape: Tape, slots: Integers) -> list[Bar1]:
+    columns = (tape.done_open, tape.done_high, tape.done_low, tape.done_close, tape.done_volume, tape.done_ms)
+    return [Bar1(*values) for values in zip(*(column[slots].tolist() for column in columns), strict=True)]
