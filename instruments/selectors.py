@@ -15,6 +15,8 @@ ID_PREFIX = "id:"
 class UnknownInstrument(Exception):
     """No instrument has this name (at that time). The message is for a person."""
 
+    code = "unknown_instrument"
+
 
 def instrument_ids(keys: Iterable[str]) -> dict[str, int]:
     """Return the id of the active instrument under each key; keys that nobody holds are left out."""
