@@ -11,14 +11,15 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
-from broker.journal import JournalReader
+from broker.journal import JournalReader, Record
 from broker.position import position_read, position_write
 from broker.upstox.decode import Frame, decode
 from broker.upstox.protocol import ProtocolViolation
@@ -39,23 +40,42 @@ POLL_SECONDS = 0.05
 class StoreWriter(threading.Thread):
     """Writes one shard's ticks and the broker's finished bars.
 
+    Args:
+        folder: the shard's journal.
+        journal_last_us: stamp of the journal's newest record before this run.
+        name_unknown: gives keys that the journal's map does not know their (placeholder) instrument ids; the same for
+            the same keys however often it is asked.
+        batch_ticks, batch_ms: size and age at which a batch is written.
+        queue_ticks: ticks that may wait in memory.
+
     Attributes:
         counts: `ticks_stored_total`, `ticks_duplicate_total`, `store_retries_total`, `frames_deferred_total` (left to the
             journal because the queue was full), `frames_undecodable_total`, `candles_written_total`.
         stored_us: stamp of the newest frame that the store has.
     """
 
-    def __init__(self, folder: Path, *, shard: int, journal_last_us: int, batch_ticks: int, batch_ms: int, queue_ticks: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        shard: int,
+        journal_last_us: int,
+        name_unknown: Callable[[Sequence[str]], Mapping[str, int]],
+        batch_ticks: int,
+        batch_ms: int,
+        queue_ticks: int,
+    ) -> None:
         super().__init__(name=f"store-{shard}", daemon=True)
         self.counts: Counter[str] = Counter()
         self.stored_us = 0
         self._folder = folder
+        self._name_unknown = name_unknown
         self._shard = shard
         self._batch_ticks = batch_ticks
         self._batch_seconds = batch_ms / 1000
         self._queue_limit = queue_ticks
         self._condition = threading.Condition()
-        self._queue: deque[tuple[int, Frame]] = deque()
+        self._queue: deque[tuple[int, Frame, Record | None]] = deque()
         self._queued_ticks = 0
         self._accepting = True
         self._journal_until_us = journal_last_us
@@ -71,18 +91,18 @@ class StoreWriter(threading.Thread):
 
     # --- the caller's side: never blocks ---
 
-    def offer(self, received_us: int, frame: Frame) -> None:
-        """Hand a decoded, journalled frame on. When the queue is full it is dropped here and read from the journal later."""
+    def offer(self, record: Record, frame: Frame) -> None:
+        """Hand a journalled frame on, decoded. When the queue is full it is dropped here and read from the journal later."""
         with self._condition:
             if self._accepting and self._queued_ticks + len(frame.ticks) <= self._queue_limit:
-                self._queue.append((received_us, frame))
+                self._queue.append((record.received_us, frame, record if frame.unknown else None))
                 self._queued_ticks += len(frame.ticks)
             else:
                 self.counts["frames_deferred_total"] += 1 + len(self._queue)
                 self._accepting = False
                 self._queue.clear()
                 self._queued_ticks = 0
-                self._journal_until_us = received_us
+                self._journal_until_us = record.received_us
             self._condition.notify()
 
     @property
@@ -120,9 +140,9 @@ class StoreWriter(threading.Thread):
         self._catch_up()
         while not self._abandoned:
             work = self._take()
-            for received_us, frame in work:
+            for received_us, frame, unnamed in work:
                 if received_us > self._pending_us:
-                    self._collect(received_us, frame)
+                    self._collect(received_us, self._decode(unnamed) if unnamed else frame)
                     if len(self._documents) >= self._batch_ticks:
                         self._write()
             self._write()
@@ -133,7 +153,7 @@ class StoreWriter(threading.Thread):
         self._save_position(force=True)
         self._clean = not self._abandoned
 
-    def _take(self) -> list[tuple[int, Frame]]:
+    def _take(self) -> list[tuple[int, Frame, Record | None]]:
         """Wait until a batch is full or old enough, then return everything queued."""
         with self._condition:
             deadline = None
@@ -157,7 +177,7 @@ class StoreWriter(threading.Thread):
             records = reader.read(CATCH_UP_FRAMES)
             for record in records:
                 try:
-                    self._collect(record.received_us, decode(record.data, record.instruments))
+                    self._collect(record.received_us, self._decode(record))
                 except ProtocolViolation:
                     self.counts["frames_undecodable_total"] += 1
                 if len(self._documents) >= self._batch_ticks:
@@ -175,6 +195,19 @@ class StoreWriter(threading.Thread):
             time.sleep(POLL_SECONDS)  # the journal is flushed every 100 ms
         if told:
             log.info("store: caught up with the journal")
+
+    def _decode(self, record: Record) -> Frame:
+        """Decode a frame with every key named.
+
+        Raises:
+            ProtocolViolation: the bytes are no frame.
+        """
+        frame = decode(record.data, record.instruments)
+        if frame.unknown:
+            unknown = frame.unknown
+            named = self._retry(lambda: self._name_unknown(unknown), f"name {len(unknown)} unknown instruments") or {}
+            frame = decode(record.data, {**record.instruments, **named})
+        return frame
 
     def _collect(self, received_us: int, frame: Frame) -> None:
         kind = frame.kind
@@ -220,7 +253,7 @@ class StoreWriter(threading.Thread):
         while not self._abandoned:
             try:
                 result = work()
-            except PyMongoError as error:
+            except (PyMongoError, DatabaseError) as error:
                 if not failed:
                     log.error("store: cannot %s, trying again until it works: %s", what, _first_line(error))
                 failed = True

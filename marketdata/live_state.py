@@ -327,10 +327,11 @@ class ALease:
     All raise `Unavailable` when Redis does not answer; worth a retry.
     """
 
-    def __init__(self, name: str, seconds: float) -> None:
+    def __init__(self, name: str, seconds: float, token: str = "") -> None:
+        """`token`: the owner's own word; one that outlives a crash takes the lease again at once by `renew`."""
         self._key = _key(f"lock.{name}")
         self._life_ms = int(seconds * 1000)
-        self._token = secrets.token_hex(16)
+        self._token = token or secrets.token_hex(16)
 
     async def acquire(self) -> bool:
         """Take it. False: another holds it."""

@@ -1,0 +1,135 @@
+"""What one feed shard follows: the rules and the clients' demand compared with what is subscribed, and what each key means.
+
+Wishes come in as state that is read, never as a call: rules from MongoDB, demand from `live_state`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from broker.journal import Journal
+from broker.pipeline import Pipeline
+from broker.universe import reconcile, within_limits
+from broker.upstox.feed import FeedConnection
+from instruments.selectors import instrument_ids, instrument_keys, universe_resolve
+from instruments.services import instrument_placeholder_create
+from marketdata import live_state
+
+log = logging.getLogger(__name__)
+
+
+class Following:
+    """Keys, their instruments and their subscription on the present connection.
+
+    Attributes:
+        instruments: key → instrument id; replaced, never changed in place, because journal records refer to it.
+        keys: instrument id → key.
+        subscribed: key → mode, as asked of the present connection.
+        empty: whether the rules select nothing at all.
+        counts: `feed_requests_total`.
+    """
+
+    def __init__(self, journal: Journal, pipeline: Pipeline, *, shard: int, shards: int, limits: Mapping[str, int]) -> None:
+        self.instruments: dict[str, int] = {}
+        self.keys: dict[int, str] = {}
+        self.subscribed: dict[str, str] = {}
+        self.empty = False
+        self.counts: Counter[str] = Counter()
+        self._journal = journal
+        self._pipeline = pipeline
+        self._shard = shard
+        self._shards = shards
+        self._limits = limits
+        self._rules: dict[str, str] = {}
+
+    def learn(self, instruments: Mapping[str, int]) -> None:
+        """Take over what keys mean; the journal first. A key that passed to another contract starts with no state."""
+        moved = {self.instruments[key] for key, value in instruments.items() if self.instruments.get(key, value) != value}
+        self._pipeline.forget(moved)
+        self._journal.instruments_add(instruments, time.time_ns() // 1000)
+        self.instruments = {**self.instruments, **instruments}
+        for instrument in moved:
+            self.keys.pop(instrument, None)
+        self.keys |= {value: key for key, value in instruments.items()}
+
+    async def resolve_rules(self) -> None:
+        """Ask the rules what to follow, at the prices and the market time of now.
+
+        Raises:
+            pymongo.errors.PyMongoError: what was followed stays; worth a retry.
+        """
+        at_ms = self._pipeline.market_ms or time.time_ns() // 1_000_000
+        spots = self._spots()
+        universe = await asyncio.to_thread(lambda: universe_resolve(spots=spots, at_ms=at_ms))
+        wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
+        ids = await asyncio.to_thread(ids_with_placeholders, list(wanted))
+        self.learn(ids)
+        rules = {key: mode for key, mode in wanted.items() if ids[key] % self._shards == self._shard}
+        if set(rules) != set(self._rules):
+            log.info("feed: the rules select %d instruments, limits cut %d", len(rules), len(universe.cut))
+        if not rules and not self.empty:
+            log.warning("feed: no instrument to follow; load the master with `manage.py refresh_instruments`")
+        self.empty = not rules
+        self._rules = rules
+
+    async def reconcile(self, connection: FeedConnection) -> None:
+        """Ask the broker for the difference between wanted and subscribed.
+
+        Raises:
+            FeedUnavailable: the connection is gone.
+            pymongo.errors.PyMongoError: a demanded instrument could not be looked up; worth a retry.
+        """
+        wanted = within_limits(self._rules, await self._demanded(), self._limits)
+        requests = reconcile(self.subscribed, wanted)
+        if not requests:
+            return
+        left = {self.instruments[key] for key in self.subscribed if key not in wanted}
+        for request in requests:
+            self.counts["feed_requests_total"] += await connection.request(request.method, request.mode, request.keys)
+        self.subscribed = wanted
+        log.info("feed: %d instruments subscribed (%s)", len(wanted), ", ".join(f"{len(r.keys)} {r.method}" for r in requests))
+        if left:
+            self._pipeline.forget(left)
+            with contextlib.suppress(live_state.Unavailable):
+                await live_state.aquotes_remove(left)
+
+    def _spots(self) -> dict[str, float]:
+        """Return the last price of each key."""
+        spots = {}
+        for quote in list(self._pipeline.quotes.values()):
+            price, key = quote.values[1], self.keys.get(quote.instrument)
+            if price is not None and key is not None:
+                spots[key] = float(price)
+        return spots
+
+    async def _demanded(self) -> dict[str, str]:
+        """Return what clients want, as key → mode; what they wanted last when Redis does not answer."""
+        try:
+            demand = await live_state.ademand_read()
+        except live_state.Unavailable:
+            return {key: mode for key, mode in self.subscribed.items() if key not in self._rules}
+        own = {instrument: mode for instrument, mode in demand.items() if instrument % self._shards == self._shard}
+        missing = [instrument for instrument in own if instrument not in self.keys]
+        if missing:
+            keys = await asyncio.to_thread(instrument_keys, missing)
+            held = await asyncio.to_thread(instrument_ids, list(keys.values()))  # a retired contract's key is another's now
+            self.learn({key: held[key] for instrument, key in keys.items() if held.get(key) == instrument})
+        return {self.keys[instrument]: mode for instrument, mode in own.items() if instrument in self.keys}
+
+
+def name_unknown(keys: Sequence[str]) -> dict[str, int]:
+    """Return the (placeholder) instrument of each key, the same however often it is asked."""
+    return instrument_placeholder_create(keys=keys, at=datetime.now(UTC))
+
+
+def ids_with_placeholders(keys: list[str]) -> dict[str, int]:
+    """Return the instrument id of each key; one that no instrument holds gets a placeholder."""
+    ids = instrument_ids(keys)
+    missing = [key for key in keys if key not in ids]
+    return {**ids, **name_unknown(missing)} if missing else ids

@@ -1,0 +1,76 @@
+"""The feed's voice: changed quotes to the hubs once a window, to the shared hash once a second. Each is encoded once, here.
+
+A server that does not answer costs this task its time-out and nothing else: changes merge in the pipeline meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from broker.pipeline import Pipeline
+from marketdata import bus, live_state
+from marketdata.domain.feed_status import FeedStatus
+from marketdata.wire import QuoteEntry, quote_entry
+
+
+class Publisher:
+    """Encodes and publishes one shard's quotes.
+
+    Attributes:
+        epoch: this run, ms UTC of its start.
+        n: number of the last group message.
+        counts: `ticks_published_total`, `publish_failed_total`, `live_state_failed_total`.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, shard: int, epoch: int) -> None:
+        self.epoch = epoch
+        self.n = 0
+        self.counts: Counter[str] = Counter()
+        self._pipeline = pipeline
+        self._shard = shard
+        self._entries: dict[int, QuoteEntry] = {}
+        self._unsaved: dict[int, QuoteEntry] = {}
+
+    async def publish(self, keys: Mapping[int, str], status: FeedStatus | None = None) -> None:
+        """Publish what changed since the last call, and the report where one is given.
+
+        Raises:
+            bus.Unavailable: nobody got it; hubs see the jump in `n` and load the hash.
+        """
+        changed = []
+        for quote, depth_changed in self._pipeline.drain():
+            instrument = quote.instrument
+            key = keys.get(instrument)
+            if key is not None:
+                entry = quote_entry(quote, key, depth_changed, self._entries.get(instrument))
+                self._entries[instrument] = self._unsaved[instrument] = entry
+                changed.append(entry)
+        self.n += 1
+        try:
+            await bus.publish(bus.BusBatch(self._shard, self.epoch, self.n, changed, status))
+        except bus.Unavailable:
+            self.counts["publish_failed_total"] += 1
+            raise
+        self.counts["ticks_published_total"] += len(changed)
+
+    async def save(self, status: FeedStatus) -> None:
+        """Write the quotes that changed since the last call, and the report, to the shared state.
+
+        Raises:
+            live_state.Unavailable: they are written with the next call.
+        """
+        unsaved, self._unsaved = self._unsaved, {}
+        try:
+            await live_state.aquotes_write(unsaved.values(), self.epoch)
+            await live_state.astatus_write(status)
+        except live_state.Unavailable:
+            self._unsaved = unsaved | self._unsaved
+            self.counts["live_state_failed_total"] += 1
+            raise
+
+    def forget_unfollowed(self) -> None:
+        """Drop the entries of instruments that the pipeline no longer has."""
+        for instrument in [instrument for instrument in self._entries if instrument not in self._pipeline.quotes]:
+            del self._entries[instrument]
+            self._unsaved.pop(instrument, None)
