@@ -39,7 +39,7 @@ class Figures(NamedTuple):
     volume: int
     open_interest: int
     volatility: float
-    greeks: tuple[float, float, float, float, float] | None
+    greeks: tuple[float, ...] | None
     bids: Side
     asks: Side
     total_buy: int

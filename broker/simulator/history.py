@@ -187,7 +187,7 @@ class History:
         option = tape.kind[slots] == Kind.OPTION
         strike = np.where(option, tape.strike[slots], spot)
         distance = np.log(strike / spot) / (0.13 * np.sqrt(years))
-        pace = np.where(option, 0.4 + 2.6 * np.exp(-distance * distance / 4) * np.exp(-years * 4), 2.6)
+        pace = np.where(option, 0.5 + 3.0 * np.exp(-distance * distance / 4) * np.exp(-years * 4), 3.0)
         return np.where(tape.kind[slots] == Kind.INDEX, 0.0, pace)
 
     def _volumes(self, slots: Integers, minutes: Integers) -> Integers:

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.simulator import calendar, depth, master, pricing
+from broker.simulator import calendar, depth, master
 from broker.simulator.calendar import DAY_MS, MINUTE_MS, Hours
 from broker.simulator.contract import WALKS, Contract, Kind, contract_of, infer_walks, unknown_walk
-from broker.simulator.feeds import Bar1, Figures, index_feed, market_feed
 from broker.simulator.history import OLDEST_DAYS, History, uniform
 from broker.simulator.path import MarketNoise, Path, Spots
 from broker.simulator.source import Bar, Update
 from broker.simulator.tape import Tape
+from broker.simulator.view import View
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ OnTrade = Callable[[str, int, float, int], None]
 #: Milliseconds between two updates of the market. Source: FACTS §3.5, measured 133–166.
 STEP_MS = (133, 166)
 #: Mean milliseconds between two updates of one instrument at rate 1: about 1.8 a second (1.4–2.0 measured).
-UPDATE_MS = 545
+UPDATE_MS = 540
 #: The youngest trade in an update is so old, ms (27 measured).
 LAG_MS = 30
 #: A market that was not asked for longer than this was halted: nothing traded in between.
@@ -87,7 +87,9 @@ class Market:
         self._paths: dict[str, int] = {}
         self._spots = Spots()
         self._tape = Tape()
-        self._history = History(self._tape, self._spots, self._path(master.VIX_KEY), hours)
+        volatility_path = self._path(master.VIX_KEY)
+        self._history = History(self._tape, self._spots, volatility_path, hours)
+        self._view = View(self._tape, self._spots, volatility_path)
         self._slots: dict[str, int] = {}
         self._fresh: dict[int, int] = {}
         self._sent: dict[int, pb.Feed] = {}
@@ -135,7 +137,7 @@ class Market:
         slots = self._touch(keys)
         # A generator of its own: what is asked over REST must not change what the feed goes on to show.
         rng = np.random.default_rng((self._seed, self._now_ms, *self._tape.identity[slots[:1]].tolist()))
-        feeds = self._feeds(slots, self._now_ms, rng, np.zeros(len(slots), np.bool_))
+        feeds = self._view.feeds(slots, self._now_ms, rng, np.zeros(len(slots), np.bool_))
         return {self._tape.contracts[slot].key: feed for slot, feed in zip(slots.tolist(), feeds, strict=True)}
 
     def minute_bars(self, key: str, from_ms: int, to_ms: int) -> list[Bar]:
@@ -254,7 +256,7 @@ class Market:
         return np.array([self._slot(key) for key in sorted(keys)], np.int64)
 
     def _refresh(self, slots: list[int]) -> None:
-        """Give instruments that were not followed the figures that the market would have brought them to."""
+        """Give instruments that were not followed the figures that the market has brought them to by its last step."""
         by_segment: dict[str, list[int]] = {}
         for slot in slots:
             by_segment.setdefault(self._tape.contracts[slot].segment, []).append(slot)
@@ -263,12 +265,12 @@ class Market:
             self._refresh_segment(np.array(members, np.int64), segment)
 
     def _refresh_segment(self, slots: Integers, segment: str) -> None:
-        tape = self._tape
-        session = calendar.session_at(segment, self._now_ms, self._hours)
+        tape, at_ms = self._tape, self._last_ms
+        session = calendar.session_at(segment, at_ms, self._hours)
         self._open_day(slots, session.day)
-        day = self._history.day(slots, segment, self._now_ms)
+        day = self._history.day(slots, segment, at_ms)
         same = tape.day_ms[slots] == day.day_ms
-        tape.finish(slots)
+        tape.finish_before(slots, at_ms - at_ms % MINUTE_MS)
         tape.open[slots] = np.where(same, tape.open[slots], day.open)
         tape.high[slots] = np.where(same, np.maximum(tape.high[slots], day.high), day.high)
         tape.low[slots] = np.where(same, np.minimum(tape.low[slots], day.low), day.low)
@@ -278,13 +280,13 @@ class Market:
         tape.open_interest[slots] = np.where(same, tape.open_interest[slots], day.open_interest)
         tape.day_ms[slots] = day.day_ms
         tape.quantity[slots] = tape.lot[slots]
-        young = day.end_ms - LAG_MS - (uniform(tape.identity[slots], self._now_ms) * 400).astype(np.int64)
+        young = day.end_ms - LAG_MS - (uniform(tape.identity[slots], at_ms) * 400).astype(np.int64)
         tape.traded_ms[slots] = np.maximum(young, np.where(same, tape.traded_ms[slots], 0))
         self._show_last_minute(slots, segment, same)
 
     def _show_last_minute(self, slots: Integers, segment: str, same: Bools) -> None:
         tape = self._tape
-        minute = self._history.last_minute(slots, segment, self._now_ms)
+        minute = self._history.last_minute(slots, segment, self._last_ms)
         tape.done_ms[slots[~same]] = 0
         if minute is None:
             return
@@ -321,7 +323,7 @@ class Market:
         tape.finish_before(slots, (to_ms - LAG_MS) // MINUTE_MS * MINUTE_MS)
         shown = slots[tape.due_ms[slots] <= to_ms]
         mean = max(1.0, UPDATE_MS / self.rate - sum(STEP_MS) / 4 * min(1.0, 2 / self.rate))
-        tape.due_ms[shown] = to_ms + (mean * (0.47 + 1.06 * self._rng.random(len(shown)))).astype(np.int64)
+        tape.due_ms[shown] = to_ms + (mean * (0.6 + 0.8 * self._rng.random(len(shown)))).astype(np.int64)
         return self._cut(shown, to_ms)
 
     def _open_slots(self, ms: int) -> Integers:
@@ -344,21 +346,12 @@ class Market:
         if len(self._active):
             self._open_day(self._active, self._day)
 
-    def _values(self, slots: Integers, ms: int) -> tuple[pricing.Values, Floats, Floats]:
-        """Fair values now, with the spot prices and the years to expiry behind them."""
-        tape = self._tape
-        spots = self._spots.at(ms)
-        spot = spots[tape.path[slots]]
-        years = pricing.years_left(tape.expiry_ms[slots], ms)
-        level = spots[self._paths[master.VIX_KEY]] / 100 * tape.level_ratio[slots]
-        return pricing.fair_values(tape.kind[slots], tape.sign[slots], tape.strike[slots], years, spot, level), spot, years
-
     def _trade(self, slots: Integers, counts: Integers, from_ms: int, to_ms: int) -> None:
         """Make `counts` trades of each slot within (from_ms, to_ms], at the best prices, in the order of time within a slot."""
         if not len(slots):
             return
         tape, rng = self._tape, self._rng
-        best = depth.touch(tape.kind[slots], self._values(slots, to_ms)[0].price, tape.tick[slots])
+        best = depth.touch(tape.kind[slots], self._view.values(slots, to_ms).fair.price, tape.tick[slots])
         total = int(counts.sum())
         of = np.repeat(np.arange(len(slots)), counts)
         turn = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -388,7 +381,7 @@ class Market:
         repeat = quiet & (chance[0] < self._repeat_share)
         tape.open_interest[slots] = np.maximum(tape.open_interest[slots] + np.where(repeat, 0, moved), 0)
         tape.pending[slots] = 0
-        fresh = self._feeds(slots, ms, rng, chance[1] < self._partial_share)
+        fresh = self._view.feeds(slots, ms, rng, chance[1] < self._partial_share)
         found: dict[str, pb.Feed] = {}
         for slot, feed, again in zip(slots.tolist(), fresh, repeat.tolist(), strict=True):
             if again and slot in self._sent:
@@ -396,48 +389,3 @@ class Market:
             self._sent[slot] = feed
             found[tape.contracts[slot].key] = feed
         return found
-
-    # --- feeds ------------------------------------------------------------------------------------------------------
-
-    def _feeds(self, slots: Integers, ms: int, rng: np.random.Generator, partial: Bools) -> list[pb.Feed]:
-        if not len(slots):
-            return []
-        tape = self._tape
-        values, spot, years = self._values(slots, ms)
-        option = tape.kind[slots] == Kind.OPTION
-        greeks = np.zeros((5, len(slots)))
-        if option.any():
-            greeks[:, option] = pricing.option_greeks(
-                tape.sign[slots][option], spot[option], tape.strike[slots][option], years[option], values.volatility[option]
-            )
-        book = depth.book(depth.touch(tape.kind[slots], values.price, tape.tick[slots]), tape.tick[slots], tape.lot[slots], rng)
-        totals = (np.floor((0.6 + 0.8 * rng.random((2, len(slots)))) * 2000).astype(np.int64) * tape.lot[slots]).tolist()
-        volume = tape.volume[slots]
-        average = np.round(tape.value[slots] / np.maximum(volume, 1), 2).tolist()
-        days, minutes = _day_bars(tape, slots), _done_bars(tape, slots)
-        columns = zip(
-            slots.tolist(), tape.kind[slots].tolist(), tape.last[slots].tolist(), tape.traded_ms[slots].tolist(),
-            tape.quantity[slots].tolist(), tape.previous_close[slots].tolist(), days, minutes, average, volume.tolist(),
-            tape.open_interest[slots].tolist(), values.volatility.astype(np.float32).tolist(), np.round(greeks, 4).T.tolist(),
-            book.bid_price.tolist(), book.bid_quantity.tolist(), book.ask_price.tolist(), book.ask_quantity.tolist(),
-            totals[0], totals[1], partial.tolist(), strict=True,
-        )  # fmt: skip
-        feeds = []
-        for _, kind, last, at, quantity, close, day, minute, mean, units, interest, iv, five, bp, bq, ap, aq, buy, sell, part in columns:
-            if kind == Kind.INDEX:
-                feeds.append(index_feed(last, at, close, day, minute))
-                continue
-            shown = tuple(five) if kind == Kind.OPTION else None
-            figures = Figures(last, at, quantity, close, day, minute, mean, units, interest, iv, shown, (bp, bq), (ap, aq), buy, sell)
-            feeds.append(market_feed(figures, partial=part))
-        return feeds
-
-
-def _day_bars(tape: Tape, slots: Integers) -> list[Bar1]:
-    columns = (tape.open, tape.high, tape.low, tape.last, tape.volume, tape.day_ms)
-    return [Bar1(*values) for values in zip(*(column[slots].tolist() for column in columns), strict=True)]
-
-
-def _done_bars(tape: Tape, slots: Integers) -> list[Bar1]:
-    columns = (tape.done_open, tape.done_high, tape.done_low, tape.done_close, tape.done_volume, tape.done_ms)
-    return [Bar1(*values) for values in zip(*(column[slots].tolist() for column in columns), strict=True)]

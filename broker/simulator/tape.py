@@ -153,8 +153,13 @@ class Tape:
         self.done_ms[slots] = 0
 
     def finish(self, slots: Integers) -> None:
-        """Close the forming minutes of `slots`; they become each one's last finished minute and are kept."""
-        slots = slots[self.minute_ms[slots] > 0]
+        """Close the forming minutes of `slots`; they become each one's last finished minute and are kept.
+
+        The few trades of a minute that the history had already shown as finished when the instrument was first followed make no bar.
+        """
+        closing = slots[self.minute_ms[slots] > 0]
+        slots = closing[self.minute_ms[closing] > self.done_ms[closing]]
+        self.minute_ms[np.setdiff1d(closing, slots)] = 0
         if not len(slots):
             return
         self.done_ms[slots] = self.minute_ms[slots]
