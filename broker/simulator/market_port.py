@@ -22,5 +22,5 @@ class Market(MarketSource, Protocol):
     def previous_open_interest(self, key: str) -> float:
         """Open interest at the previous close, units; 0 where it is not known."""
 
-    def spot(self, underlying_key: str) -> float | None:
-        """Last price of an underlying, INR; None when it is not known."""
+    def spot(self, underlying_key: str) -> float:
+        """Last price of an underlying, INR. Raises KeyError where it is not known."""

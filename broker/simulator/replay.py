@@ -138,13 +138,10 @@ class Replay:
         """Not in a recording: 0."""
         return 0.0
 
-    def spot(self, underlying_key: str) -> float | None:
-        """Last price of the underlying, when it was recorded too."""
-        feed = self._latest.get(underlying_key)
-        if feed is None:
-            return None
-        full = feed.fullFeed
-        return (full.indexFF if full.WhichOneof("FullFeedUnion") == "indexFF" else full.marketFF).ltpc.ltp or None
+    def spot(self, underlying_key: str) -> float:
+        """Last price of the underlying, INR. Raises KeyError when it was not recorded, or has not been played yet."""
+        full = self._latest[underlying_key].fullFeed
+        return (full.indexFF if full.WhichOneof("FullFeedUnion") == "indexFF" else full.marketFF).ltpc.ltp
 
     # --- steps ------------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from broker.simulator.app import Exchange, create_app
 from broker.simulator.captures import CaptureError
 from broker.simulator.ledger import Ledger
 from broker.simulator.login import Access
+from broker.simulator.market import Market as SimulatedMarket
 from broker.simulator.market_port import Market
 from broker.simulator.master_file import MasterError, read_master
 from broker.simulator.replay import Replay
@@ -30,6 +31,21 @@ def speed(text: str) -> float:
     return value
 
 
+def pace(text: str) -> float:
+    """A multiple of the real feed's pace, 0.01–100. Raises ValueError."""
+    value = float(text)
+    if not 0.01 <= value <= 100:
+        raise ValueError(text)
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0. Raises ValueError."""
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(text)
+    return int(text)
+
+
 class Command(BaseCommand):
     """Serve a simulated Upstox on loopback."""
 
@@ -40,14 +56,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-        parser.add_argument("--port", type=int, default=8090, help="port to listen on; 0: any free one (default: 8090)")
+        parser.add_argument("--port", type=count, default=8090, help="port to listen on; 0: any free one (default: 8090)")
         parser.add_argument("--token", default="simulated-token", help="access token accepted from the start")
         parser.add_argument("--client-id", default="", help="the only API key that may sign in (default: any)")
         parser.add_argument("--client-secret", default="", help="its secret (default: any)")
         parser.add_argument("--plus", action="store_true", help="limits of the broker's Plus plan")
-        parser.add_argument("--seed", type=int, default=1, help="seed of the simulated market")
-        parser.add_argument("--rate", type=float, default=1.6, help="updates a second of an active instrument")
-        parser.add_argument("--instruments", type=int, default=None, help="about how many instruments the market has (default: all)")
+        parser.add_argument("--seed", type=count, default=1, help="seed of the simulated market")
+        parser.add_argument("--rate", type=pace, default=1.0, help="pace of trades and updates; 1 is the real feed's")
+        parser.add_argument("--instruments", type=count, default=None, help="at least so many instruments (default: about 1,800)")
+        parser.add_argument("--hours", choices=("always", "real"), default="always", help="when the simulated market is open")
         parser.add_argument("--master", type=Path, help="serve this instrument master (JSON, may be gzipped)")
         parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="serve recorded frames or captures instead")
         parser.add_argument("--speed", type=speed, default=1.0, help='recorded seconds in a second; 0 or "max": as fast as clients read')
@@ -84,11 +101,13 @@ class Command(BaseCommand):
         rows = read_master(options["master"]) if options["master"] else None
         if options["replay"]:
             return Replay.from_files(options["replay"], speed=options["speed"], loop=options["loop"], rows=rows)
-        from broker.simulator.market import Market as SimulatedMarket
-
-        start_ms = time.time_ns() // 1_000_000
         return SimulatedMarket(
-            seed=options["seed"], start_ms=start_ms, rate=options["rate"], instruments=options["instruments"], master_rows=rows
+            seed=options["seed"],
+            start_ms=time.time_ns() // 1_000_000,
+            rate=options["rate"],
+            instruments=options["instruments"],
+            master_rows=rows,
+            hours=options["hours"],
         )
 
     def _say(self, url: str, exchange: Exchange) -> None:
