@@ -68,9 +68,10 @@ def _django_db_helper(_django_db_helper: None) -> Iterator[None]:
     """pytest-django's own fixture empties the collections of models; this one empties the others."""
     yield
     models = set(connection.introspection.django_table_names())
-    for name in connection.database.list_collection_names():
+    database = connection.get_database()  # type: ignore[attr-defined] # of django-mongodb-backend
+    for name in database.list_collection_names():
         if name not in models and name != "django_migrations" and not name.startswith("system."):
-            connection.database[name].delete_many({})
+            database[name].delete_many({})
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1  # Source: prctl(2), linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """What the child runs between fork and exec. It calls nothing but two system calls: other threads may hold any lock."""
 
     def ask_for_the_signal() -> None:
@@ -32,7 +32,11 @@ def _die_with(parent: int) -> Callable[[], None]:
 
 
 def spawn(
-    command: Sequence[str], *, output: IO[bytes] | int, cwd: Path | None = None, environment: dict[str, str] | None = None
+    command: Sequence[str],
+    *,
+    output: IO[bytes] | int,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command` so that it gets SIGTERM when we end, however we end.
 
@@ -49,7 +53,7 @@ def spawn(
         cwd=cwd,
         env=environment,
         start_new_session=True,
-        preexec_fn=_die_with(os.getpid()),
+        preexec_fn=die_with(os.getpid()),
     )
 
 
@@ -65,9 +69,11 @@ def end(child: subprocess.Popen[bytes], *, seconds: float) -> int:
 
 
 def process_ended(pid: int) -> bool:
-    """Whether no process `pid` runs; one that ended and waits to be collected counts as ended."""
+    """Whether no process `pid` runs. One that waits to be collected counts as ended once its last thread is gone: until then it
+    holds its ports and files, although its first thread reads as ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"Z", "X"}
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state in {"Z", "X"} and len(os.listdir(f"/proc/{pid}/task")) <= 1
     except (OSError, IndexError):
         return True
 

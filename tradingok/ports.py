@@ -1,4 +1,4 @@
-"""TCP ports on this machine: which are free."""
+"""TCP ports on this machine: which are free, which answer."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
                 return False
             raise
     return True
+
+
+def accepts(port: int) -> bool:
+    """Whether some server takes connections on `port` of the loopback address; known at once, since a closed port refuses."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
 
 
 def choose(preferred: int | None = None) -> int:

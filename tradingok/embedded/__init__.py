@@ -22,10 +22,9 @@ __all__ = ["EmbeddedServer", "EmbeddedServerError", "Mongod", "Valkey", "embedde
 LOCK_SECONDS = 90.0  # longer than one start may take
 
 
-def needed_servers(var: Path) -> list[EmbeddedServer]:
+def needed_servers(var: Path, *, cache_gigabytes: float = 0.25) -> list[EmbeddedServer]:
     """The servers that the environment does not name, in the order in which they start."""
-    cache = float(os.environ.get("TRADINGOK_MONGOD_CACHE_GB") or 0.25)
-    servers: list[EmbeddedServer] = [Mongod(var, cache_gigabytes=cache), Valkey(var)]
+    servers: list[EmbeddedServer] = [Mongod(var, cache_gigabytes=cache_gigabytes), Valkey(var)]
     return [server for server in servers if not os.environ.get(server.environment_name)]
 
 
@@ -57,7 +56,7 @@ def _start_lock(server: EmbeddedServer) -> FileLock:
 
 
 @contextmanager
-def embedded_servers(var: Path) -> Iterator[dict[str, str]]:
+def embedded_servers(var: Path, *, cache_gigabytes: float = 0.25) -> Iterator[dict[str, str]]:
     """Have both servers up. Gives MONGODB_URI and REDIS_URL: the environment's own where set, else the embedded servers'.
 
     Servers that run already on `var` are used and left running; those started here end with the block, and also when this
@@ -68,7 +67,7 @@ def embedded_servers(var: Path) -> Iterator[dict[str, str]]:
     """
     addresses = {name: os.environ[name] for name in ("MONGODB_URI", "REDIS_URL") if os.environ.get(name)}
     with ExitStack() as stack:
-        for server in needed_servers(var):
+        for server in needed_servers(var, cache_gigabytes=cache_gigabytes):
             stack.callback(stop_server, server)
             addresses[server.environment_name] = start_server(server)
         yield addresses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import signal
 import subprocess
@@ -30,6 +29,13 @@ class EmbeddedServerError(Exception):
         self.way_out = way_out
 
 
+def not_installed(name: str, environment_name: str) -> EmbeddedServerError:
+    """The error for a wheel that is not there."""
+    return EmbeddedServerError(
+        f"{name} is not installed.", f"Run `make setup` (Linux x86-64 and arm64).\n  {own_server_hint(environment_name)}"
+    )
+
+
 def own_server_hint(environment_name: str) -> str:
     """How to use one's own server instead."""
     example = {"MONGODB_URI": "mongodb://host:27017/?replicaSet=rs0", "REDIS_URL": "redis://host:6379/0"}[environment_name]
@@ -51,11 +57,13 @@ def make_folders(*folders: Path) -> None:
             probe.unlink()
         except (FileExistsError, NotADirectoryError) as error:
             raise EmbeddedServerError(
-                f"{error.filename or folder} is a file, where the data folder should be.", f"Move it away, or {other}."
+                f"{error.filename or folder} is a file, where the data folder should be.",
+                f"Move it away, or {other}.",
             ) from error
         except OSError as error:
             raise EmbeddedServerError(
-                f"The data folder {folder} cannot be written: {error.strerror}.", f"Make it writable, or {other}."
+                f"The data folder {folder} cannot be written: {error.strerror}.",
+                f"Make it writable, or {other}.",
             ) from error
 
 
@@ -81,9 +89,7 @@ def cannot_run(name: str, environment_name: str, binary: Path, exit_code: int, o
     if "GLIBC" in output and "not found" in output:
         return EmbeddedServerError(f"{name} cannot run here: this system's C library is too old.", own)
     if exit_code == -signal.SIGILL:
-        return EmbeddedServerError(
-            f"{name} cannot run here: this processor ({platform.machine()}) lacks instructions that it needs (AVX).", own
-        )
+        return EmbeddedServerError(f"{name} cannot run here: this processor lacks instructions that it needs (AVX).", own)
     lines = "\n    ".join(output.strip().splitlines()[-6:])
     how = f"by signal {-exit_code}" if exit_code < 0 else f"with code {exit_code}"
     return EmbeddedServerError(f"{name} ended {how} at its start. Its last lines:\n    {lines}", own)

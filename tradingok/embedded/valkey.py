@@ -11,8 +11,10 @@ import platform
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from tradingok.embedded.errors import EmbeddedServerError, own_server_hint
+from tradingok.embedded.errors import not_installed
 from tradingok.embedded.server import EmbeddedServer
 from tradingok.ports import LOOPBACK
 
@@ -30,9 +32,7 @@ class Valkey(EmbeddedServer):
         place = f"_binaries/{platform.system().lower()}-{platform.machine()}/valkey-server"
         binary = Path(spec.origin).parent / place if spec and spec.origin else None
         if binary is None or not binary.is_file():
-            raise EmbeddedServerError(
-                "valkey is not installed.", f"Run `make setup` (Linux x86-64 and arm64).\n  {own_server_hint(self.environment_name)}"
-            )
+            raise not_installed(self.name, self.environment_name)
         return binary
 
     def command(self, binary: Path, port: int) -> list[str]:
@@ -55,10 +55,10 @@ class Valkey(EmbeddedServer):
 
     def answers(self, port: int) -> bool:
         try:
-            with redis.Redis(LOOPBACK, port, socket_timeout=1.5, socket_connect_timeout=1.5) as client:
+            with redis.Redis(LOOPBACK, port, socket_timeout=1.5, socket_connect_timeout=1.5, retry=Retry(NoBackoff(), 0)) as client:
                 return self._is_ours(int(client.info("server")["process_id"]))
         except redis.RedisError:
             return False
 
-    def prepare(self, port: int, deadline: float) -> None:
-        """Nothing: a server that has answered has read its snapshot."""
+    def prepare(self, port: int, deadline: float) -> bool:
+        return True  # a server that answers has read its snapshot
