@@ -12,7 +12,6 @@ from datetime import date
 from functools import cached_property
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -127,7 +126,7 @@ class UpstoxRest:
             "base_url": self._base_url,
             "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             "follow_redirects": False,
-            "trust_env": urlsplit(self._base_url).hostname not in LOOPBACK,
+            "trust_env": httpx.URL(self._base_url).host not in LOOPBACK,
             "headers": {"Accept": "application/json", "User-Agent": "TradingOK"},
         }
 
@@ -182,9 +181,9 @@ class UpstoxRest:
 
     def _unreachable(self, error: Exception) -> BrokerError:
         """Say what failed. The error's own text is used for connections only: others can quote a header."""
-        host = urlsplit(self._base_url).netloc
         if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
             return FeedRefused(f"{self._base_url!r} is not an address that can be asked", True)
+        host = httpx.URL(self._base_url).netloc.decode()
         if isinstance(error, httpx.ConnectError):
             return FeedUnavailable(f"cannot connect to {host}: {error}")
         if isinstance(error, httpx.TimeoutException):
