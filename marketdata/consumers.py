@@ -1,0 +1,343 @@
+"""The WebSocket of clients, `/ws/market/`: commands in, pushes out. Quotes and their order are the hub's and the outbox's.
+
+One task reads commands, one writes: nothing else sends. The writer never holds a quote: it drains the outbox when the
+transport has taken what came before, so that a slow client gets fewer and newer quotes, and costs nobody else anything.
+It is a plain ASGI application, not a Channels consumer: those join the channel layer, and only the hub may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.db import database_sync_to_async
+from django.conf import settings
+from django.db import DatabaseError
+from pymongo.errors import PyMongoError
+
+from instruments.selectors import ID_PREFIX, instrument_ids, instrument_keys
+from marketdata import live_state, wire
+from marketdata.admission import Scope, WrongOrigin, admit
+from marketdata.hub import Hub, get_hub
+from marketdata.outbox import Outbox
+from marketdata.wire import ClientError, CloseCode, Command, ItemResult
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 15.0
+RECONNECT_AFTER_MS = 1000
+FLOOD_PAUSE_SECONDS = 0.05
+"""Each refused command costs its sender so long, so that a flood waits in its own socket."""
+CHANNELS = ("market", "feed")
+"""Channels that every client gets anyway; named ones are accepted so that a client may say what it needs."""
+REFUSALS = {401: CloseCode.BAD_CREDENTIALS, 403: CloseCode.FORBIDDEN, 406: CloseCode.CONNECTION_LIMIT, 500: CloseCode.TRY_AGAIN}
+"""Error that refuses a connection → its close code."""
+
+Message = dict[str, Any]
+
+
+class MarketConnection:
+    """One client.
+
+    Attributes:
+        outbox: what it still has to get.
+        lease: (user, connection): its place among the user's connections.
+    """
+
+    def __init__(self, scope: Scope, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+        self.outbox = Outbox()
+        self.lease: tuple[str, str] | None = None
+        self._scope, self._receive, self._send = scope, receive, send
+        self._hub: Hub
+        self._keys: dict[int, str] = {}
+        self._channels: set[str] = set()
+        self._ready = asyncio.Event()
+        self._closing: int | None = None
+        self._frames = 0
+        self._sending_since = 0.0
+        self._sent_at = self._woken_at = time.monotonic()
+        self._lag = 0.0
+        self._allowance = float(settings.WS_COMMANDS_PER_SECOND)
+        self._allowance_at = time.monotonic()
+        self._writer: asyncio.Task[None] | None = None
+
+    # --- life -----------------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Serve the client until it goes, or is refused."""
+        if (await self._receive())["type"] != "websocket.connect":
+            return
+        try:
+            user = await admit(self._scope)
+        except WrongOrigin:
+            await self._send({"type": "websocket.close", "code": CloseCode.FORBIDDEN})  # before accept: HTTP 403
+            return
+        except ClientError as error:
+            await self._accept()
+            await self._refuse(error)
+            return
+        await self._accept()
+        self._hub = await get_hub()
+        try:
+            await self._take_place(user)
+        except ClientError as error:
+            await self._refuse(error)
+            return
+        await self._serve()
+
+    async def _accept(self) -> None:
+        offered = self._scope.get("subprotocols", [])
+        await self._send({"type": "websocket.accept", "subprotocol": wire.SUBPROTOCOL if wire.SUBPROTOCOL in offered else None})
+
+    async def _refuse(self, error: ClientError) -> None:
+        await self._send({"type": "websocket.send", "text": error.push().decode()})
+        await self._send({"type": "websocket.close", "code": REFUSALS[error.code]})
+
+    async def _take_place(self, user: str) -> None:
+        limit = settings.WS_CONNECTIONS_PER_USER
+        lease = (user, secrets.token_hex(8))
+        try:
+            free = await live_state.aconnection_acquire(*lease, limit)
+        except live_state.Unavailable:
+            here = sum(1 for client in self._hub.clients.values() if client.lease is not None and client.lease[0] == user)
+            free = here < limit  # nobody knows of the other processes now
+        if not free:
+            raise ClientError(406, f"You have {limit} connections open already.")
+        self.lease = lease
+
+    async def _serve(self) -> None:
+        hub = self._hub
+        hub.connect(self)
+        feed, segments = hub.feed_view(), hub.board.segments()
+        self.outbox.push(wire.hello_push(limits=_limits(), feed=feed, segments=segments, time_ms=_now_ms()))
+        self.wake()
+        self._writer = asyncio.create_task(self._write())
+        try:
+            while (message := await self._receive())["type"] != "websocket.disconnect":
+                await self._on_message(message)
+        finally:
+            hub.disconnect(self)
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+            if self.lease is not None:
+                with contextlib.suppress(live_state.Unavailable):  # it ends by itself
+                    await live_state.aconnection_release(*self.lease)
+
+    # --- the hub's side -------------------------------------------------------------------------------------------------
+    def wake(self) -> None:
+        """Let the writer drain the outbox."""
+        if not self._ready.is_set():
+            self._woken_at = time.monotonic()
+            self._ready.set()
+
+    def inspect(self, now: float) -> None:
+        """Owe a heartbeat after HEARTBEAT_SECONDS without a frame; abort a client that has taken nothing for WS_STALL_SECONDS."""
+        if self._sending_since:
+            if now - self._sending_since > settings.WS_STALL_SECONDS:
+                logger.info("client aborted: it took nothing for %.0f s", settings.WS_STALL_SECONDS)
+                self.abort()
+        elif now - self._sent_at > HEARTBEAT_SECONDS:
+            self.outbox.push(self._heartbeat())
+            self.wake()
+
+    def close(self, code: int) -> None:
+        """Say bye, then close."""
+        self._closing = code
+        self.outbox.push(wire.bye_push(code, reconnect_after_ms=RECONNECT_AFTER_MS if code < CloseCode.BAD_CREDENTIALS - 1 else None))
+        self.wake()
+
+    def abort(self) -> None:
+        """End the connection without another word. A server without our `abort` extension gets a close it may not be able to send."""
+        abort = self._scope.get("extensions", {}).get("tradingok.abort")
+        if abort is not None:
+            abort()
+            return
+        if self._writer is not None:
+            self._writer.cancel()
+        self._writer = asyncio.create_task(self._close(CloseCode.SLOW))
+
+    # --- the writer -----------------------------------------------------------------------------------------------------
+    async def _write(self) -> None:
+        outbox, hub, ready = self.outbox, self._hub, self._ready
+        try:
+            while True:
+                await ready.wait()
+                ready.clear()
+                for message in outbox.drain_control():
+                    await self._deliver(message)
+                if self._closing is not None:
+                    await self._close(self._closing)
+                    return
+                fragments = hub.fragments(outbox)
+                if fragments:
+                    for frame in wire.tick_frames(self._frames + 1, fragments):
+                        self._frames += 1
+                        await self._deliver(frame)
+        except OSError:
+            return  # the client went; the reader learns of it too
+        except Exception:
+            logger.exception("a client's writer failed")
+            self.abort()
+
+    async def _deliver(self, message: bytes) -> None:
+        self._sending_since = time.monotonic()
+        await self._send({"type": "websocket.send", "text": message.decode()})
+        self._sent_at = now = time.monotonic()
+        self._sending_since = 0.0
+        self._lag = max(self._lag, now - self._woken_at)
+
+    async def _close(self, code: int) -> None:
+        with contextlib.suppress(OSError, RuntimeError):
+            await self._send({"type": "websocket.close", "code": code})
+
+    def _heartbeat(self) -> bytes:
+        lag, self._lag = self._lag, 0.0
+        box = self.outbox
+        return wire.heartbeat_push(time_ms=_now_ms(), lag_ms=int(lag * 1000), merged=box.merged_total, dropped=box.dropped_total)
+
+    # --- commands -------------------------------------------------------------------------------------------------------
+    async def _on_message(self, message: Message) -> None:
+        try:
+            command = self._command(message)
+            await self._obey(command)
+        except ClientError as error:
+            self.outbox.push(error.push())
+            self.wake()
+            if error.code == 429:
+                await asyncio.sleep(FLOOD_PAUSE_SECONDS)
+
+    def _command(self, message: Message) -> Command:
+        text = message.get("text")
+        if text is not None and len(text.encode()) > settings.WS_COMMAND_BYTES:
+            self._spend(None)
+            raise ClientError(413, f"A command may have {settings.WS_COMMAND_BYTES} bytes.")
+        if text is None:
+            self._spend(None)
+            raise ClientError(400, "Commands are text frames of JSON; this was a binary frame.")
+        try:
+            command = wire.parse_command(text)
+        except ClientError as error:
+            self._spend(error.command)
+            raise
+        self._spend(command.id)
+        return command
+
+    def _spend(self, command: int | None) -> None:
+        """Take one command from the allowance, which fills at WS_COMMANDS_PER_SECOND.
+
+        Raises:
+            ClientError: 429 when it is empty.
+        """
+        rate, now = settings.WS_COMMANDS_PER_SECOND, time.monotonic()
+        self._allowance = min(rate, self._allowance + (now - self._allowance_at) * rate)
+        self._allowance_at = now
+        if self._allowance < 1:
+            raise ClientError(429, f"More than {rate} commands a second.", command=command)
+        self._allowance -= 1
+
+    async def _obey(self, command: Command) -> None:
+        match command:
+            case wire.Subscribe():
+                results = await self._subscribe(command.instruments, wire.MODES[command.mode], {})
+                results += [self._subscribe_channel(name) for name in command.channels]
+                reply = wire.subscribe_reply(command.id, results)
+            case wire.Resume():
+                same_run = command.epoch == self._hub.feed_view().epoch
+                results = await self._subscribe(list(command.seq), wire.MODES[command.mode], command.seq if same_run else {})
+                reply = wire.resume_reply(command.id, self._hub.feed_view().epoch, results)
+            case wire.Unsubscribe():
+                await self._unsubscribe(command)
+                reply = self._list(command.id, "unsubscribe")
+            case wire.List():
+                reply = self._list(command.id, "list")
+            case wire.Ping():
+                reply = wire.pong_reply(command.id, _now_ms())
+        self.outbox.push(reply)
+        self.wake()
+
+    async def _subscribe(self, names: list[str], mode: int, seen: dict[str, int]) -> list[ItemResult]:
+        """Follow instruments; `seen` has the seq of those whose quote the client has already."""
+        found = await self._resolve(names)
+        results = []
+        for name in names:
+            if name not in found:
+                results.append(ItemResult(name, name, "error", code=411, message="No instrument is called so."))
+                continue
+            instrument, key = found[name]
+            if instrument not in self.outbox.modes and len(self.outbox.modes) >= settings.WS_INSTRUMENTS_PER_USER:
+                message = f"A connection may follow {settings.WS_INSTRUMENTS_PER_USER} instruments."
+                results.append(ItemResult(key, name, "error", instrument, 405, message))
+                continue
+            entry = self._hub.entries.get(instrument)
+            dirty = entry is None or seen.get(name) != entry.seq
+            known = self._hub.subscribe(self, instrument, key, mode, dirty=dirty)
+            self._keys[instrument] = key
+            results.append(ItemResult(key, name, "active" if known else "accepted", instrument))
+        return results
+
+    def _subscribe_channel(self, name: str) -> ItemResult:
+        if name in CHANNELS:
+            self._channels.add(name)
+            return ItemResult(name, name, "active")
+        if name.startswith(("chain:", "ohlc:")):
+            return ItemResult(name, name, "error", code=400, message="This channel comes later.")
+        return ItemResult(name, name, "error", code=400, message="No channel is called so.")
+
+    async def _unsubscribe(self, command: wire.Unsubscribe) -> None:
+        held = {key: instrument for instrument, key in self._keys.items()}
+        held |= {f"{ID_PREFIX}{instrument}": instrument for instrument in self._keys}
+        for name in command.instruments:
+            instrument = held.get(name)
+            if instrument is not None and self._hub.unsubscribe(self, instrument):
+                self._keys.pop(instrument, None)
+        self._channels.difference_update(command.channels)
+
+    def _list(self, command: int, op: str) -> bytes:
+        items = [(self._keys[instrument], instrument, mode) for instrument, mode in self.outbox.modes.items()]
+        return wire.list_reply(command, op, items, sorted(self._channels))
+
+    async def _resolve(self, names: list[str]) -> dict[str, tuple[int, str]]:
+        """Return name → (instrument id, key) of those that exist; from the hub's memory while the database is away."""
+        try:
+            return await database_sync_to_async(_resolved, thread_sensitive=False)(names)
+        except (PyMongoError, DatabaseError):
+            entries = list(self._hub.entries.values())
+            known = {entry.key: (entry.instrument, entry.key) for entry in sorted(entries, key=lambda entry: entry.broker_ms)}
+            known |= {f"{ID_PREFIX}{entry.instrument}": (entry.instrument, entry.key) for entry in entries}
+            return {name: known[name] for name in names if name in known}
+
+
+def _resolved(names: list[str]) -> dict[str, tuple[int, str]]:
+    keys = [name for name in names if not name.startswith(ID_PREFIX)]
+    numbers = {name: number for name in names if (number := _number(name)) is not None}
+    found = {key: (instrument, key) for key, instrument in (instrument_ids(keys) if keys else {}).items()}
+    names_of = instrument_keys(set(numbers.values())) if numbers else {}
+    return found | {name: (number, names_of[number]) for name, number in numbers.items() if number in names_of}
+
+
+def _number(name: str) -> int | None:
+    digits = name[len(ID_PREFIX) :] if name.startswith(ID_PREFIX) else ""
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
+
+
+def _limits() -> dict[str, float]:
+    return {
+        "connections": settings.WS_CONNECTIONS_PER_USER,
+        "instruments": settings.WS_INSTRUMENTS_PER_USER,
+        "commands_per_second": settings.WS_COMMANDS_PER_SECOND,
+        "command_bytes": settings.WS_COMMAND_BYTES,
+        "stall_seconds": settings.WS_STALL_SECONDS,
+    }
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def market_consumer(scope: Scope, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+    """The ASGI application of `/ws/market/`."""
+    await MarketConnection(scope, receive, send).run()

@@ -1,0 +1,98 @@
+"""What one client still has to get: a bounded FIFO of control messages, and dirty keys of quotes. Pure.
+
+Laws: a quote is state, so only that its key is dirty is remembered, never the quote: memory follows subscriptions, not
+time. Subscribing marks a key dirty, so the first drain is the snapshot. What must not be merged goes through the FIFO;
+past its bound the oldest message is dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Sequence
+
+from marketdata.wire import FULL_DEPTH
+
+CONTROL_MESSAGES = 256
+CONTROL_BYTES = 1_048_576
+"""Bounds of the FIFO; the newest message is kept whatever its size."""
+
+
+class Outbox:
+    """The two lanes of one client.
+
+    Attributes:
+        modes: instrument id → LTPC or FULL, of every subscription.
+        dirty: instrument id → whether the levels are owed too.
+        merged_total: quotes that were replaced by a newer one before the client took them.
+        dropped_total: control messages dropped because the client took none.
+    """
+
+    __slots__ = ("_control", "_control_bytes", "_notices", "dirty", "dropped_total", "merged_total", "modes")
+
+    def __init__(self) -> None:
+        self.modes: dict[int, int] = {}
+        self.dirty: dict[int, bool] = {}
+        self.merged_total = 0
+        self.dropped_total = 0
+        self._control: deque[bytes] = deque()
+        self._control_bytes = 0
+        self._notices: dict[int, bytes] = {}
+
+    def subscribe(self, instrument: int, mode: int, *, dirty: bool = True) -> None:
+        """Follow an instrument. Its whole quote is owed, unless `dirty` is False (the client has it already)."""
+        self.modes[instrument] = mode
+        if dirty:
+            self.dirty[instrument] = True
+
+    def unsubscribe(self, instrument: int) -> bool:
+        """Follow it no more; nothing of it is owed then. False: it was not followed."""
+        self.dirty.pop(instrument, None)
+        self._notices.pop(instrument, None)
+        return self.modes.pop(instrument, None) is not None
+
+    def mark(self, instrument: int, depth: bool) -> None:
+        """Note that a followed instrument has a newer quote; `depth`: with other levels. Called once per tick and client."""
+        dirty = self.dirty
+        if instrument in dirty:
+            # Merged: the client gets the newest quote only; that the levels changed is kept.
+            self.merged_total += 1
+            if depth:
+                dirty[instrument] = True
+        else:
+            dirty[instrument] = depth
+
+    def mark_all(self, known: Container[int]) -> None:
+        """Owe the whole quote of everything that is followed and `known`."""
+        self.dirty = {instrument: True for instrument in self.modes if instrument in known}
+
+    def drain(self) -> list[tuple[int, int]]:
+        """Return what is dirty, each key once, in the order it was marked, as (instrument, LTPC, FULL or FULL_DEPTH); then nothing is."""
+        modes = self.modes
+        drained = [
+            (instrument, (modes[instrument] and FULL_DEPTH) if depth else modes[instrument]) for instrument, depth in self.dirty.items()
+        ]
+        self.dirty.clear()
+        return drained
+
+    def push(self, message: bytes) -> None:
+        """Append a control message: a reply, a status, an error."""
+        self._control.append(message)
+        self._control_bytes += len(message)
+        # Dropped: the oldest. The client is told how many by the next heartbeat or pong.
+        while len(self._control) > CONTROL_MESSAGES or (self._control_bytes > CONTROL_BYTES and len(self._control) > 1):
+            self._control_bytes -= len(self._control.popleft())
+            self.dropped_total += 1
+
+    def notice(self, instrument: int, message: bytes) -> None:
+        """Owe a message about one subscription; a newer one about the same replaces it, so they are bounded by the subscriptions."""
+        self._notices[instrument] = message
+
+    def drain_control(self) -> Sequence[bytes]:
+        """Return the control messages in order, then the notices; then there are none."""
+        if not self._control and not self._notices:
+            return ()
+        drained = [*self._control, *self._notices.values()]
+        self._control.clear()
+        self._control_bytes = 0
+        self._notices.clear()
+        return drained
