@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 
-from instruments.domain.instrument import split_key
-from instruments.models import Instrument
-from instruments.store import instruments_collection
+from django.conf import settings
+
+from instruments.domain.expiry import Expiry, expiries_of, expiry_words
+from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE, ms_of, split_key
+from instruments.domain.universe import Contract, Rule, Universe, resolve
+from instruments.models import Instrument, SubscriptionRule
+from instruments.store import Document, instruments_collection
 
 ID_PREFIX = "id:"
 
@@ -66,3 +71,121 @@ def _holder(key: str, as_of: datetime | None) -> Instrument | None:
             began | not_ended, {"_id": 1}, sort=[("active_from", -1)], hint="instrument_key_tenure"
         )
     return None if document is None else Instrument.objects.get(pk=document["_id"])
+
+
+class UnderlyingExpiry(NamedTuple):
+    """One living expiry of an underlying.
+
+    Attributes:
+        words: what it is called relatively (`@w0`, `@m0`), may be empty.
+        futures, strikes: how many futures and how many strikes of options are listed for it.
+    """
+
+    segment: str
+    expiry: Expiry
+    words: list[str]
+    futures: int
+    strikes: int
+
+
+def underlying_expiries(symbol: str, at: datetime) -> list[UnderlyingExpiry]:
+    """List the living expiries of an underlying, from the master, segment by segment, nearest first.
+
+    Args:
+        symbol: as in `underlying_symbol`: NIFTY, BANKNIFTY, RELIANCE.
+        at: market time (aware).
+
+    Returns:
+        empty when there is no such underlying, or nothing of it is alive.
+    """
+    fields = {"_id": 0, "segment": 1, "expiry": 1, "weekly": 1, "instrument_type": 1, "strike_price": 1}
+    wanted = {"active": True, "underlying_symbol": symbol, "expiry": {"$ne": None}}
+    listed: dict[str, dict[int, list[Document]]] = {}
+    for document in instruments_collection().find(wanted, fields, hint="instrument_chain", batch_size=10_000):
+        listed.setdefault(document["segment"], {}).setdefault(ms_of(document["expiry"]), []).append(document)
+    found = []
+    for segment, by_expiry in sorted(listed.items()):
+        flags = [(expiry_ms, contract["weekly"]) for expiry_ms, contracts in by_expiry.items() for contract in contracts]
+        living = expiries_of(flags, now_ms=ms_of(at), segment=segment)
+        words = expiry_words(living)
+        for expiry in living:
+            contracts = by_expiry[expiry.expiry_ms]
+            futures = sum(contract["instrument_type"] == FUTURE_TYPE for contract in contracts)
+            strikes = {contract["strike_price"] for contract in contracts if contract["strike_price"] is not None}
+            found.append(UnderlyingExpiry(segment, expiry, words[expiry.date], futures, len(strikes)))
+    return found
+
+
+def universe_resolve(*, spots: Mapping[str, float], at_ms: int) -> Universe:
+    """Say which keys are to be followed in which mode: the enabled rules, the active contracts, these prices, the settings' limits.
+
+    About 40 ms with the default rules on the real master; not for a hot path.
+
+    Args:
+        spots: price by the underlying's key, as far as it is known · INR.
+        at_ms: market time · ms UTC.
+    """
+    rules = [rule_of(row) for row in SubscriptionRule.objects.filter(enabled=True)]
+    return resolve(_contracts_for(rules), spots, rules, mode_limits(rules), now_ms=at_ms)
+
+
+def mode_limits(rules: Iterable[Rule]) -> dict[str, int]:
+    """The broker's limits per mode: the larger ones when one mode is used alone, the smaller ones when modes are mixed."""
+    modes = {rule.mode for rule in rules}
+    alone: dict[str, int] = settings.BROKER_MODE_LIMITS
+    if len(modes) < 2:
+        return dict(alone)
+    return {mode: min(limit, settings.BROKER_MIXED_MODE_LIMITS[mode]) for mode, limit in alone.items()}
+
+
+def rule_of(row: SubscriptionRule) -> Rule:
+    """The rule that a stored one means."""
+    return Rule(row.name, row.what, row.underlying, tuple(row.expiries), row.strikes, tuple(row.keys), row.mode, row.priority)
+
+
+_CONTRACT_FIELDS = {
+    "_id": 0,
+    "instrument_key": 1,
+    "segment": 1,
+    "instrument_type": 1,
+    "trading_symbol": 1,
+    "underlying_key": 1,
+    "underlying_symbol": 1,
+    "expiry": 1,
+    "weekly": 1,
+    "strike_price": 1,
+}
+
+
+def _contracts_for(rules: Iterable[Rule]) -> list[Contract]:
+    """Read the contracts that the rules can mean, each query by an index."""
+    derivatives = {rule.underlying for rule in rules if rule.what in ("futures", "options")}
+    named = {rule.underlying for rule in rules if rule.what in ("index", "equity") and rule.underlying}
+    keys = {key for rule in rules for key in rule.keys}
+    queries: list[tuple[Document, str]] = [
+        ({"underlying_symbol": {"$in": sorted(derivatives)}}, "instrument_chain"),
+        ({"trading_symbol": {"$in": sorted(named)}}, "instrument_symbol"),
+        ({"instrument_key": {"$in": sorted(keys)}}, "instrument_key_tenure"),
+    ]
+    if any(rule.what == "index" and not rule.underlying for rule in rules):
+        queries.append(({"instrument_type": INDEX_TYPE}, "instrument_type"))
+    contracts: dict[str, Contract] = {}
+    for query, index in queries:
+        for document in instruments_collection().find({"active": True, **query}, _CONTRACT_FIELDS, hint=index, batch_size=10_000):
+            contract = _contract(document)
+            contracts[contract.key] = contract
+    return list(contracts.values())
+
+
+def _contract(document: Document) -> Contract:
+    return Contract(
+        document["instrument_key"],
+        document["segment"],
+        document["instrument_type"],
+        document["trading_symbol"],
+        document["underlying_key"],
+        document["underlying_symbol"],
+        None if document["expiry"] is None else ms_of(document["expiry"]),
+        document["weekly"],
+        document["strike_price"],
+    )

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from django.conf import settings
 from pymongo.errors import OperationFailure
 
 from instruments import store
 from instruments.domain.change import Change, Passing, Plan, plan_changes
 from instruments.domain.instrument import InstrumentRow, split_key
-from instruments.models import MasterLoad
+from instruments.models import Instrument, MasterLoad, SubscriptionRule
 from instruments.selectors import instrument_ids
 
 log = logging.getLogger(__name__)
@@ -115,9 +116,9 @@ def _apply_until_equal(rows: Sequence[InstrumentRow], as_of: datetime, lock: sto
 def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, counts: dict[str, int]) -> None:
     """Write a plan in an order that holds at each step: first end what is gone, then pass keys, then what needs nobody's key."""
     step = _Steps(plan.size, lock, progress)
-    for chunk in _chunks(plan.gone, store.CHUNK):
-        counts["retired"] += store.instruments_retire(chunk, as_of)
-        step("retired", len(chunk))
+    for ids in _chunks(plan.gone, store.CHUNK):
+        counts["retired"] += store.instruments_retire(ids, as_of)
+        step("retired", len(ids))
     returning = store.retired_tenures([change.identity for change in _without_id(plan)])
     for groups in _packed(plan.passing):
         settled = [Passing(group.leaving, [_with_old_id(change, returning) for change in group.taking]) for group in groups]
@@ -128,16 +129,17 @@ def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, co
             continue
         _count_passing(settled, counts)
         step("keys passed on", sum(len(group.leaving) + len(group.taking) for group in groups))
-    for chunk in _chunks(plan.changed, store.CHUNK):
-        counts["changed"] += store.instruments_update(chunk, as_of)
-        step("changed", len(chunk))
     back = [_with_old_id(change, returning) for change in plan.entering if change.identity in returning]
-    for chunk in _chunks(back, store.CHUNK):
-        counts["created"] += store.instruments_update(chunk, as_of)
-        step("returned", len(chunk))
-    for chunk in _chunks(sorted((change for change in plan.entering if change.identity not in returning), key=_order), store.CHUNK):
-        counts["created"] += store.instruments_insert(chunk, as_of)
-        step("created", len(chunk))
+    fresh = sorted((change for change in plan.entering if change.identity not in returning), key=_order)
+    writes: list[tuple[str, str, Sequence[Change], Callable[[Sequence[Change], datetime], int]]] = [
+        ("changed", "changed", plan.changed, store.instruments_update),
+        ("created", "returned", back, store.instruments_update),
+        ("created", "created", fresh, store.instruments_insert),
+    ]
+    for counter, what, changes, write in writes:
+        for chunk in _chunks(changes, store.CHUNK):
+            counts[counter] += write(chunk, as_of)
+            step(what, len(chunk))
 
 
 class _Steps:
@@ -232,3 +234,68 @@ def _is_key(key: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+RULES_MADE = "rules_default"
+INDIA_VIX = "INDIA VIX"
+"""Trading symbol of the volatility index; followed by the default rules beside the underlyings' own indices."""
+
+
+def rules_default_create() -> int:
+    """Make the subscription rules that the settings describe, if there has never been any rule.
+
+    Idempotent, and never brings back a rule that a person has deleted or changed: that they were made is remembered.
+
+    Returns:
+        how many rules were made; 0 on every call but the first.
+    """
+    with store.Lock("rules_default", seconds=LOCK_SECONDS, wait=LOCK_WAIT_SECONDS):
+        if store.is_marked(RULES_MADE) or SubscriptionRule.objects.exists():
+            return 0
+        made = _default_rules()
+        SubscriptionRule.objects.bulk_create(made)
+        store.mark(RULES_MADE)
+    return len(made)
+
+
+def _default_rules() -> list[SubscriptionRule]:
+    weeklies = [f"@w{number}" for number in range(settings.UNIVERSE_WEEKLIES)]
+    monthlies = [f"@m{number}" for number in range(settings.UNIVERSE_MONTHLIES)]
+    strikes = f"atm{settings.UNIVERSE_STRIKES}"
+    symbols = list(dict.fromkeys(settings.UNIVERSE_UNDERLYINGS))
+    indices = [
+        SubscriptionRule(name=f"{symbol} index", what="index", underlying=symbol, priority=10 + place)
+        for place, symbol in enumerate([*symbols, INDIA_VIX])
+    ]
+    futures = [
+        SubscriptionRule(name=f"{symbol} near future", what="futures", underlying=symbol, expiries=["@m0"], priority=50 + place)
+        for place, symbol in enumerate(symbols)
+    ]
+    options = [
+        SubscriptionRule(
+            name=f"{symbol} options",
+            what="options",
+            underlying=symbol,
+            expiries=[*weeklies, *monthlies] if _may_have_weeklies(symbol) else monthlies,
+            strikes=strikes,
+            priority=100 + place,
+        )
+        for place, symbol in enumerate(symbols)
+    ]
+    return [*indices, *futures, *(rule for rule in options if rule.expiries)]
+
+
+def spots_record(*, spots: Mapping[str, float], at_ms: int) -> None:
+    """Keep the prices that the feed resolves its rules with, so that the API can show what the rules mean without a feed of its own.
+
+    Args:
+        spots: price by underlying key · INR; replaces the last ones.
+        at_ms: market time of them · ms UTC.
+    """
+    store.spots_write(spots, at_ms)
+
+
+def _may_have_weeklies(symbol: str) -> bool:
+    """True unless the master is loaded and lists none (only NIFTY has them at NSE since November 2024)."""
+    contracts = Instrument.objects.filter(active=True, underlying_symbol=symbol)
+    return contracts.filter(weekly=True).exists() or not contracts.exists()

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from bson.codec_options import CodecOptions
 from django.db import connections
 from django_mongodb_backend import transaction
 from pymongo import InsertOne, ReturnDocument, UpdateOne, WriteConcern
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
+from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from instruments.domain.change import Change, Known, Passing
@@ -28,9 +31,11 @@ DUPLICATE_KEY = 11000
 CHUNK = 2000
 """Documents in one bulk write."""
 MAJORITY = WriteConcern(w="majority", wtimeout=20_000)
+AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
 STATE = "instruments_state"
 """Collection without a model: the id counter, the refresh's lock, the spots that the feed last resolved its rules with."""
 ID_COUNTER = "instrument_id"
+SPOTS = "spots"
 
 
 def instruments_collection() -> Collection[Document]:
@@ -44,8 +49,12 @@ def state_collection() -> Collection[Document]:
 
 
 def _collection(name: str) -> Collection[Document]:
-    database = connections["default"].database
-    return database.get_collection(name, write_concern=MAJORITY)  # type: ignore[no-any-return]
+    return _database().get_collection(name, codec_options=AWARE, write_concern=MAJORITY)
+
+
+def _database() -> Database[Document]:
+    database: Database[Document] = connections["default"].database  # type: ignore[attr-defined]
+    return database
 
 
 def known_instruments() -> list[Known]:
@@ -89,9 +98,34 @@ def ids_reserve(count: int) -> range:
     if counter.find_one({"_id": ID_COUNTER}) is None:
         highest = instruments_collection().find_one({}, {"_id": 1}, sort=[("_id", -1)])
         counter.update_one({"_id": ID_COUNTER}, {"$setOnInsert": {"last": highest["_id"] if highest else 0}}, upsert=True)
-    after = counter.find_one_and_update({"_id": ID_COUNTER}, {"$inc": {"last": count}}, return_document=ReturnDocument.AFTER)
+    block = {"$inc": {"last": count}}
+    after: Document = counter.find_one_and_update({"_id": ID_COUNTER}, block, return_document=ReturnDocument.AFTER) or {}
     last: int = after["last"]
     return range(last - count + 1, last + 1)
+
+
+def mark(name: str) -> None:
+    """Remember for ever that something has been done."""
+    state_collection().update_one({"_id": f"done:{name}"}, {"$setOnInsert": {"at": datetime.now(UTC)}}, upsert=True)
+
+
+def is_marked(name: str) -> bool:
+    """True once `mark(name)` was called by any process."""
+    return state_collection().find_one({"_id": f"done:{name}"}) is not None
+
+
+def spots_write(spots: Mapping[str, float], at_ms: int) -> None:
+    """Replace the spots that the rules were resolved with last."""
+    pairs = [[key, price] for key, price in spots.items()]  # keys of instruments may hold dots, which field names may not
+    state_collection().replace_one({"_id": SPOTS}, {"at_ms": at_ms, "spots": pairs}, upsert=True)
+
+
+def spots_read() -> tuple[dict[str, float], int | None]:
+    """Return the spots recorded last and their market time, ms UTC; nothing and None when there are none."""
+    document = state_collection().find_one({"_id": SPOTS})
+    if document is None:
+        return {}, None
+    return dict(document["spots"]), document["at_ms"]
 
 
 def row_fields(row: InstrumentRow) -> Document:
@@ -191,16 +225,15 @@ def keys_pass(groups: Iterable[Passing], as_of: datetime) -> None:
         InsertOne(_new_document(change, next(ids), as_of)) if change.id is None else _update(change, as_of) for change in taking
     ]
     with transaction.atomic():
-        session = connections["default"].session
+        session: ClientSession = connections["default"].session  # type: ignore[attr-defined]
         ended = {"$set": {"active": False, "active_to": as_of}}
         _transactional().update_many({"_id": {"$in": leaving}}, ended, session=session)
         _transactional().bulk_write(writes, ordered=True, session=session)
 
 
 def _transactional() -> Collection[Document]:
-    """The collection without a write concern of its own: inside a transaction only the commit has one (majority by the server's default)."""
-    database = connections["default"].database
-    return database.get_collection(Instrument._meta.db_table)  # type: ignore[no-any-return]
+    """The collection without a write concern of its own: in a transaction only the commit may have one (the server's is majority)."""
+    return _database().get_collection(Instrument._meta.db_table)
 
 
 class LockLost(Exception):

@@ -195,6 +195,8 @@ BROKER_MODE_LIMITS = {
     "full": env.integer("TRADINGOK_LIMIT_FULL", 2000, "Keys in full mode on one connection.", low=0, high=100_000),
     "full_d30": env.integer("TRADINGOK_LIMIT_D30", 0, "Keys in full_d30 mode (Plus plan: 50).", low=0, high=100_000),
 }
+BROKER_MIXED_MODE_LIMITS = {"ltpc": 2000, "option_greeks": 2000, "full": 1500, "full_d30": 50}
+"""The broker's own limits when one connection mixes modes (FACTS §3.2); the settings above can only lower them."""
 UNIVERSE_UNDERLYINGS = env.words("TRADINGOK_UNDERLYINGS", "NIFTY,BANKNIFTY,FINNIFTY,MIDCPNIFTY", "Underlyings of the default subscription rules, in order of priority.")
 UNIVERSE_WEEKLIES = env.integer("TRADINGOK_WEEKLIES", 2, "Weekly expiries followed by the default rules.", low=0, high=10)
 UNIVERSE_MONTHLIES = env.integer("TRADINGOK_MONTHLIES", 1, "Monthly expiries followed by the default rules.", low=0, high=10)

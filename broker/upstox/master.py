@@ -18,7 +18,7 @@ from instruments.domain.instrument import InstrumentRow, day_end, ist_date, ms_o
 
 GZIP_MAGIC = b"\x1f\x8b"
 MASTER_BYTES_MAX = 512 * 1024 * 1024
-"""Largest master accepted, unpacked, in bytes. The largest seen has 69 MB (complete, January 2026); past this it is an attack or a mistake."""
+"""Largest master accepted, unpacked, in bytes. The largest seen has 69 MB (complete, January 2026); past this something is wrong."""
 PAISE = 100.0
 """Paise in a rupee: `tick_size` is in paise, strikes are in rupees · Source: FACTS §4."""
 _SHOWN = 160

@@ -23,7 +23,7 @@ class MasterUnavailable(Exception):
 
 
 class Fetched(NamedTuple):
-    """A master as read. `text`: the unpacked JSON, None when the server says that it is the version we know. `etag`: "" where there is none."""
+    """A master as read. `text`: unpacked JSON, None when the server says that it is the version we know. `etag`: "" where there is none."""
 
     text: bytes | None
     etag: str

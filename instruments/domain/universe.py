@@ -1,0 +1,247 @@
+"""Which instruments are followed: a trader's rules, the contracts there are and the present prices, cut to the broker's limits. Pure.
+
+The strikes round the money are taken from the real strike list, whose steps are irregular, never from arithmetic. What did not fit, or
+matched nothing, is said with its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import NamedTuple
+
+from instruments.domain.expiry import expiries_of, resolve_expiry
+from instruments.domain.instrument import DERIVATIVE_TYPES, FUTURE_TYPE, INDEX_TYPE, OptionType
+
+MODES = ("ltpc", "option_greeks", "full", "full_d30")
+"""What a subscription carries, from little to much."""
+STRENGTH = {mode: rank for rank, mode in enumerate(MODES)}
+OPTION_TYPES = frozenset(OptionType)
+ALL_STRIKES = "all"
+_AROUND_MONEY = re.compile(r"atm(\d{1,3})")
+
+
+class Contract(NamedTuple):
+    """What a rule has to know of an instrument. `expiry_ms`: ms UTC · `strike_price`: INR · `symbol`: its trading symbol."""
+
+    key: str
+    segment: str
+    instrument_type: str
+    symbol: str
+    underlying_key: str | None
+    underlying_symbol: str | None
+    expiry_ms: int | None
+    weekly: bool | None
+    strike_price: float | None
+
+
+class Rule(NamedTuple):
+    """One wish: see instruments.models.SubscriptionRule. `what`: index, equity, futures, options or keys. Smaller `priority` first."""
+
+    name: str
+    what: str
+    underlying: str
+    expiries: tuple[str, ...]
+    strikes: str
+    keys: tuple[str, ...]
+    mode: str
+    priority: int
+
+
+class Selection(NamedTuple):
+    """What one rule means now: the keys it asks for, most important first, the expiries meant, and the strike taken for the money."""
+
+    rule: Rule
+    keys: list[str]
+    expiries: list[date]
+    at_the_money: dict[date, float]
+
+
+class Cut(NamedTuple):
+    """What a rule asked for and does not get. `keys` is empty when the rule matched nothing."""
+
+    rule: str
+    mode: str
+    reason: str
+    keys: list[str]
+
+
+class Universe(NamedTuple):
+    """Attributes:
+    by_mode: mode → keys, each key in one mode only; most important first; never more than the mode's limit.
+    cut: what was asked for and left out.
+    selections: rule by rule in order of priority, before any limit.
+    """
+
+    by_mode: dict[str, list[str]]
+    cut: list[Cut]
+    selections: list[Selection]
+
+
+def check_strikes_word(word: str) -> None:
+    """Raise ValueError, with the words that there are, unless `word` is one."""
+    if word != ALL_STRIKES and not _AROUND_MONEY.fullmatch(word):
+        raise ValueError(f"{word[:20]!r} names no strikes; write all, or atm10 for ten on each side of the money")
+
+
+def resolve(
+    contracts: Iterable[Contract], spots: Mapping[str, float], rules: Iterable[Rule], limits: Mapping[str, int], *, now_ms: int
+) -> Universe:
+    """Turn rules into keys per mode.
+
+    A key that several rules want is followed once, in the strongest mode that has room. Within a rule, what is nearest to the money
+    and to expiry comes first, so a limit cuts the wings.
+
+    Args:
+        contracts: active instruments; at least those of the rules' underlyings.
+        spots: price of each underlying by its key (or symbol) · INR. Without one, the middle of the strike list stands for the money
+            until it is known: resolve again then.
+        rules: the enabled ones, in any order.
+        limits: mode → most keys on one connection; a mode not named has none.
+        now_ms: market time · ms UTC; contracts past their last trading minute are not followed.
+
+    Raises:
+        ValueError: a rule has a word that is no expiry or strikes word.
+    """
+    shelf = _Shelf(contracts)
+    ordered = sorted(rules, key=lambda rule: (rule.priority, rule.name))
+    cut: list[Cut] = []
+    selections = [_select(rule, shelf, spots, now_ms, cut) for rule in ordered]
+    taken: dict[str, str] = {}
+    room = {mode: limits.get(mode, 0) for mode in MODES}
+    for selection in selections:
+        _take(selection, taken, room, limits, cut)
+    by_mode: dict[str, list[str]] = {mode: [] for mode in MODES}
+    for key, mode in taken.items():
+        by_mode[mode].append(key)
+    return Universe({mode: keys for mode, keys in by_mode.items() if keys}, cut, selections)
+
+
+@dataclass
+class _Shelf:
+    """Contracts where rules look for them."""
+
+    contracts: Iterable[Contract]
+    by_key: dict[str, Contract] = field(default_factory=dict)
+    indices: dict[str, list[Contract]] = field(default_factory=lambda: defaultdict(list))
+    equities: dict[str, list[Contract]] = field(default_factory=lambda: defaultdict(list))
+    futures: dict[str, list[Contract]] = field(default_factory=lambda: defaultdict(list))
+    options: dict[str, list[Contract]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        for contract in self.contracts:
+            self.by_key[contract.key] = contract
+            kind = contract.instrument_type
+            if kind == INDEX_TYPE:
+                self.indices[contract.symbol].append(contract)
+            elif kind not in DERIVATIVE_TYPES:
+                self.equities[contract.symbol].append(contract)
+            elif contract.underlying_symbol and contract.expiry_ms is not None:
+                (self.futures if kind == FUTURE_TYPE else self.options)[contract.underlying_symbol].append(contract)
+
+
+def _select(rule: Rule, shelf: _Shelf, spots: Mapping[str, float], now_ms: int, cut: list[Cut]) -> Selection:
+    selection = Selection(rule, [], [], {})
+    if rule.what == "keys":
+        selection.keys.extend(key for key in rule.keys if key in shelf.by_key)
+        unknown = [key for key in rule.keys if key not in shelf.by_key]
+        if unknown:
+            cut.append(Cut(rule.name, rule.mode, "no active instrument has this key", unknown))
+    elif rule.what in ("index", "equity"):
+        named = shelf.indices if rule.what == "index" else shelf.equities
+        chosen = named.get(rule.underlying, []) if rule.underlying else [each for group in named.values() for each in group]
+        selection.keys.extend(contract.key for contract in chosen)
+    elif rule.what == "futures":
+        _select_derivatives(selection, shelf.futures.get(rule.underlying, []), spots, now_ms, cut)
+    elif rule.what == "options":
+        check_strikes_word(rule.strikes)
+        _select_derivatives(selection, shelf.options.get(rule.underlying, []), spots, now_ms, cut)
+    else:
+        raise ValueError(f"rule {rule.name!r} asks for {rule.what!r}, which is none of index, equity, futures, options, keys")
+    if not selection.keys and not any(entry.rule == rule.name for entry in cut):
+        cut.append(Cut(rule.name, rule.mode, f"no active {rule.what} instrument of {rule.underlying or 'any underlying'}", []))
+    return selection
+
+
+def _select_derivatives(
+    selection: Selection, contracts: Sequence[Contract], spots: Mapping[str, float], now_ms: int, cut: list[Cut]
+) -> None:
+    rule = selection.rule
+    for segment in sorted({contract.segment for contract in contracts}):
+        mine = [contract for contract in contracts if contract.segment == segment]
+        listed = expiries_of(((contract.expiry_ms or 0, contract.weekly) for contract in mine), now_ms=now_ms, segment=segment)
+        by_expiry: dict[int | None, list[Contract]] = defaultdict(list)
+        for contract in mine:
+            by_expiry[contract.expiry_ms].append(contract)
+        meant = []
+        for word in rule.expiries:
+            expiry = resolve_expiry(word, listed)
+            if expiry is None:
+                cut.append(Cut(rule.name, rule.mode, f"{rule.underlying} has no living expiry {word} in {segment}", []))
+            elif expiry not in meant:
+                meant.append(expiry)
+        selection.expiries.extend(expiry.date for expiry in meant)
+        for expiry in meant:
+            _select_expiry(selection, expiry.date, by_expiry[expiry.expiry_ms], spots)
+
+
+def _select_expiry(selection: Selection, day: date, contracts: Sequence[Contract], spots: Mapping[str, float]) -> None:
+    if contracts[0].instrument_type == FUTURE_TYPE:
+        selection.keys.extend(contract.key for contract in contracts)
+        return
+    by_strike: dict[float, list[Contract]] = defaultdict(list)
+    for contract in contracts:
+        by_strike[contract.strike_price or 0.0].append(contract)
+    strikes = sorted(by_strike)
+    spot = spots.get(contracts[0].underlying_key or "") or spots.get(selection.rule.underlying)
+    centre = at_the_money(strikes, spot)
+    selection.at_the_money[day] = strikes[centre]
+    for number in _outward(centre, len(strikes), selection.rule.strikes):
+        selection.keys.extend(contract.key for contract in sorted(by_strike[strikes[number]], key=lambda each: each.instrument_type))
+
+
+def at_the_money(strikes: Sequence[float], spot: float | None) -> int:
+    """Return the place of the strike nearest to `spot` (the lower of two equally near); the middle one when there is no price.
+
+    Args:
+        strikes: ascending, not empty · INR.
+    """
+    if not spot or spot != spot:
+        return (len(strikes) - 1) // 2
+    right = bisect_left(strikes, spot)
+    if right == 0:
+        return 0
+    if right == len(strikes) or spot - strikes[right - 1] <= strikes[right] - spot:
+        return right - 1
+    return right
+
+
+def _outward(centre: int, count: int, word: str) -> list[int]:
+    """Places in a strike list from the money outwards, as far as the word goes."""
+    match = _AROUND_MONEY.fullmatch(word)
+    reach = int(match[1]) if match else count
+    places = range(max(centre - reach, 0), min(centre + reach + 1, count))
+    return sorted(places, key=lambda place: (abs(place - centre), place))
+
+
+def _take(selection: Selection, taken: dict[str, str], room: dict[str, int], limits: Mapping[str, int], cut: list[Cut]) -> None:
+    mode = selection.rule.mode
+    left_out = []
+    for key in selection.keys:
+        present = taken.get(key)
+        if present is not None and STRENGTH[present] >= STRENGTH[mode]:
+            continue
+        if room[mode] <= 0:
+            left_out.append(key)
+            continue
+        room[mode] -= 1
+        if present is not None:
+            room[present] += 1
+        taken[key] = mode
+    if left_out:
+        reason = f"the broker's limit of {limits.get(mode, 0)} keys in {mode} mode is reached"
+        cut.append(Cut(selection.rule.name, mode, reason, left_out))
