@@ -32,6 +32,8 @@ from broker.simulator.rest_server import RestServer
 
 FEED_PATH = "/market-data-feeder/v3/upstox-developer-api/feeds"
 """Path of an authorised socket. Source: FACTS §1."""
+OPEN_APIS = ("/v3/historical-candle", "/v3/historical-candle/intraday", "/v2/market/holidays", "/v2/market/timings")
+"""APIs that the official SDK calls without a token. Source: upstox-python-sdk 2.30.0, `auth_settings = []`, read 2026-11-22."""
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,15 @@ class Exchange:
         token = self.access.bearer(request.headers.get("authorization"), now)
         self.limits.spend(token, api, now)
         return token
+
+    def guest(self, request: Request, api: str) -> str:
+        """The user of a request to an API that asks for no token: its address, where it has none. Raises as `user` does."""
+        if "authorization" in request.headers:
+            return self.user(request, api)
+        self.requests[api] += 1
+        user = request.client.host if request.client else ""
+        self.limits.spend(user, api, time.time())
+        return user
 
     def authorized_url(self, request: Request | WebSocket, token: str) -> str:
         """The address of one feed connection for this token, on the host that the client used."""
@@ -151,9 +162,10 @@ def _redirect_socket(exchange: Exchange) -> Callable[[WebSocket], Awaitable[None
 
 def _guarded(exchange: Exchange, path: str, answer: Callable[[Request], Any]) -> Endpoint:
     api = path.split("/{")[0]
+    admit = exchange.guest if api in OPEN_APIS else exchange.user
 
     async def endpoint(request: Request) -> Response:
-        exchange.user(request, api)
+        admit(request, api)
         return JSONResponse({"status": "success", "data": answer(request)})
 
     return endpoint
