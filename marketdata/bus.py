@@ -50,7 +50,7 @@ class Unavailable(Exception):
     """The channel layer's server does not answer, or not in time. Worth a retry after a second."""
 
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(enc_hook=int).encode
 _decode = msgspec.msgpack.Decoder(BusBatch).decode
 
 

@@ -141,8 +141,7 @@ class MarketConnection:
                 logger.info("client aborted: it took nothing for %.0f s", settings.WS_STALL_SECONDS)
                 self.abort()
         elif now - self._sent_at > HEARTBEAT_SECONDS:
-            self.outbox.push(self._heartbeat())
-            self.wake()
+            self._answer(self._heartbeat())
 
     def close(self, code: int) -> None:
         """Say bye, then close."""
@@ -201,14 +200,21 @@ class MarketConnection:
 
     # --- commands -------------------------------------------------------------------------------------------------------
     async def _on_message(self, message: Message) -> None:
+        command: Command | None = None
         try:
             command = self._command(message)
             await self._obey(command)
         except ClientError as error:
-            self.outbox.push(error.push())
-            self.wake()
+            self._answer(error.push())
             if error.code == 429:
                 await asyncio.sleep(FLOOD_PAUSE_SECONDS)
+        except Exception:
+            logger.exception("a command failed")
+            self._answer(ClientError(500, "The command failed; try again.", command=command.id if command else None).push())
+
+    def _answer(self, message: bytes) -> None:
+        self.outbox.push(message)
+        self.wake()
 
     def _command(self, message: Message) -> Command:
         text = message.get("text")
@@ -256,8 +262,7 @@ class MarketConnection:
                 reply = self._list(command.id, "list")
             case wire.Ping():
                 reply = wire.pong_reply(command.id, _now_ms())
-        self.outbox.push(reply)
-        self.wake()
+        self._answer(reply)
 
     async def _subscribe(self, names: list[str], mode: int, seen: dict[str, int]) -> list[ItemResult]:
         """Follow instruments; `seen` has the seq of those whose quote the client has already."""
@@ -314,7 +319,7 @@ class MarketConnection:
 def _resolved(names: list[str]) -> dict[str, tuple[int, str]]:
     keys = [name for name in names if not name.startswith(ID_PREFIX)]
     numbers = {name: number for name in names if (number := _number(name)) is not None}
-    found = {key: (instrument, key) for key, instrument in (instrument_ids(keys) if keys else {}).items()}
+    found = {key: (int(instrument), key) for key, instrument in (instrument_ids(keys) if keys else {}).items()}
     names_of = instrument_keys(set(numbers.values())) if numbers else {}
     return found | {name: (number, names_of[number]) for name, number in numbers.items() if number in names_of}
 

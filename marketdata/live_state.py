@@ -38,7 +38,7 @@ CONNECTION_SECONDS = 30
 MAX_SHARDS = 8
 
 _T = TypeVar("_T")
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=int)
 _decode_status = msgspec.msgpack.Decoder(FeedStatus).decode
 _decode_demand = msgspec.msgpack.Decoder(dict[int, str]).decode
 _loops: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = WeakKeyDictionary()

@@ -24,7 +24,8 @@ LTPC, FULL, FULL_DEPTH = 0, 1, 2
 MODES: dict[str, int] = {"ltpc": LTPC, "full": FULL}
 MODE_NAMES = {number: name for name, number in MODES.items()}
 
-_encode = msgspec.json.encode
+_encode = msgspec.json.Encoder(enc_hook=int).encode
+"""Int64, as MongoDB's driver gives integers, is the one foreign type that may come by."""
 
 
 class QuoteEntry(NamedTuple):
@@ -137,7 +138,7 @@ def _tick_frame(n: int, fragments: Sequence[bytes]) -> bytes:
 
 
 # --- entries at rest ----------------------------------------------------------------------------------------------------
-_pack = msgspec.msgpack.encode
+_pack = msgspec.msgpack.Encoder(enc_hook=int).encode
 _unpack_stamped = msgspec.msgpack.Decoder(tuple[int, QuoteEntry]).decode
 
 

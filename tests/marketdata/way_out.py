@@ -1,0 +1,260 @@
+"""What the tests of the way out share: a feed that publishes what it is told, and the real web server in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+from channels.db import database_sync_to_async
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.asyncio.client import ClientConnection, connect
+
+from marketdata import bus, live_state
+from marketdata.domain.feed_status import FeedStatus
+from marketdata.domain.quote import FIELDS, Quote
+from marketdata.domain.tick import Depth, Level
+from marketdata.hub import Hub, close_hub, current_hub
+from marketdata.routing import websocket_application
+from marketdata.wire import QuoteEntry, quote_entry
+
+DEADLINE = 20.0
+
+
+class Levels(Depth):
+    """Depth that is given as it is."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, *levels: Level) -> None:
+        self._levels = levels
+
+    def levels(self) -> tuple[Level, ...]:
+        return self._levels
+
+    def __bool__(self) -> bool:
+        return bool(self._levels)
+
+
+def quote_of(instrument: int, seq: int, price: float, *, depth: Depth | None = None, broker_ms: int = 1_790_000_000_000) -> Quote:
+    """Return a quote with a last price and little else."""
+    quote = Quote(instrument)
+    quote.seq, quote.broker_ms = seq, broker_ms + seq
+    values = dict.fromkeys(FIELDS)
+    values |= {"last_price": price, "last_quantity": 75, "last_trade_ms": broker_ms + seq, "previous_close": 100.0, "volume": 1000 + seq}
+    quote.values = tuple(values[name] for name in FIELDS)
+    quote.depth = depth or Levels(Level(price - 0.05, 75, price + 0.05, 150))
+    return quote
+
+
+def entry_of(instrument: int, seq: int, price: float, *, key: str | None = None, depth_changed: bool = True) -> QuoteEntry:
+    """Return an encoded quote of the instrument that the tests call `TEST|<id>`."""
+    return quote_entry(quote_of(instrument, seq, price), key or f"TEST|{instrument}", depth_changed)
+
+
+class ScriptedFeed:
+    """A feed shard that publishes what a test tells it, numbered as the real one does.
+
+    With `reporting`, a task reports each second as the real feed does.
+    """
+
+    def __init__(self, epoch: int = 1_790_000_000_000, shard: int = 0) -> None:
+        self.epoch, self.shard, self.n = epoch, shard, 0
+        self.state, self.segments = "live", {"NSE_FO": "NORMAL_OPEN"}
+        self.newest: dict[int, QuoteEntry] = {}
+        self.seqs: dict[int, int] = {}
+
+    def status(self) -> FeedStatus:
+        return FeedStatus(
+            self.shard, self.epoch, self.n, self.state, self.epoch, self.epoch + self.n, self.epoch + self.n, self.segments, {}
+        )
+
+    async def publish(self, entries: Iterable[QuoteEntry] = (), *, report: bool = False) -> None:
+        """Publish one window; what was sent is remembered for `write`."""
+        self.n += 1
+        window = list(entries)
+        for entry in window:
+            self.newest[entry.instrument] = entry
+        await bus.publish(bus.BusBatch(self.shard, self.epoch, self.n, window, self.status() if report else None))
+
+    async def tick(self, instrument: int, price: float, *, key: str | None = None, depth_changed: bool = True) -> int:
+        """Publish one quote; return its seq."""
+        seq = self.seqs[instrument] = self.seqs.get(instrument, 0) + 1
+        await self.publish([entry_of(instrument, seq, price, key=key, depth_changed=depth_changed)])
+        return seq
+
+    async def write(self) -> None:
+        """Write hash and status as the feed does each second."""
+        await live_state.aquotes_write(list(self.newest.values()), self.epoch)
+        await live_state.astatus_write(self.status())
+
+    async def _report_for_ever(self) -> None:
+        while True:
+            try:
+                await self.publish(report=True)
+                await self.write()
+            except (bus.Unavailable, live_state.Unavailable):
+                pass
+            await asyncio.sleep(0.5)
+
+    @asynccontextmanager
+    async def reporting(self) -> AsyncIterator[ScriptedFeed]:
+        task = asyncio.create_task(self._report_for_ever())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class AbortableProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's protocol, giving the application its transport's abort as tradingok.server does."""
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):
+            self.scope["extensions"]["tradingok.abort"] = self.transport.abort  # type: ignore[index]
+
+
+class WebServer:
+    """The WebSocket application on uvicorn, on its own event loop in a thread."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"ws://127.0.0.1:{self.port}/ws/market/"
+        config = uvicorn.Config(
+            websocket_application,
+            ws=AbortableProtocol,
+            lifespan="off",
+            log_level="warning",
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=2,
+        )
+        self._server = uvicorn.Server(config)
+        self.loop: asyncio.AbstractEventLoop
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.loop.run_until_complete(self._server.serve(sockets=[self._socket]))
+        self.loop.run_until_complete(close_hub())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+    def start(self) -> None:
+        self._thread.start()
+        until(lambda: self._server.started)
+
+    def close_hub(self) -> None:
+        asyncio.run_coroutine_threadsafe(close_hub(), self.loop).result(DEADLINE)
+
+    def stop(self) -> None:
+        self.close_hub()
+        self._server.should_exit = True
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+
+    @property
+    def hub(self) -> Hub:
+        hub = current_hub()
+        assert hub is not None
+        return hub
+
+
+@contextmanager
+def web_server() -> Iterator[WebServer]:
+    server = WebServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def until(true: Any, seconds: float = DEADLINE) -> None:
+    """Poll until `true()` is; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.01)
+
+
+async def auntil(true: Any, seconds: float = DEADLINE) -> None:
+    """Do as `until` does, without holding up the loop."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+class MarketClient:
+    """A program's client: sends commands, reads messages, remembers what it has seen."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.seen: list[dict[str, Any]] = []
+
+    async def send(self, **command: Any) -> None:
+        await self.connection.send(json.dumps(command))
+
+    async def next(self, **wanted: Any) -> dict[str, Any]:
+        """Read until a message comes that has these values."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                message = json.loads(await self.connection.recv())
+                self.seen.append(message)
+                if all(message.get(name) == value for name, value in wanted.items()):
+                    return message
+
+    async def price(self, key: str, price: float) -> list[Any]:
+        """Read until the key's last price is this; return [seq, quote]."""
+        while True:
+            for name, seq, quote in (await self.next(event="market:tick"))["ticks"]:
+                if name == key and quote["last_price"] == price:
+                    return [seq, quote]
+
+
+@asynccontextmanager
+async def market_client(url: str, secret: str, **options: Any) -> AsyncIterator[MarketClient]:
+    async with connect(url, additional_headers={"Authorization": f"Bearer {secret}"}, **options) as connection:
+        yield MarketClient(connection)
+
+
+@database_sync_to_async
+def api_key(name: str = "trader") -> str:
+    """Make a user with an API key; return the secret."""
+    from accounts.models import User
+    from accounts.services import api_key_create
+
+    user, _ = User.objects.get_or_create(username=name)
+    return api_key_create(user=user, name="test")
+
+
+@database_sync_to_async
+def instruments(*ids: int) -> None:
+    """Make active instruments called `TEST|<id>`."""
+    from datetime import UTC, datetime
+
+    from instruments.models import Instrument
+
+    Instrument.objects.bulk_create(
+        Instrument(
+            id=number,
+            identity=f"TEST|{number}",
+            instrument_key=f"TEST|{number}",
+            segment="TEST",
+            exchange="NSE",
+            instrument_type="EQ",
+            trading_symbol=f"TEST{number}",
+            name=f"Test {number}",
+            active_from=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        for number in ids
+    )
