@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from accounts.views import SignInView, sign_in_by_link
+from accounts.views import SignInView, SignOutView, sign_in_by_link
 
 urlpatterns = [
     path("signin/", SignInView.as_view(), name="signin"),
     path("signin/<str:secret>/", sign_in_by_link, name="signin-link"),
-    path("signout/", LogoutView.as_view(next_page="/signin/"), name="signout"),
+    path("signout/", SignOutView.as_view(), name="signout"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth import login
-from django.contrib.auth.views import LoginView
+from django.contrib.auth.views import LoginView, LogoutView
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
 from django.views.decorators.cache import never_cache
@@ -22,6 +22,12 @@ class SignInView(LoginView):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(link_spent="spent" in self.request.GET, **kwargs)
+
+
+class SignOutView(LogoutView):
+    """Ends the session, by POST only, and leads to the form."""
+
+    next_page = "/signin/"
 
 
 @csrf_exempt

@@ -1,0 +1,122 @@
+"""The feed's state, the market's, and the known gaps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from django.conf import settings
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from marketdata import live_state
+from marketdata.api.parameters import Parameters
+from marketdata.api.serializers import BrokerStatusSerializer, GapPageSerializer, MarketStatusSerializer
+from marketdata.api.series import LIMIT, MOST_ROWS, next_url
+from marketdata.domain.feed_status import FeedStatus
+from marketdata.feed_board import FeedBoard
+from marketdata.hub import current_hub
+from marketdata.selectors import gaps, market_statuses
+from marketdata.wire import FeedView
+
+
+def feed_now() -> tuple[FeedView, FeedBoard]:
+    """Return the feed's state and the newest report of each shard: from the hub's memory, else from Redis; empty when nobody knows."""
+    hub = current_hub()
+    if hub is not None:
+        return hub.feed_view(), hub.board
+    board = FeedBoard()
+    try:
+        for status in live_state.statuses_read():
+            board.take(status)
+    except live_state.Unavailable:
+        board.lose("Redis does not answer.", time.time_ns() // 1_000_000)
+    return board.view(None), board
+
+
+class BrokerStatusView(APIView):
+    """The connection to the broker: state, data age, rates, subscriptions against their limits, reconnects, gaps, token expiry, lag."""
+
+    @extend_schema(operation_id="broker_status", responses=BrokerStatusSerializer)
+    def get(self, request: Request) -> Response:
+        Parameters(request, ())
+        now_ms = time.time_ns() // 1_000_000
+        view, board = feed_now()
+        return Response(
+            {
+                "state": view.state,
+                "since_ms": view.since_ms,
+                "detail": view.detail,
+                "data_age_ms": max(0, now_ms - view.data_ms) if view.data_ms else None,
+                "time": now_ms,
+                "shards": [_shard(status, now_ms) for _, status in sorted(board.statuses.copy().items())],
+            }
+        )
+
+
+def _shard(status: FeedStatus, now_ms: int) -> dict[str, Any]:
+    counters = status.counters
+    whole = {name: int(counters.get(name, 0)) for name in ("store_lag_ticks", "store_lag_ms", "journal_bytes")}
+    return {
+        "shard": status.shard,
+        "epoch": status.epoch,
+        "state": status.state,
+        "since_ms": status.since_ms,
+        "detail": status.detail,
+        "report_age_ms": max(0, now_ms - status.reported_ms),
+        "data_age_ms": max(0, now_ms - status.data_ms) if status.data_ms else None,
+        "frames_per_second": counters.get("frames_per_second", 0.0),
+        "ticks_per_second": counters.get("ticks_per_second", 0.0),
+        "subscribed": {
+            mode: {
+                "subscribed": int(counters.get(f"subscribed_{mode}", 0)),
+                "limit": int(counters.get(f"limit_{mode}", settings.BROKER_MODE_LIMITS[mode])),
+            }
+            for mode in settings.BROKER_MODE_LIMITS
+        },
+        "reconnects": int(counters.get("reconnects_total", 0)),
+        "gaps": int(counters.get("gaps_total", 0)),
+        **whole,
+        "token_expires_ms": int(counters.get("token_expires_ms", 0)) or None,
+        "counters": counters,
+    }
+
+
+class MarketStatusView(APIView):
+    """Each segment's state, as the broker told it last, and since when."""
+
+    @extend_schema(operation_id="market_status", responses=MarketStatusSerializer)
+    def get(self, request: Request) -> Response:
+        Parameters(request, ())
+        told = feed_now()[1].segments()
+        segments = {
+            row.segment: {"segment": row.segment, "status": row.status, "since_ms": row.since_ms}
+            for row in market_statuses()
+            if told.get(row.segment, row.status) == row.status
+        }
+        for name, status_name in told.items():
+            segments.setdefault(name, {"segment": name, "status": status_name, "since_ms": None})
+        return Response({"time": time.time_ns() // 1_000_000, "segments": [segments[name] for name in sorted(segments)]})
+
+
+class GapView(APIView):
+    """Stretches of time in which the feed gave nothing though it should have, the newest first, and whether they were healed."""
+
+    @extend_schema(
+        operation_id="gaps",
+        parameters=[
+            OpenApiParameter("from", str, description="Epoch ms or ISO 8601."),
+            OpenApiParameter("to", str, description="Not included."),
+            OpenApiParameter("limit", int, default=LIMIT, description=f"1 to {MOST_ROWS}."),
+        ],
+        responses=GapPageSerializer,
+    )
+    def get(self, request: Request) -> Response:
+        parameters = Parameters(request, ("from", "to", "limit"))
+        start, end = parameters.span()
+        limit = parameters.integer("limit", LIMIT, low=1, high=MOST_ROWS)
+        rows = gaps(from_ms=start, to_ms=end, limit=limit)
+        following = next_url(request, {"to": rows[-1]["from"]}) if len(rows) >= limit else None
+        return Response({"results": rows, "next": following})
