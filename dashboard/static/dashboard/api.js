@@ -1,0 +1,48 @@
+/** What the page asks the REST API. Each function returns plain rows; errors are thrown with the server's own words. */
+export class ApiError extends Error {
+  constructor(status, message) { super(message); this.status = status; }
+}
+
+async function get(path, query = {}, signal = undefined) {
+  const url = new URL(path, location.origin);
+  for (const [name, value] of Object.entries(query)) if (value !== undefined && value !== null) url.searchParams.set(name, value);
+  const response = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin", signal });
+  if (response.ok) return response.json();
+  const problem = await response.json().catch(() => ({}));
+  throw new ApiError(response.status, problem.detail ?? problem.title ?? response.statusText);
+}
+
+const rows = (answer) => (Array.isArray(answer) ? answer : answer.results ?? []);
+
+/** Instruments as a trader types them: "nifty 25000 ce". */
+export const search = async (q, signal) => rows(await get("/api/marketdata/instruments/search/", { q, limit: 20 }, signal));
+
+/** One instrument by "id:5" or by key; null where there is none. */
+export async function instrument(name) {
+  try {
+    return await get(`/api/marketdata/instruments/${encodeURIComponent(name)}/`);
+  } catch (error) {
+    if (error instanceof ApiError && [400, 404, 410].includes(error.status)) return null;
+    throw error;
+  }
+}
+
+/** Instruments by filter: {subscribed, instrument_type, underlying, …}; the first page. */
+export const instruments = async (filter) => rows(await get("/api/marketdata/instruments/", filter));
+
+/** Expiry days of an underlying, nearest first, as "2026-11-24". */
+export const expiries = async (underlying) =>
+  rows(await get(`/api/marketdata/underlyings/${encodeURIComponent(underlying)}/expiries/`)).map((row) => row.date ?? row);
+
+/** Latest quotes by instrument id. */
+export async function latest(names) {
+  if (!names.length) return new Map();
+  const answer = rows(await get("/api/marketdata/ticks/latest/", { instruments: names.join(",") }));
+  return new Map(answer.filter((item) => item.quote).map((item) => [item.instrument, item.quote]));
+}
+
+/** Candles of one instrument, oldest first: [{start, open, high, low, close, volume}…], start in ms UTC. */
+export async function candles(name, interval, fromMs, toMs, signal) {
+  const found = rows(await get("/api/marketdata/ohlc/", { instrument: name, interval, from: fromMs, to: toMs, limit: 2000 }, signal));
+  return found.map(({ candle: [start, open, high, low, close, volume] }) => ({ start, open, high, low, close, volume }));
+}

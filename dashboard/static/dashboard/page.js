@@ -1,0 +1,90 @@
+/** The live page: brings feed, watchlist, detail, search box and status together. */
+import { connect } from "./tradingok.js";
+import { ApiError } from "./api.js";
+import { onColoursChange } from "./colours.js";
+import { Detail } from "./detail.js";
+import { remember, watchlist as rememberedWatchlist } from "./remembered.js";
+import { SearchBox } from "./searchbox.js";
+import { Status } from "./status.js";
+import { Watchlist } from "./watchlist.js";
+
+const RETRY_MS = 3000;
+const wide = matchMedia("(min-width: 1000px)");
+const at = (id) => document.getElementById(id);
+const feed = connect();
+const status = new Status(document.querySelector("header"));
+const idOfKey = new Map();
+let marketMs = 0;
+
+const list = new Watchlist(at("watchlist"), {
+  onSelect(id) {
+    const row = list.rows.get(id);
+    detail.show(row?.instrument ?? null, row?.quote);
+  },
+  onRemove: remove,
+});
+const detail = new Detail(at("detail"), () => marketMs || status.serverMs(), () => list.select(null));
+new SearchBox(at("search"), at("found"), (instrument) => {
+  add([instrument]);
+  list.select(instrument.id);
+  list.rows.get(instrument.id).element.scrollIntoView({ block: "nearest" });
+});
+onColoursChange(() => list.redraw());
+
+function add(instruments) {
+  for (const instrument of instruments) {
+    idOfKey.set(instrument.instrument_key, instrument.id);
+    list.add(instrument);
+  }
+  feed.subscribe(instruments.map(({ id }) => `id:${id}`));
+  changed();
+}
+
+function remove(id) {
+  idOfKey.delete(list.rows.get(id)?.instrument.instrument_key);
+  list.remove(id);
+  feed.unsubscribe([`id:${id}`]);
+  changed();
+}
+
+function changed() {
+  remember([...list.rows.values()].map((row) => row.instrument));
+  at("empty").hidden = list.rows.size > 0;
+}
+
+feed.on("connection", (connection) => status.connectionChanged(connection));
+feed.on("hello", (hello) => {
+  status.connectionChanged({ state: "open" });
+  status.serverTime(hello.time);
+  status.feedChanged(hello.feed);
+  status.marketChanged(hello.market);
+});
+feed.on("feed:status", (message) => status.feedChanged(message));
+feed.on("market:status", (message) => status.marketChanged(message.segments));
+feed.on("heartbeat", (message) => status.serverTime(message.time));
+feed.on("subscribe", ({ results }) => {
+  for (const result of results) if (result.instrument != null) idOfKey.set(result.key, result.instrument); // a key may have passed to another contract
+});
+feed.on("market:tick", ([key, , quote]) => {
+  const id = idOfKey.get(key);
+  if (id === undefined) return;
+  status.ticked();
+  marketMs = Math.max(marketMs, quote.broker_ms);
+  list.update(id, quote);
+  if (id === list.selected) detail.update(quote);
+});
+
+async function begin() {
+  try {
+    add(await rememberedWatchlist());
+    if (wide.matches) list.select(list.rows.keys().next().value ?? null);
+  } catch (error) {
+    if (error instanceof ApiError && [401, 403].includes(error.status)) return location.reload(); // to the sign-in page
+    at("empty").hidden = false;
+    at("empty").textContent = `The watchlist cannot be loaded (${error.message}). Trying again…`;
+    setTimeout(begin, RETRY_MS);
+  }
+  return undefined;
+}
+
+begin();

@@ -1,0 +1,68 @@
+/** The watchlist as this browser remembers it, and what it begins with.
+ *
+ * Instruments are remembered by our own id, never by key: brokers give keys of expired contracts to new ones. The symbol beside it
+ * tells an id of another database apart.
+ */
+import { expiries, instrument, instruments, latest } from "./api.js";
+
+const PLACE = "tradingok.watchlist.v1";
+const INDICES = 6;
+const UNDERLYINGS = ["NIFTY", "BANKNIFTY"];
+const OPTIONS_EACH_SIDE = 1;
+const STRIKE_WINDOW = 0.01; // of the price, so that few rows are asked for
+
+const stamp = (row) => [row.id, row.isin || row.trading_symbol];
+
+export const remember = (rows) => {
+  try {
+    localStorage.setItem(PLACE, JSON.stringify(rows.map(stamp)));
+  } catch {
+    // storage is full or forbidden: the list lasts as long as the page
+  }
+};
+
+function remembered() {
+  try {
+    return JSON.parse(localStorage.getItem(PLACE));
+  } catch {
+    return null;
+  }
+}
+
+/** REST instruments to begin with, in order: the remembered ones that still exist, or the default list. */
+export async function watchlist() {
+  const stamps = remembered();
+  if (!Array.isArray(stamps)) return defaults();
+  const rows = await Promise.all(stamps.map(([id]) => instrument(`id:${id}`)));
+  const same = rows.filter((row, at) => row && stamp(row)[1] === stamps[at][1]);
+  return same.length || !stamps.length ? same : defaults();
+}
+
+/** Indices, near futures and options at the money, out of what the server follows. */
+async function defaults() {
+  const subscribed = (filter) => instruments({ subscribed: true, ...filter });
+  const indices = (await subscribed({ instrument_type: "INDEX" })).slice(0, INDICES);
+  const futures = await Promise.all(UNDERLYINGS.map((underlying) => subscribed({ instrument_type: "FUT", underlying })));
+  const options = await Promise.all(futures.map((rows, at) => nearTheMoney(UNDERLYINGS[at], nearest(rows))));
+  return [...indices, ...futures.map(nearest).filter(Boolean), ...options.flat()];
+}
+
+const nearest = (rows) => [...rows].sort((a, b) => Date.parse(a.expiry) - Date.parse(b.expiry))[0];
+
+/** Calls and puts of the nearest expiry around the last price of the underlying (its future's, where the index has none). */
+async function nearTheMoney(underlying, future) {
+  const expiry = (await expiries(underlying))[0];
+  const price = future && (await priceOf(future));
+  if (!expiry || !price) return [];
+  const window = price * STRIKE_WINDOW;
+  const rows = await instruments({ subscribed: true, underlying, expiry, strike_min: price - window, strike_max: price + window, limit: 200 });
+  const strikes = [...new Set(rows.map((row) => row.strike_price))].sort((a, b) => Math.abs(a - price) - Math.abs(b - price)).slice(0, 1 + 2 * OPTIONS_EACH_SIDE);
+  return rows.filter((row) => strikes.includes(row.strike_price)).sort((a, b) => a.strike_price - b.strike_price || a.instrument_type.localeCompare(b.instrument_type));
+}
+
+/** The underlying's last price, else the future's; undefined where neither has traded. */
+async function priceOf(future) {
+  const spot = future.underlying_key && (await instrument(future.underlying_key));
+  const quotes = await latest([future, spot].filter(Boolean).map((row) => `id:${row.id}`));
+  return (spot && quotes.get(spot.id)?.last_price) ?? quotes.get(future.id)?.last_price;
+}

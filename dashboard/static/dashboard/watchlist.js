@@ -1,0 +1,161 @@
+/** The watchlist's table. It draws only cells whose text has changed, at most once a frame; it knows nothing of the network. */
+import * as format from "./format.js";
+import { colours } from "./colours.js";
+import { Sparkline } from "./sparkline.js";
+
+const NUMBER_COLUMNS = {
+  last: ({ quote, decimals }) => format.number(quote.last_price, decimals),
+  change: ({ quote, decimals }) => format.signed(change(quote), decimals),
+  percent: ({ quote }) => format.signed(changePercent(quote)),
+  bid: ({ quote, decimals }) => format.number(quote.bid_price, decimals),
+  bidQuantity: ({ quote }) => format.whole(quote.bid_quantity),
+  ask: ({ quote, decimals }) => format.number(quote.ask_price, decimals),
+  askQuantity: ({ quote }) => format.whole(quote.ask_quantity),
+  volume: ({ quote }) => format.whole(quote.volume),
+  openInterest: ({ quote }) => format.whole(quote.open_interest),
+  volatility: ({ quote }) => format.percent(quote.implied_volatility),
+  time: ({ quote }) => format.clock(quote.last_trade_ms),
+};
+const FLASH_MS = 700;
+const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** Rupees against the previous close; null where either is unknown. */
+export const change = (quote) => (quote?.last_price == null || quote.previous_close == null ? null : quote.last_price - quote.previous_close);
+
+/** The same in percent. */
+export function changePercent(quote) {
+  const difference = change(quote);
+  return difference === null || !quote.previous_close ? null : (difference / quote.previous_close) * 100;
+}
+
+export class Watchlist {
+  /**
+   * @param {HTMLTableElement} table with a tbody
+   * @param {{onSelect: (id: number | null) => void, onRemove: (id: number) => void}} events
+   */
+  constructor(table, events) {
+    this.body = table.tBodies[0];
+    this.events = events;
+    this.rows = new Map();
+    this.dirty = new Set();
+    this.frame = 0;
+    this.selected = null;
+    this.body.addEventListener("click", (event) => this.clicked(event));
+    this.body.addEventListener("keydown", (event) => this.pressed(event));
+  }
+
+  /** Add a row for a REST instrument; one that is there already stays as it is. */
+  add(instrument) {
+    if (this.rows.has(instrument.id)) return;
+    const element = rowElement(instrument);
+    const row = { instrument, element, cells: {}, texts: {}, quote: null, shownPrice: null, decimals: format.decimalsOf(instrument.tick_size) };
+    for (const cell of element.querySelectorAll("[data-cell]")) row.cells[cell.dataset.cell] = cell;
+    row.sparkline = new Sparkline(element.querySelector("canvas"));
+    this.rows.set(instrument.id, row);
+    this.body.append(element);
+    this.keepOneTabStop();
+  }
+
+  remove(id) {
+    const row = this.rows.get(id);
+    if (!row) return;
+    const neighbour = row.element.nextElementSibling ?? row.element.previousElementSibling;
+    const hadFocus = row.element.contains(document.activeElement);
+    row.element.remove();
+    this.rows.delete(id);
+    this.dirty.delete(id);
+    if (this.selected === id) this.select(neighbour ? Number(neighbour.dataset.id) : null);
+    this.keepOneTabStop();
+    if (hadFocus) neighbour?.focus();
+  }
+
+  /** Take a row's newest quote; it is drawn with the next frame. */
+  update(id, quote) {
+    const row = this.rows.get(id);
+    if (!row) return;
+    row.quote = quote;
+    row.sparkline.add(quote.last_price, quote.previous_close);
+    this.dirty.add(id);
+    this.frame ||= requestAnimationFrame(() => this.draw());
+  }
+
+  draw() {
+    this.frame = 0;
+    for (const id of this.dirty) this.drawRow(this.rows.get(id));
+    this.dirty.clear();
+  }
+
+  drawRow(row) {
+    for (const [name, textOf] of Object.entries(NUMBER_COLUMNS)) {
+      const text = textOf(row);
+      if (text !== row.texts[name]) row.cells[name].textContent = row.texts[name] = text;
+    }
+    const direction = Math.sign(change(row.quote) ?? 0);
+    if (direction !== row.direction) {
+      row.direction = direction;
+      row.element.dataset.direction = direction > 0 ? "up" : direction < 0 ? "down" : "flat";
+    }
+    const price = row.quote.last_price;
+    if (row.shownPrice !== null && price !== row.shownPrice && !stillness.matches) flash(row.cells.last, price > row.shownPrice);
+    row.shownPrice = price;
+    row.sparkline.draw();
+  }
+
+  /** Draw all sparklines anew, as after a change of colours. */
+  redraw() {
+    for (const row of this.rows.values()) row.sparkline.draw(true);
+  }
+
+  select(id) {
+    this.rows.get(this.selected)?.element.setAttribute("aria-selected", "false");
+    this.selected = this.rows.has(id) ? id : null;
+    this.rows.get(this.selected)?.element.setAttribute("aria-selected", "true");
+    this.keepOneTabStop();
+    this.events.onSelect(this.selected);
+  }
+
+  /** Rows are one stop of the Tab key; the arrows move between them. */
+  keepOneTabStop() {
+    const stop = this.rows.get(this.selected)?.element ?? this.body.firstElementChild;
+    for (const row of this.rows.values()) row.element.tabIndex = row.element === stop ? 0 : -1;
+  }
+
+  clicked(event) {
+    const element = event.target.closest("tr");
+    if (!element) return;
+    const id = Number(element.dataset.id);
+    if (event.target.closest("button")) this.events.onRemove(id);
+    else this.select(id);
+  }
+
+  pressed(event) {
+    const element = event.target.closest("tr");
+    if (!element || event.target.closest("button")) return;
+    const targets = {
+      ArrowDown: element.nextElementSibling, ArrowUp: element.previousElementSibling,
+      Home: this.body.firstElementChild, End: this.body.lastElementChild,
+      Enter: element, " ": element,
+    };
+    if (event.key === "Delete") this.events.onRemove(Number(element.dataset.id));
+    else if (targets[event.key]) {
+      targets[event.key].focus();
+      this.select(Number(targets[event.key].dataset.id));
+    } else return;
+    event.preventDefault();
+  }
+}
+
+function flash(cell, up) {
+  const colour = colours[up ? "flash-up" : "flash-down"];
+  cell.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], FLASH_MS);
+}
+
+function rowElement(instrument) {
+  const element = document.getElementById("row").content.firstElementChild.cloneNode(true);
+  element.dataset.id = instrument.id;
+  element.querySelector(".symbol").textContent = instrument.trading_symbol;
+  element.querySelector(".symbol").title = `${instrument.name || instrument.trading_symbol} · ${instrument.instrument_key}`;
+  element.querySelector(".segment").textContent = instrument.segment.replace("_", " ");
+  element.querySelector("button").setAttribute("aria-label", `Remove ${instrument.trading_symbol}`);
+  return element;
+}

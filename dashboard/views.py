@@ -1,0 +1,35 @@
+"""The live page: one document without data. Everything on it comes through the public REST and WebSocket API."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+INTERVALS = ("1m", "5m", "15m", "1h")
+"""Candle intervals that the chart offers; chart.js knows their lengths."""
+LEVELS = range(5)
+
+
+def content_security_policy(request: HttpRequest) -> str:
+    """Return the page's policy: nothing inline, nothing from elsewhere.
+
+    The WebSocket's address is spelled out because 'self' does not cover it in older Safari.
+    """
+    web_socket = f"{'wss' if request.is_secure() else 'ws'}://{request.get_host()}"
+    return (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        f"connect-src 'self' {web_socket}; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
+
+
+@never_cache
+@require_safe
+@login_required
+def page(request: HttpRequest) -> HttpResponse:
+    """Return the live page to whoever has signed in."""
+    response = render(request, "dashboard/page.html", {"intervals": INTERVALS, "levels": LEVELS})
+    response["Content-Security-Policy"] = content_security_policy(request)
+    return response
