@@ -18,7 +18,7 @@ from broker.pipeline import Pipeline
 from broker.universe import reconcile, within_limits
 from broker.upstox.feed import FeedConnection
 from instruments.selectors import instrument_ids, instrument_keys, universe_resolve
-from instruments.services import instrument_placeholder_create
+from instruments.services import instrument_placeholder_create, rules_default_create
 from marketdata import live_state
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Following:
         self._shards = shards
         self._limits = limits
         self._rules: dict[str, str] = {}
+        self._defaults_made = False
 
     def learn(self, instruments: Mapping[str, int]) -> None:
         """Take over what keys mean; the journal first. A key that passed to another contract starts with no state."""
@@ -66,6 +67,9 @@ class Following:
         """
         at_ms = self._pipeline.market_ms or time.time_ns() // 1_000_000
         spots = self._spots()
+        if not self._defaults_made:
+            await asyncio.to_thread(rules_default_create)
+            self._defaults_made = True
         universe = await asyncio.to_thread(lambda: universe_resolve(spots=spots, at_ms=at_ms))
         wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
         ids = await asyncio.to_thread(ids_with_placeholders, list(wanted))

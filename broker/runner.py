@@ -130,7 +130,7 @@ class FeedRunner:
             asyncio.create_task(loop(), name=loop.__name__.strip("_"))
             for loop in (self._connect_loop, self._publish_loop, self._status_loop, self._universe_loop, self._flush_loop)
         ]
-        stopped = asyncio.create_task(self._stopping.wait(), name="stop")
+        stopped = asyncio.create_task(self._wait_for_stop(), name="stop")
         await asyncio.wait([*loops, stopped], return_when=asyncio.FIRST_COMPLETED)
         failed = False
         for task in loops:
@@ -141,6 +141,9 @@ class FeedRunner:
             task.cancel()
         await asyncio.gather(*loops, stopped, return_exceptions=True)
         return 1 if not await self._shut_down() or failed else 0
+
+    async def _wait_for_stop(self) -> None:
+        await self._stopping.wait()
 
     async def _start(self) -> None:
         config = self.config

@@ -82,10 +82,10 @@ class History:
         self._volatility_path = volatility_path
         self._hours = hours
 
-    def opening(self, slots: Integers, day: date) -> Opening:
-        """Figures fixed for the whole of `day`."""
+    def opening(self, slots: Integers, segment: str, day: date) -> Opening:
+        """Figures fixed for the whole of `day`, for instruments of one segment."""
         before = calendar.trading_day_at_or_before(day - timedelta(days=1))
-        close_ms = calendar.midnight_ms(before) + calendar.close_minute("NSE_FO", before) * MINUTE_MS
+        close_ms = calendar.midnight_ms(before) + calendar.close_minute(segment, before) * MINUTE_MS
         spot = self._spot_prices(slots, close_ms)
         close = self._on_tick(slots, spot, self._level(slots, close_ms), close_ms)
         pace = self._pace(slots, spot, close_ms)

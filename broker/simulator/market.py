@@ -257,17 +257,20 @@ class Market:
 
     def _refresh(self, slots: list[int]) -> None:
         """Give instruments that were not followed the figures that the market has brought them to by its last step."""
-        by_segment: dict[str, list[int]] = {}
+        self._fresh.update(dict.fromkeys(slots, self._now_ms))
+        for segment, members in self._by_segment(slots):
+            self._refresh_segment(members, segment)
+
+    def _by_segment(self, slots: Iterable[int]) -> list[tuple[str, Integers]]:
+        found: dict[str, list[int]] = {}
         for slot in slots:
-            by_segment.setdefault(self._tape.contracts[slot].segment, []).append(slot)
-            self._fresh[slot] = self._now_ms
-        for segment, members in by_segment.items():
-            self._refresh_segment(np.array(members, np.int64), segment)
+            found.setdefault(self._tape.contracts[slot].segment, []).append(slot)
+        return [(segment, np.array(members, np.int64)) for segment, members in found.items()]
 
     def _refresh_segment(self, slots: Integers, segment: str) -> None:
         tape, at_ms = self._tape, self._last_ms
         session = calendar.session_at(segment, at_ms, self._hours)
-        self._open_day(slots, session.day)
+        self._open_day(slots, segment, session.day)
         day = self._history.day(slots, segment, at_ms)
         same = tape.day_ms[slots] == day.day_ms
         tape.finish_before(slots, at_ms - at_ms % MINUTE_MS)
@@ -297,8 +300,8 @@ class Market:
         tape.done_low[slots], tape.done_close[slots] = minute.low[older], minute.close[older]
         tape.done_volume[slots] = minute.volume[older]
 
-    def _open_day(self, slots: Integers, day: date) -> None:
-        opening = self._history.opening(slots, day)
+    def _open_day(self, slots: Integers, segment: str, day: date) -> None:
+        opening = self._history.opening(slots, segment, day)
         self._tape.previous_close[slots] = opening.previous_close
         self._tape.previous_open_interest[slots] = opening.previous_open_interest
         self._tape.pace[slots] = opening.pace
@@ -343,8 +346,8 @@ class Market:
             self._asked = frozenset()
         self._followed &= self.rows_by_key.keys()
         self._active = self._slots_of(self._followed)
-        if len(self._active):
-            self._open_day(self._active, self._day)
+        for segment, members in self._by_segment(self._active.tolist()):
+            self._open_day(members, segment, self._day)
 
     def _trade(self, slots: Integers, counts: Integers, from_ms: int, to_ms: int) -> None:
         """Make `counts` trades of each slot within (from_ms, to_ms], at the best prices, in the order of time within a slot."""

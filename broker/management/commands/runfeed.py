@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 class Command(BaseCommand):
     """Parses the shard, runs one FeedRunner, ends with its exit code."""
 
+    requires_system_checks = []  # it serves no URL; `manage.py up` checks the settings before it starts any process
     help = "Receive the broker's live feed: journal, decode, store, publish. Ends in order on SIGTERM or Ctrl-C."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -1,0 +1,200 @@
+"""Decoding, against frames made by hand and against the official SDK's reading of real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.upstox import MarketDataFeedV3_pb2 as pb
+from broker.upstox.decode import Frame, decode
+from broker.upstox.protocol import ProtocolViolation
+from marketdata.domain.tick import Level, Tick, TickKind
+from tests.payloads import frame, option_feed, recorded_frames
+
+KEY = "NSE_FO|51420"
+
+
+def _one(feed: pb.Feed) -> Tick:
+    decoded = decode(frame({KEY: feed}), {KEY: 7})
+    (tick,) = decoded.ticks
+    return tick
+
+
+def test_a_full_update_becomes_a_tick_with_every_field_in_its_place() -> None:
+    decoded = decode(frame({KEY: option_feed()}), {KEY: 7})
+    (tick,) = decoded.ticks
+    assert decoded.broker_ms == 1_769_160_569_400
+    assert decoded.kind is TickKind.LIVE
+    assert tick[:-1] == (
+        7, 0, 1_769_160_569_162, 101.5, 75, 99.25, 750, 100.75, 12_000.0, 0.125, 0.51, -12.5, 0.0007, 9.25, 1.5,
+        101.4, 75, pytest.approx(101.6), 150, 5_000.0, 6_000.0, 98.0, 110.0, 95.5,
+    )  # fmt: skip
+    assert tick.depth.levels()[1] == Level(pytest.approx(101.35), 76, pytest.approx(101.65), 151)
+    assert len(tick.depth.levels()) == 5
+
+
+def test_the_finished_minute_comes_as_a_confirmed_candle() -> None:
+    (bar,) = decode(frame({KEY: option_feed()}), {KEY: 7}).bars
+    assert bar == (7, "1m", 1_769_160_480_000, 100.0, 102.0, 99.5, 101.0, 300, 12_000.0, "confirmed", 0)
+
+
+def test_a_bar_before_the_first_trade_is_none() -> None:
+    feed = option_feed()
+    feed.fullFeed.marketFF.marketOHLC.ohlc[1].Clear()
+    feed.fullFeed.marketFF.marketOHLC.ohlc[1].interval = "I1"
+    assert decode(frame({KEY: feed}), {KEY: 7}).bars == []
+
+
+def test_what_a_partial_frame_leaves_out_is_unknown_not_zero() -> None:
+    feed = option_feed()
+    feed.fullFeed.marketFF.ClearField("marketLevel")
+    feed.fullFeed.marketFF.ClearField("optionGreeks")
+    feed.fullFeed.marketFF.tbq = 0
+    tick = _one(feed)
+    assert tick.delta is None
+    assert tick.bid_price is None
+    assert tick.total_buy_quantity is None
+    assert not tick.depth
+    feed.fullFeed.marketFF.ClearField("ltpc")
+    feed.fullFeed.marketFF.vtt = 0
+    tick = _one(feed)
+    assert (tick.last_price, tick.last_quantity, tick.volume) == (None, None, None)
+
+
+def test_a_real_zero_beside_its_group_is_zero() -> None:
+    feed = option_feed(volume=0)
+    feed.fullFeed.marketFF.tbq = 0
+    tick = _one(feed)
+    assert tick.volume == 0
+    assert tick.total_buy_quantity == 0
+
+
+def test_a_contract_that_never_traded_has_no_last_price() -> None:
+    assert _one(option_feed(last_price=0, last_trade_ms=0)).last_price is None
+
+
+def test_an_index_has_neither_quantity_nor_depth() -> None:
+    feed = pb.Feed()
+    feed.fullFeed.indexFF.ltpc.ltp = 25_048.65
+    feed.fullFeed.indexFF.ltpc.ltt = 1_769_160_569_000
+    tick = _one(feed)
+    assert (tick.last_price, tick.last_quantity, tick.volume, tick.depth.levels()) == (25_048.65, None, None, ())
+
+
+def test_the_lesser_modes_are_read_too() -> None:
+    ltpc = pb.Feed()
+    ltpc.ltpc.ltp, ltpc.ltpc.ltt, ltpc.ltpc.ltq, ltpc.ltpc.cp = 5.5, 1_769_160_569_000, 10, 5.25
+    assert _one(ltpc)[:6] == (7, 0, 1_769_160_569_000, 5.5, 10, 5.25)
+    greeks = pb.Feed()
+    greeks.firstLevelWithGreeks.ltpc.CopyFrom(ltpc.ltpc)
+    greeks.firstLevelWithGreeks.firstDepth.CopyFrom(pb.Quote(bidQ=1, bidP=5.4, askQ=2, askP=5.6))
+    greeks.firstLevelWithGreeks.optionGreeks.delta = 0.4
+    greeks.firstLevelWithGreeks.iv = 0.2
+    tick = _one(greeks)
+    assert (tick.delta, tick.implied_volatility, tick.bid_price, tick.ask_quantity) == (0.4, 0.2, 5.4, 2)
+
+
+def test_ranks_follow_the_byte_order_of_all_keys_known_or_not() -> None:
+    feeds = {key: option_feed() for key in ("NSE_FO|9", "BSE_FO|1", "NSE_FO|10")}
+    decoded = decode(frame(feeds), {"NSE_FO|9": 1, "NSE_FO|10": 2})
+    assert [(tick.instrument, tick.rank) for tick in decoded.ticks] == [(2, 1), (1, 2)]
+    assert decoded.unknown == ("BSE_FO|1",)
+
+
+def test_market_info_gives_segments_and_no_tick() -> None:
+    response = pb.FeedResponse(type=pb.market_info, currentTs=5)
+    response.marketInfo.segmentStatus["NSE_FO"] = pb.NORMAL_OPEN
+    response.marketInfo.segmentStatus["NSE_EQ"] = pb.PRE_OPEN_START
+    response.marketInfo.segmentStatus["MCX_FO"] = 77  # type: ignore[assignment]  # of a newer schema
+    decoded = decode(response.SerializeToString(), {})
+    assert decoded == Frame(5, None, [], [], {"NSE_FO": "NORMAL_OPEN", "NSE_EQ": "PRE_OPEN_START", "MCX_FO": "STATUS_77"}, ())
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_a_violation_or_an_empty_frame_but_never_a_crash(data: bytes) -> None:
+    try:
+        decoded = decode(data, {})
+    except ProtocolViolation:
+        return
+    assert decoded.ticks == []
+
+
+@given(st.integers(min_value=0, max_value=400))
+def test_a_frame_cut_anywhere_never_crashes(length: int) -> None:
+    whole = frame({KEY: option_feed()})
+    try:
+        decoded = decode(whole[:length], {KEY: 7})
+    except ProtocolViolation:
+        return
+    assert len(decoded.ticks) <= 1
+
+
+def test_more_keys_than_an_id_can_hold_are_refused() -> None:
+    feeds = {f"NSE_FO|{number}": pb.Feed() for number in range(8192)}
+    with pytest.raises(ProtocolViolation, match="8192 keys"):
+        decode(frame(feeds), {})
+
+
+def _sdk_figures(feed: dict[str, Any]) -> dict[str, float | None]:
+    """Read a Feed as the official SDK's MessageToDict gives it, by the meanings of FACTS §3.4."""
+    full = feed["fullFeed"]
+    body = full.get("marketFF") or full["indexFF"]
+    level = body.get("marketLevel", {}).get("bidAskQuote", [{}])[0]
+    return {
+        "last_price": body["ltpc"].get("ltp"),
+        "last_trade_ms": int(body["ltpc"]["ltt"]),
+        "previous_close": body["ltpc"].get("cp"),
+        "volume": int(body["vtt"]) if "vtt" in body else None,
+        "open_interest": body.get("oi"),
+        "implied_volatility": body.get("iv"),
+        "delta": body.get("optionGreeks", {}).get("delta"),
+        "bid_price": level.get("bidP"),
+        "ask_price": level.get("askP"),
+        "total_buy_quantity": body.get("tbq"),
+    }
+
+
+@pytest.mark.realdata
+def test_real_frames_read_as_the_official_sdk_reads_them() -> None:
+    from upstox_client.feeder.proto import MarketDataFeedV3_pb2 as sdk
+
+    frames = recorded_frames()
+    read = [MessageToDict(sdk.FeedResponse.FromString(data)) for data in frames]
+    ids = {key: number for number, key in enumerate(sorted({key for one in read for key in one["feeds"]}), start=1)}
+    compared = 0
+    for data, expected in zip(frames, read, strict=True):
+        decoded = decode(data, ids)
+        assert decoded.broker_ms == int(expected["currentTs"])
+        by_id = {tick.instrument: tick for tick in decoded.ticks}
+        assert set(by_id) == {ids[key] for key in expected["feeds"]}
+        for key, feed in expected["feeds"].items():
+            tick = by_id[ids[key]]._asdict()
+            assert {name: tick[name] for name in _sdk_figures(feed)} == _sdk_figures(feed), key
+            compared += 1
+    assert compared == 859  # the number that the data's own description gives
+
+
+@pytest.mark.realdata
+def test_one_frame_decoded_in_two_fresh_processes_gives_the_same_ids() -> None:
+    script = (
+        "import django,os,sys; os.environ.setdefault('DJANGO_SETTINGS_MODULE','tradingok.settings'); django.setup()\n"
+        "from tests.payloads import recorded_frames\nfrom broker.upstox.decode import decode\n"
+        "from marketdata.domain.tick import tick_id\n"
+        "data = max(recorded_frames(), key=len); keys = decode(data, {}).unknown\n"
+        "print([(t.instrument, tick_id(8, t.rank)) for t in decode(data, {k: hash_free for hash_free, k in enumerate(keys)}).ticks])"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    assert outputs.pop().count("(") >= 20

@@ -1,0 +1,46 @@
+"""The pipeline: what changed is drained once, merged, with its depth flag; market time never steps back."""
+
+from __future__ import annotations
+
+from broker.pipeline import Pipeline
+from broker.upstox import MarketDataFeedV3_pb2 as pb
+from broker.upstox.decode import decode
+from tests.payloads import frame, option_feed
+
+IDS = {"A": 1, "B": 2}
+
+
+def test_changes_between_two_drains_merge() -> None:
+    pipeline = Pipeline()
+    pipeline.apply(decode(frame({"A": option_feed(), "B": option_feed()}, broker_ms=10), IDS))
+    partial = option_feed(last_price=103, volume=900)
+    partial.fullFeed.marketFF.ClearField("marketLevel")
+    pipeline.apply(decode(frame({"A": partial}, broker_ms=20), IDS))
+    changes = {quote.instrument: (quote.seq, depth) for quote, depth in pipeline.drain()}
+    assert changes == {1: (2, True), 2: (1, True)}
+    assert not pipeline.has_changes
+    assert pipeline.drain() == []
+
+
+def test_market_time_never_steps_back() -> None:
+    pipeline = Pipeline()
+    for broker_ms in (10, 30, 20):
+        pipeline.apply(decode(frame({"A": option_feed()}, broker_ms=broker_ms), IDS))
+    assert pipeline.market_ms == 30
+
+
+def test_segments_are_merged_from_market_info() -> None:
+    pipeline = Pipeline()
+    for name, status in (("NSE_FO", pb.NORMAL_OPEN), ("NSE_EQ", pb.PRE_OPEN_START), ("NSE_FO", pb.NORMAL_CLOSE)):
+        response = pb.FeedResponse(type=pb.market_info, currentTs=1)
+        response.marketInfo.segmentStatus[name] = status
+        pipeline.apply(decode(response.SerializeToString(), {}))
+    assert pipeline.segments == {"NSE_FO": "NORMAL_CLOSE", "NSE_EQ": "PRE_OPEN_START"}
+
+
+def test_what_is_forgotten_is_not_drained() -> None:
+    pipeline = Pipeline()
+    pipeline.apply(decode(frame({"A": option_feed(), "B": option_feed()}), IDS))
+    pipeline.forget({1})
+    assert [quote.instrument for quote, _ in pipeline.drain()] == [2]
+    assert set(pipeline.quotes) == {2}

@@ -1,0 +1,122 @@
+"""Ticks and candles in the real MongoDB: written once however often, read in order, by index."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from broker.upstox.decode import decode
+from marketdata import store
+from marketdata.domain.candle import Candle
+from marketdata.domain.tick import tick_id
+from marketdata.models import OHLC, MarketTick
+from tests.payloads import frame, option_feed
+
+pytestmark = pytest.mark.django_db
+T0 = 1_769_160_540_000
+STAMP = 191_323_769_400_000
+
+
+def _documents(count: int, *, instrument: int = 7, step_ms: int = 10) -> list[store.Document]:
+    (tick,) = decode(frame({"K": option_feed()}), {"K": instrument}).ticks
+    return [store.tick_document(tick, STAMP + number * 8, T0 + number * step_ms, 1) for number in range(count)]
+
+
+def test_writing_a_batch_again_changes_nothing() -> None:
+    documents = _documents(100)
+    assert store.ticks_write(documents[:60]) == (60, 0)
+    assert store.ticks_write(documents) == (40, 60)
+    assert store.ticks_write(documents) == (0, 100)
+    assert MarketTick.objects.count() == 100
+
+
+def test_the_model_names_what_the_document_holds() -> None:
+    store.ticks_write(_documents(1))
+    tick = MarketTick.objects.get(pk=tick_id(STAMP, 0))
+    assert (tick.instrument, tick.kind, tick.last_price, tick.last_quantity, tick.volume) == (7, 1, 101.5, 75, 750)
+    assert (tick.previous_close, tick.average_traded_price, tick.open_interest, tick.implied_volatility) == (99.25, 100.75, 12_000, 0.125)
+    assert (tick.delta, tick.theta, tick.gamma, tick.vega, tick.rho) == (0.51, -12.5, 0.0007, 9.25, 1.5)
+    assert (tick.bid_price, tick.bid_quantity, tick.ask_quantity) == (101.4, 75, 150)
+    assert (tick.total_buy_quantity, tick.total_sell_quantity) == (5000, 6000)
+    assert store.time_ms(tick.time) == T0
+    assert tick.last_trade_time is not None
+    assert store.time_ms(tick.last_trade_time) == 1_769_160_569_162
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_pages_give_each_tick_once_in_order_also_within_one_millisecond(newest_first: bool) -> None:
+    documents = _documents(50, step_ms=0) + [{**row, "_id": row["_id"] + 1} for row in _documents(50, instrument=8)]
+    documents += [{**row, "_id": row["_id"] + 2**40, "t": store.DatetimeMS(T0 + 5)} for row in _documents(30)]
+    random.Random(3).shuffle(documents)
+    store.ticks_write(documents)
+    got: list[int] = []
+    after = None
+    while page := store.ticks_read(7, from_ms=T0, to_ms=T0 + 10, after=after, limit=7, newest_first=newest_first):
+        got.extend(row["_id"] for row in page)
+        after = got[-1]
+    expected = sorted((store.time_ms(row["t"]), row["_id"]) for row in documents if row["i"] == 7)
+    assert got == [identifier for _, identifier in (reversed(expected) if newest_first else expected)]
+    assert len(got) == 80
+
+
+def test_a_range_takes_its_start_and_leaves_its_end() -> None:
+    store.ticks_write(_documents(10))
+    rows = store.ticks_read(7, from_ms=T0 + 20, to_ms=T0 + 50, limit=100)
+    assert [store.time_ms(row["t"]) - T0 for row in rows] == [20, 30, 40]
+
+
+def _plan(cursor: Any) -> dict[str, Any]:
+    plan: dict[str, Any] = cursor.explain()["executionStats"]
+    return plan
+
+
+def test_reading_ticks_examines_no_more_than_it_returns() -> None:
+    store.ticks_write(_documents(500) + [{**row, "_id": row["_id"] + 1} for row in _documents(500, instrument=8)])
+    executed: list[dict[str, Any]] = []
+    collection = store.ticks_collection()
+    cursor = (
+        collection.find()
+        .hint(store.TICK_INDEX)
+        .min([("i", 7), ("t", store.DatetimeMS(T0)), ("_id", 0)])  # type: ignore[list-item]  # as store.ticks_read asks
+        .max([("i", 7), ("t", store.DatetimeMS(T0 + 10_000)), ("_id", 0)])  # type: ignore[list-item]
+        .sort([("i", 1), ("t", 1), ("_id", 1)])
+        .limit(50)
+    )
+    executed.append(_plan(cursor))
+    assert executed[0]["totalDocsExamined"] <= 100
+    assert "SORT" not in str(executed[0]["executionStages"].get("inputStage", {}).get("stage"))
+
+
+def _candle(minute: int, *, close: float = 101, state: str = "confirmed", volume: int = 10, interval: str = "1m") -> Candle:
+    return Candle(7, interval, T0 + minute * 60_000, 100, 102, 99, close, volume, 5.0, state)
+
+
+def test_a_candle_written_again_changes_nothing_and_another_value_is_a_revision() -> None:
+    assert store.candles_write([_candle(0), _candle(1)]) == 2
+    assert store.candles_write([_candle(0), _candle(1)]) == 0
+    assert store.candles_write([_candle(1, close=103)]) == 1
+    assert [(row.close, row.revision) for row in OHLC.objects.order_by("start")] == [(101, 0), (103, 1)]
+
+
+def test_a_less_certain_candle_never_replaces_a_more_certain_one() -> None:
+    store.candles_write([_candle(0, close=101, state="closed")])
+    store.candles_write([_candle(0, close=105, state="confirmed")])
+    store.candles_write([_candle(0, close=101, state="closed")])
+    (candle,) = store.candles_read(7, "1m", from_ms=T0, to_ms=T0 + 60_000, limit=10)
+    assert (candle.close, candle.state, candle.revision) == (105, "confirmed", 1)
+
+
+def test_intervals_that_are_not_stored_are_folded_when_read() -> None:
+    store.candles_write([_candle(minute, volume=minute + 1) for minute in range(12)])
+    candles = store.candles_read(7, "3m", from_ms=T0, to_ms=T0 + 12 * 60_000, limit=10)
+    assert sum(candle.volume for candle in candles) == 78
+    assert {(candle.start_ms - T0) % 180_000 for candle in candles if candle.start_ms >= T0} == {(candles[-1].start_ms - T0) % 180_000}
+    newest = store.candles_read(7, "3m", from_ms=T0, to_ms=T0 + 12 * 60_000, limit=2, newest_first=True)
+    assert newest == candles[::-1][:2]
+
+
+def test_candles_of_other_instruments_and_intervals_do_not_leak_in() -> None:
+    store.candles_write([_candle(0), _candle(0)._replace(instrument=8), _candle(0, interval="5m")])
+    assert len(store.candles_read(7, "1m", from_ms=0, to_ms=2**45, limit=10)) == 1
