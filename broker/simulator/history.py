@@ -6,6 +6,7 @@ Prices follow the underlying's `Path`, so this past runs into the live walk with
 from __future__ import annotations
 
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -81,6 +82,8 @@ class History:
         self._spots = spots
         self._volatility_path = volatility_path
         self._hours = hours
+        # Daily bars of a chain ask for the same days of its underlying again and again.
+        self._session = lru_cache(maxsize=20_000)(self._underlying_session)
 
     def opening(self, slots: Integers, segment: str, day: date) -> Opening:
         """Figures fixed for the whole of `day`, for instruments of one segment."""
@@ -151,14 +154,18 @@ class History:
             return None
         number = day_number(midnight)
         first, last = calendar.SESSION_START_MINUTE, calendar.close_minute(self._tape.contracts[slot].segment, day)
-        spot = self._spots.paths[int(self._tape.path[slot])].day(number)
-        prices = np.array((spot.open[first], spot.high[first:last].max(), spot.low[first:last].min(), spot.close[last - 1]))
         slots = np.full(4, slot, np.int64)
         end_ms = midnight + last * MINUTE_MS
-        values = self._on_tick(slots, prices, self._level(slots, end_ms), end_ms)
+        level = self._session(self._volatility_path, number, first, last)[3] / 100 * self._tape.level_ratio[slots]
+        values = self._on_tick(slots, np.array(self._session(int(self._tape.path[slot]), number, first, last)), level, end_ms)
         volume = int(self._volumes(slots[:1], np.arange(first, last) + number * 1440).sum())
         interest = int(self._open_interest(slots[:1], end_ms)[0])
         return Bar(midnight, float(values[0]), float(values.max()), float(values.min()), float(values[3]), volume, interest)
+
+    def _underlying_session(self, path: int, number: int, first: int, last: int) -> tuple[float, float, float, float]:
+        """Open, high, low and close of an underlying between two minutes of a day."""
+        day = self._spots.paths[path].day(number)
+        return float(day.open[first]), float(day.high[first:last].max()), float(day.low[first:last].min()), float(day.close[last - 1])
 
     def _places(self, slots: Integers) -> Integers:
         """Where each slot's underlying is in what `_underlying_days` gives."""

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import os
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.simulator import calendar
+
+INDIA = ZoneInfo("Asia/Kolkata")
+SHARED = Path(os.environ.get("TRADINGOK_SHARED", Path(__file__).parents[4] / "shared" / "upstox" / "data"))
+
+
+def ms(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=INDIA).timestamp() * 1000)
+
+
+@pytest.mark.realdata
+def test_expiries_are_those_that_the_exchange_held() -> None:
+    path = SHARED / "nifty_actual_expiry_calendar_2021_2026.json"
+    if not path.exists():
+        pytest.skip(f"needs the expiry calendar of the captured data: {path}")
+    # Tuesdays since September 2025. The August 2026 weeklies end where the file's own view of them ended.
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["original_scheduled_expiry"] >= "2025-09-02"]
+    held = {(row["actual_expiry_date"], row["expiry_type"]) for row in rows if row["actual_expiry_date"] <= "2026-08-25"}
+    first, last = date(2025, 9, 1), date(2026, 8, 25)
+    found = set()
+    day = first
+    while day <= last:
+        for expiry in (calendar.monthly_expiries(day, 1)[0], *calendar.weekly_expiries(day, 2)):
+            if expiry.day <= last:
+                found.add((expiry.day.isoformat(), "weekly" if expiry.weekly else "monthly"))
+        day += timedelta(days=1)
+    assert len(held) > 45
+    assert found == held
+
+
+def test_a_november_monthly_on_a_holiday_ends_the_day_before() -> None:
+    assert calendar.monthly_expiries(date(2026, 11, 22), 3) == [
+        (date(2026, 11, 23), False), (date(2026, 12, 29), False), (date(2027, 1, 25), False),
+    ]  # fmt: skip
+    assert [expiry.day.day for expiry in calendar.weekly_expiries(date(2026, 11, 22), 6)] == [1, 8, 15, 22]
+
+
+@pytest.mark.parametrize(("day", "nearest"), [("2026-11-23", "2026-11-23"), ("2026-11-24", "2026-12-29"), ("2026-03-31", "2026-04-28")])
+def test_an_expiry_lives_through_its_own_day_and_no_longer(day: str, nearest: str) -> None:
+    assert calendar.monthly_expiries(date.fromisoformat(day), 1)[0].day == date.fromisoformat(nearest)
+
+
+@given(st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)))
+def test_days_and_minutes_are_those_of_india(moment: datetime) -> None:
+    at = ms(moment.isoformat())
+    assert calendar.day_of(at) == moment.date()
+    assert calendar.minute_of_day(at) == moment.hour * 60 + moment.minute
+    assert calendar.midnight_ms(moment.date()) == ms(f"{moment:%Y-%m-%d}T00:00:00")
+
+
+def test_the_expiry_of_the_master_is_the_last_second_of_the_day() -> None:
+    # NSE_FO rows of 25 August 2026 in the broker's master.
+    assert calendar.expiry_ms(date(2026, 8, 25)) == 1787682599000
+
+
+@pytest.mark.parametrize(
+    ("at", "equity", "future"),
+    [
+        ("2026-11-23T08:59:59", "CLOSING_END", "NORMAL_CLOSE"),
+        ("2026-11-23T09:00:00", "PRE_OPEN_START", "PRE_OPEN_START"),
+        ("2026-11-23T09:08:00", "PRE_OPEN_END", "PRE_OPEN_END"),
+        ("2026-11-23T09:15:00", "NORMAL_OPEN", "NORMAL_OPEN"),
+        ("2026-11-23T15:29:59", "NORMAL_OPEN", "NORMAL_OPEN"),
+        ("2026-11-23T15:30:00", "CLOSING_END", "NORMAL_OPEN"),
+        ("2026-11-23T15:40:00", "CLOSING_END", "NORMAL_CLOSE"),
+        ("2026-07-31T15:30:00", "CLOSING_END", "NORMAL_CLOSE"),
+        ("2026-11-24T12:00:00", "CLOSING_END", "NORMAL_CLOSE"),
+        ("2026-11-22T12:00:00", "CLOSING_END", "NORMAL_CLOSE"),
+    ],
+)
+def test_real_hours_follow_the_clock_and_the_holidays(at: str, equity: str, future: str) -> None:
+    assert calendar.segment_status("NSE_EQ", ms(at), "real") == equity
+    assert calendar.segment_status("NSE_FO", ms(at), "real") == future
+    assert calendar.segment_status("NSE_FO", ms(at), "always") == "NORMAL_OPEN"
+
+
+def test_a_session_is_the_running_one_or_the_last() -> None:
+    holiday = calendar.session_at("NSE_FO", ms("2026-11-24T12:00:00"), "real")
+    assert holiday == (date(2026, 11, 23), ms("2026-11-23T09:15:00"), ms("2026-11-23T15:40:00"))
+    running = calendar.session_at("NSE_EQ", ms("2026-11-23T10:00:30"), "real")
+    assert running == (date(2026, 11, 23), ms("2026-11-23T09:15:00"), ms("2026-11-23T10:00:30"))
+    early = calendar.session_at("NSE_EQ", ms("2026-11-23T09:00:00"), "real")
+    assert early.day == date(2026, 11, 20)
+    always = calendar.session_at("NSE_EQ", ms("2026-11-22T03:00:00"), "always")
+    assert always == (date(2026, 11, 22), ms("2026-11-22T00:00:00"), ms("2026-11-22T03:00:00"))
