@@ -2,6 +2,8 @@
 
 Every trade is folded into the minute's and the day's bar; an update shows only what stands when it is cut. The same seed, start
 and sequence of `due` calls give the same bytes in every process. Nothing here reads a clock.
+
+Feeds that are handed out must not be changed: a repeated update is the same object again.
 """
 
 from __future__ import annotations
