@@ -18,7 +18,9 @@ ID_PREFIX = "id:"
 
 
 class UnknownInstrument(Exception):
-    """No instrument has this name (at that time). The message is for a person."""
+    """No instrument has this name (at that time). The message is for a person; `code` is the client protocol's word."""
+
+    code = "unknown_instrument"
 
     code = "unknown_instrument"
 

@@ -26,8 +26,8 @@ PASSES = 4
 """How often a refresh plans again when the feed creates placeholders under its hands."""
 TRANSACTION_CHANGES = 400
 """Changes in one transaction: well inside MongoDB's 60 s and its 1,000-document advice, and large enough to be fast."""
-LOCK_SECONDS = 30.0
-LOCK_WAIT_SECONDS = 45.0
+LOCK_SECONDS = 20.0
+LOCK_WAIT_SECONDS = 30.0
 """Longer than LOCK_SECONDS: a refresh after a killed one waits for the dead lock's end and goes on."""
 
 _Item = TypeVar("_Item")

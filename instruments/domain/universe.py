@@ -146,6 +146,7 @@ class _Shelf:
 
 def _select(rule: Rule, shelf: _Shelf, spots: Mapping[str, float], now_ms: int, cut: list[Cut]) -> Selection:
     selection = Selection(rule, [], [], {})
+    said = len(cut)
     if rule.what == "keys":
         selection.keys.extend(key for key in rule.keys if key in shelf.by_key)
         unknown = [key for key in rule.keys if key not in shelf.by_key]
@@ -162,7 +163,7 @@ def _select(rule: Rule, shelf: _Shelf, spots: Mapping[str, float], now_ms: int, 
         _select_derivatives(selection, shelf.options.get(rule.underlying, []), spots, now_ms, cut)
     else:
         raise ValueError(f"rule {rule.name!r} asks for {rule.what!r}, which is none of index, equity, futures, options, keys")
-    if not selection.keys and not any(entry.rule == rule.name for entry in cut):
+    if not selection.keys and len(cut) == said:
         cut.append(Cut(rule.name, rule.mode, f"no active {rule.what} instrument of {rule.underlying or 'any underlying'}", []))
     return selection
 

@@ -1,0 +1,183 @@
+"""Rules, contracts and prices in; keys per mode out."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.upstox.master import parse_master, unpack_master
+from instruments.domain.instrument import InstrumentRow, ms_of
+from instruments.domain.universe import Contract, Rule, Universe, at_the_money, check_strikes_word, resolve
+from tests.instruments.rows import DAY_1, MONTHLY, NEXT_WEEKLY, REAL_MASTER, WEEKLY, index, market, needs_real_master, option
+
+NOW = ms_of(DAY_1)
+LIMITS = {"ltpc": 5000, "option_greeks": 3000, "full": 2000, "full_d30": 0}
+SPOTS = {"NSE_INDEX|Nifty 50": 25012.0, "NSE_INDEX|Nifty Bank": 50190.0}
+
+
+def contract(row: InstrumentRow) -> Contract:
+    return Contract(
+        row.instrument_key,
+        row.segment,
+        row.instrument_type,
+        row.trading_symbol,
+        row.underlying_key,
+        row.underlying_symbol,
+        row.expiry_ms,
+        row.weekly,
+        row.strike_price,
+    )
+
+
+CONTRACTS = [contract(row) for row in market()]
+SYMBOLS = {each.key: each.symbol for each in CONTRACTS}
+
+
+def rule(what: str, underlying: str = "NIFTY", *expiries: str, strikes: str = "all", mode: str = "full", priority: int = 100, **more: object) -> Rule:
+    keys = tuple(more.get("keys", ()))  # type: ignore[call-overload]
+    return Rule(f"{what} {underlying} {mode}", what, underlying, expiries, strikes, keys, mode, priority)
+
+
+def resolved(*rules: Rule, spots: dict[str, float] = SPOTS, limits: dict[str, int] = LIMITS) -> Universe:
+    return resolve(CONTRACTS, spots, rules, limits, now_ms=NOW)
+
+
+def symbols(universe: Universe, mode: str = "full") -> list[str]:
+    return [SYMBOLS[key] for key in universe.by_mode.get(mode, [])]
+
+
+def test_strikes_round_the_money_come_from_the_money_outwards() -> None:
+    universe = resolved(rule("options", "NIFTY", "@w0", strikes="atm1"))
+    assert symbols(universe) == [f"NIFTY {strike} {side} 17 NOV 26" for strike in (25000, 24950, 25050) for side in ("CE", "PE")]
+    assert universe.selections[0].at_the_money == {WEEKLY: 25000.0}
+    assert universe.cut == []
+
+
+def test_irregular_strike_lists_are_counted_not_computed() -> None:
+    universe = resolved(rule("options", "BANKNIFTY", "@m0", strikes="atm1"))
+    assert {symbol.split()[1] for symbol in symbols(universe)} == {"50100", "50200", "50500"}
+
+
+def test_without_a_price_the_middle_of_the_list_stands_for_the_money() -> None:
+    universe = resolved(rule("options", "NIFTY", "@w0", strikes="atm0"), spots={})
+    assert symbols(universe) == ["NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 PE 17 NOV 26"]
+    moved = resolved(rule("options", "NIFTY", "@w0", strikes="atm0"), spots={"NSE_INDEX|Nifty 50": 24510.0})
+    assert symbols(moved) == ["NIFTY 24500 CE 17 NOV 26", "NIFTY 24500 PE 17 NOV 26"]
+
+
+def test_a_spot_may_be_named_by_symbol() -> None:
+    assert resolved(rule("options", "NIFTY", "@w0", strikes="atm0"), spots={"NIFTY": 24510.0}).selections[0].at_the_money == {WEEKLY: 24500.0}
+
+
+def test_weeklies_and_the_monthly() -> None:
+    universe = resolved(rule("options", "NIFTY", "@w0", "@w1", "@w2", "@m0", strikes="atm0"))
+    assert universe.selections[0].expiries == [WEEKLY, MONTHLY, NEXT_WEEKLY]
+    assert len(universe.by_mode["full"]) == 6
+
+
+def test_indices_equities_futures_and_keys() -> None:
+    universe = resolved(
+        rule("index", "INDIA VIX", priority=1),
+        rule("equity", "RELIANCE", priority=2),
+        rule("futures", "NIFTY", "@m0", priority=3),
+        rule("keys", "", keys=("NSE_FO|101", "NSE_FO|404"), priority=4),
+    )
+    assert symbols(universe) == ["INDIA VIX", "RELIANCE", "NIFTY FUT 23 NOV 26", "NIFTY FUT 29 DEC 26"]
+    assert [(cut.reason, cut.keys) for cut in universe.cut] == [("no active instrument has this key", ["NSE_FO|404"])]
+
+
+def test_no_underlying_means_all_indices() -> None:
+    assert sorted(symbols(resolved(rule("index", "")))) == ["BANKNIFTY", "INDIA VIX", "NIFTY"]
+
+
+def test_what_matches_nothing_is_said() -> None:
+    universe = resolved(rule("options", "BANKNIFTY", "@w1"), rule("futures", "SENSEX", "@m0"))
+    assert {cut.reason for cut in universe.cut} == {
+        "BANKNIFTY has no living expiry @w1 in NSE_FO",
+        "no active futures instrument of SENSEX",
+    }
+
+
+def test_a_limit_cuts_the_wings_of_the_last_rule_and_says_so() -> None:
+    universe = resolved(
+        rule("options", "NIFTY", "@w0", strikes="atm2", priority=2),
+        rule("index", "", priority=1),
+        limits={"full": 9},
+    )
+    kept = symbols(universe)
+    assert kept[:3] == ["NIFTY", "BANKNIFTY", "INDIA VIX"]
+    assert kept[3:] == [f"NIFTY {strike} {side} 17 NOV 26" for strike in (25000, 24950, 25050) for side in ("CE", "PE")]
+    (cut,) = universe.cut
+    assert cut.reason == "the broker's limit of 9 keys in full mode is reached"
+    assert [SYMBOLS[key] for key in cut.keys] == [f"NIFTY {strike} {side} 17 NOV 26" for strike in (24900, 25100) for side in ("CE", "PE")]
+
+
+def test_a_key_is_followed_once_in_its_strongest_mode() -> None:
+    weak = rule("index", "NIFTY", mode="ltpc", priority=1)
+    strong = rule("index", "NIFTY", mode="full", priority=2)
+    assert resolved(weak, strong).by_mode == {"full": ["NSE_INDEX|Nifty 50"]}
+    no_room = resolved(weak, strong, limits={"ltpc": 1, "full": 0})
+    assert no_room.by_mode == {"ltpc": ["NSE_INDEX|Nifty 50"]}
+    assert [cut.mode for cut in no_room.cut] == ["full"]
+
+
+def test_dead_contracts_are_not_followed() -> None:
+    after = ms_of(DAY_1.replace(month=12, day=30))
+    universe = resolve(CONTRACTS, SPOTS, [rule("options", "NIFTY", "@w0")], LIMITS, now_ms=after)
+    assert universe.by_mode == {}
+    assert universe.cut[0].reason == "NIFTY has no living expiry @w0 in NSE_FO"
+
+
+@pytest.mark.parametrize("word", ["", "atm", "atm1000", "ATM5", "10", "all "])
+def test_unknown_strikes_words_are_refused(word: str) -> None:
+    with pytest.raises(ValueError, match="atm10"):
+        check_strikes_word(word)
+    with pytest.raises(ValueError, match="atm10"):
+        resolved(rule("options", "NIFTY", "@w0", strikes=word))
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=1, unique=True).map(sorted), st.floats(-10, 20_000))
+def test_the_money_is_the_nearest_strike(strikes: list[int], spot: float) -> None:
+    place = at_the_money([float(strike) for strike in strikes], spot)
+    if spot:
+        assert abs(strikes[place] - spot) == min(abs(strike - spot) for strike in strikes)
+
+
+@given(st.integers(0, 60), st.integers(0, 30), st.sampled_from(["all", "atm3", "atm10"]))
+def test_no_limit_is_ever_passed_and_nothing_is_lost_without_a_word(full: int, ltpc: int, strikes: str) -> None:
+    rules = [rule("options", "NIFTY", "@w0", "@m0", strikes=strikes), rule("options", "BANKNIFTY", "@m0", mode="ltpc"), rule("index", "")]
+    universe = resolved(*rules, limits={"full": full, "ltpc": ltpc})
+    assert len(universe.by_mode.get("full", [])) <= full
+    assert len(universe.by_mode.get("ltpc", [])) <= ltpc
+    kept = [key for keys in universe.by_mode.values() for key in keys]
+    assert len(kept) == len(set(kept))
+    wanted = {key for selection in universe.selections for key in selection.keys}
+    assert wanted == {*kept, *(key for cut in universe.cut for key in cut.keys)}
+
+
+@pytest.mark.realdata
+@needs_real_master
+def test_the_default_rules_on_the_real_master_take_less_than_100_ms() -> None:
+    contracts = [contract(row) for row in parse_master(unpack_master([REAL_MASTER.read_bytes()]))]
+    rules = [rule("index", ""), rule("index", "INDIA VIX")]
+    for symbol in ("NIFTY", "BANKNIFTY", "FINNIFTY", "MIDCPNIFTY"):
+        rules += [rule("futures", symbol, "@m0"), rule("options", symbol, "@w0", "@w1", "@m0", strikes="atm40")]
+    morning = ms_of(DAY_1.replace(month=7, day=7))
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        universe = resolve(contracts, {"NSE_INDEX|Nifty 50": 25312.0}, rules, LIMITS, now_ms=morning)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.1
+    nifty = next(selection for selection in universe.selections if selection.rule.name == "options NIFTY full")
+    assert [day.isoformat() for day in nifty.expiries] == ["2026-07-07", "2026-07-14", "2026-07-28"]
+    assert set(nifty.at_the_money.values()) == {25300.0}
+    assert 800 < len(universe.by_mode["full"]) < 1200
+
+
+def test_the_builders_of_these_tests_are_right() -> None:
+    assert contract(index()).symbol == "NIFTY"
+    assert contract(option(1)).expiry_ms is not None
