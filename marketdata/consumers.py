@@ -187,7 +187,8 @@ class MarketConnection:
         await self._send({"type": "websocket.send", "text": message.decode()})
         self._sent_at = now = time.monotonic()
         self._sending_since = 0.0
-        self._lag = max(self._lag, now - self._woken_at)
+        if now - self._woken_at > self._lag:
+            self._lag = now - self._woken_at
 
     async def _close(self, code: int) -> None:
         with contextlib.suppress(OSError, RuntimeError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 from channels.routing import URLRouter
-from channels.sessions import CookieMiddleware, SessionMiddleware
 from django.urls import path, re_path
 
 from marketdata.consumers import market_consumer
@@ -20,5 +19,5 @@ async def nothing_here(scope: dict[str, Any], receive: Any, send: Any) -> None:
 # Django's path() is typed for views; the router calls what it is given as an ASGI application.
 _routes: list[Any] = [path("ws/market/", cast("Any", market_consumer)), re_path(r"", cast("Any", nothing_here))]
 
-websocket_application = CookieMiddleware(SessionMiddleware(URLRouter(_routes)))
-"""The ASGI application of every WebSocket."""
+websocket_application = URLRouter(_routes)
+"""The ASGI application of every WebSocket. No session middleware: `marketdata.admission` reads the session once."""

@@ -121,6 +121,10 @@ def tick_frames(n: int, fragments: Sequence[bytes]) -> list[bytes]:
         n: number of the first frame on this connection.
         fragments: made by `tick_fragment`; none gives no frame.
     """
+    if not fragments:
+        return []
+    if sum(map(len, fragments)) < FRAME_BYTES:
+        return [_tick_frame(n, fragments)]
     frames: list[bytes] = []
     start = size = 0
     for position, fragment in enumerate(fragments):
@@ -129,7 +133,7 @@ def tick_frames(n: int, fragments: Sequence[bytes]) -> list[bytes]:
             frames.append(_tick_frame(n + len(frames), fragments[start : position + 1]))
             start, size = position + 1, 0
     if size:
-        frames.append(_tick_frame(n + len(frames), fragments[start:] if start else fragments))
+        frames.append(_tick_frame(n + len(frames), fragments[start:]))
     return frames
 
 
