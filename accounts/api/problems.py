@@ -101,6 +101,9 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Htt
     """Turn what a REST view raised into a problem. Named by REST_FRAMEWORK."""
     request = context["request"]
     code, detail, field = _described(exc)
+    if isinstance(exc, Http404) and not hasattr(request, "accepted_renderer"):  # raised by the negotiation, for an unknown format=
+        formats = ", ".join(renderer.format for renderer in context["view"].renderer_classes)
+        code, detail, field = "not_acceptable", f"Takes one of {formats}.", "format"
     if code == "internal":
         log.error("%s %s failed (request %s)", request.method, request.path, _request_id(request), exc_info=exc)
     elif code == "store_down":
@@ -134,7 +137,7 @@ def _described(exc: Exception) -> tuple[str, str, str | None]:
         return "store_down", "", None
     if isinstance(exc, exceptions.APIException) and exc.status_code < 500:
         word = next((name for kind, name in WORDS.items() if isinstance(exc, kind)), "bad_request")
-        return word, str(exc.detail), None
+        return word, "" if isinstance(exc, exceptions.NotAuthenticated) else str(exc.detail), None
     return "internal", "", None
 
 

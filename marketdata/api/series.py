@@ -18,9 +18,10 @@ from rest_framework.renderers import BrowsableAPIRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.api.problems import BadInput
 from accounts.api.rendering import FastJSONRenderer
 from instruments.models import Instrument
-from instruments.selectors import instrument_resolve
+from instruments.selectors import UnknownInstrument, instrument_resolve
 from marketdata.api.formats import CSVRenderer, NDJSONRenderer, Row, csv_rows, json_rows, ndjson_rows
 from marketdata.api.parameters import Parameters
 
@@ -89,15 +90,18 @@ def asked_for(parameters: Parameters) -> Asked:
     """Read the parameters of SERIES_NAMES.
 
     Raises:
-        BadInput: one is wrong.
-        UnknownInstrument: nobody has that name.
+        BadInput: one is wrong, or nobody has that name.
     """
     start, end = parameters.span()
     order = parameters.choice("order", "oldest" if parameters.text("from") else "newest", ("oldest", "newest"))
     limit = parameters.integer("limit", LIMIT, low=1, high=MOST_ROWS)
     name = parameters.required("instrument", "an instrument key, or id:<n>")
     as_of = datetime.fromtimestamp(parameters.instant("as_of", 0) / 1000, UTC) if parameters.text("as_of") else None
-    return Asked(instrument_resolve(name, as_of=as_of), start, end, order == "newest", limit)
+    try:
+        instrument = instrument_resolve(name, as_of=as_of)
+    except UnknownInstrument as error:
+        raise BadInput("instrument", str(error), code="unknown_instrument") from None
+    return Asked(instrument, start, end, order == "newest", limit)
 
 
 def series_response(request: Request, series: Series, cursor: Cursor, limit: int) -> HttpResponse | StreamingHttpResponse | Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import msgspec
@@ -14,7 +15,8 @@ from rest_framework.views import APIView
 
 from accounts.api.problems import BadInput
 from accounts.api.rendering import FastJSONRenderer
-from instruments.selectors import ID_PREFIX, instrument_ids
+from instruments.selectors import instrument_keys
+from marketdata.api.key_memory import key_memory
 from marketdata.api.parameters import Parameters
 from marketdata.api.serializers import LatestSerializer, TickPageSerializer
 from marketdata.api.series import SERIES_NAMES, SERIES_PARAMETERS, SERIES_RENDERERS, Asked, Series, asked_for, series_response
@@ -23,6 +25,7 @@ from marketdata.selectors import TICK_COLUMNS, Row, tick_rows
 from marketdata.wire import MODES, latest_json
 
 MOST_KEYS = 2000
+_NUMBERED = re.compile(r"id:\d{1,18}", re.ASCII)
 
 
 class LatestTicksView(APIView):
@@ -52,27 +55,26 @@ class LatestTicksView(APIView):
 def _latest(items: list[str], mode: str) -> bytes:
     """Return the answer's bytes: each quote as the feed encoded it."""
     ids = _ids(items)
-    entries, state = latest_entries([instrument for instrument in ids.values() if instrument])
+    entries, state = latest_entries(ids.values())
     now_ms = time.time_ns() // 1_000_000
-    found: list[bytes] = []
-    missing: list[dict[str, str]] = []
-    for item in items:
-        instrument = ids.get(item)
-        entry = entries.get(instrument) if instrument else None
-        if entry is not None:
-            found.append(latest_json(entry, mode, now_ms))
-        else:
-            missing.append({"item": item, "code": "no_data" if instrument else "unknown_instrument"})
+    found = [latest_json(entries[ids[item]], mode, now_ms) for item in items if ids.get(item) in entries]
+    missing = _missing({item: ids.get(item) for item in items if ids.get(item) not in entries})
     return b'{"state":"%b","time":%d,"results":[%b],"missing":%b}' % (
         state.encode(), now_ms, b",".join(found), msgspec.json.encode(missing),
     )  # fmt: skip
 
 
+def _missing(items: dict[str, int | None]) -> list[dict[str, str]]:
+    """Say of each item, given with the id it may have, whether it is unknown or has no quote."""
+    known = instrument_keys([instrument for instrument in items.values() if instrument]) if items else {}
+    return [{"item": item, "code": "no_data" if instrument in known else "unknown_instrument"} for item, instrument in items.items()]
+
+
 def _ids(items: list[str]) -> dict[str, int]:
     """Return the instrument id of each item that names one."""
-    numbered = {item: int(item[3:]) for item in items if item.startswith(ID_PREFIX) and item[3:].isascii() and item[3:].isdigit()}
+    numbered = {item: int(item[3:]) for item in items if _NUMBERED.fullmatch(item)}
     keys = [item for item in items if item not in numbered]
-    return numbered | (instrument_ids(keys) if keys else {})
+    return numbered | key_memory.read(keys)
 
 
 class TickHistoryView(APIView):
