@@ -6,11 +6,13 @@ start children from the main thread.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -92,3 +94,32 @@ def process_parent(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError, ValueError):
         return None
+
+
+def processes_with(name: str, value: str) -> list[int]:
+    """The pids of other processes of ours that were started with `name=value` in their environment."""
+    wanted = f"{name}={value}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or belongs to somebody else
+            continue
+        if wanted in variables and int(folder.name) != os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+def end_strangers(pids: Sequence[int], *, seconds: float) -> None:
+    """End processes that are not our children: SIGTERM, and SIGKILL for what is left after `seconds`."""
+    _signal_all(pids, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not all(process_ended(pid) for pid in pids):
+        time.sleep(0.05)
+    _signal_all([pid for pid in pids if not process_ended(pid)], signal.SIGKILL)
+
+
+def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

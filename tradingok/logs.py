@@ -15,11 +15,11 @@ def logging_settings(process: str, folder: Path) -> dict[str, Any]:
 
     Args:
         process: the process's name ("feed", "web"…), given by the supervisor in TRADINGOK_PROCESS; empty: terminal only.
-        folder: where `<process>.log` is written; made when missing.
+        folder: where `<process>.log` is written; made when missing. Where it cannot be written, the terminal gets the lines.
     """
     handlers: dict[str, dict[str, Any]] = {"terminal": {"class": "logging.StreamHandler", "formatter": "line"}}
-    if process:
-        folder.mkdir(parents=True, exist_ok=True)
+    to_file = bool(process) and _can_write(folder / f"{process}.log")
+    if to_file:
         handlers["file"] = {
             "class": "logging.handlers.RotatingFileHandler",
             "filename": folder / f"{process}.log",
@@ -32,9 +32,28 @@ def logging_settings(process: str, folder: Path) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"line": {"format": LINE, "style": "{"}},
         "handlers": handlers,
-        "root": {"handlers": ["file"] if process else ["terminal"], "level": "INFO"},
+        "root": {"handlers": ["file"] if to_file else ["terminal"], "level": "INFO"},
         "loggers": {
             name: {"level": "WARNING"}
-            for name in ("httpx", "httpcore", "websockets", "pymongo", "asyncio", "daphne", "uvicorn.access", "celery.app.trace", "django.request")
+            for name in (
+                "httpx",
+                "httpcore",
+                "websockets",
+                "pymongo",
+                "asyncio",
+                "daphne",
+                "uvicorn.access",
+                "celery.app.trace",
+                "django.request",
+            )
         },
     }
+
+
+def _can_write(file: Path) -> bool:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("ab").close()
+    except OSError:
+        return False
+    return True

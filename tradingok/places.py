@@ -10,6 +10,8 @@ import os
 import secrets
 from pathlib import Path
 
+from tradingok import env
+
 DEFAULT_URLS = {"mongod": "mongodb://127.0.0.1:27017/?directConnection=true", "valkey": "redis://127.0.0.1:6379/0"}
 
 
@@ -28,19 +30,26 @@ def remembered_url(var: Path, server: str) -> str:
 def development_secret(var: Path) -> str:
     """The SECRET_KEY of a development copy: made once, kept in `var/secret_key` with mode 0600.
 
-    Raises:
-        OSError: `var` cannot be written; final until the caller is told another folder.
+    Where `var` cannot be used, a Problem says so, and the key is one that nobody will ever have again.
     """
     file = var / "secret_key"
-    if not file.exists():
-        var.mkdir(parents=True, exist_ok=True)
-        temporary = var / f".secret_key.{os.getpid()}"
-        temporary.touch(mode=0o600)
-        temporary.write_text(secrets.token_urlsafe(50))
-        try:
-            os.link(temporary, file)  # the first of two starting processes wins, both read its value
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-    return file.read_text()
+    try:
+        if not file.exists():
+            _write_secret(file)
+        return file.read_text()
+    except OSError as error:
+        env.PROBLEMS.append(env.Problem("TRADINGOK_VAR", str(var), f"a folder that can be written ({error.strerror})"))
+        return secrets.token_urlsafe(50)
+
+
+def _write_secret(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".secret_key.{os.getpid()}")
+    temporary.touch(mode=0o600)
+    temporary.write_text(secrets.token_urlsafe(50))
+    try:
+        os.link(temporary, file)  # the first of two starting processes wins, both read its value
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()

@@ -39,6 +39,7 @@ REDIS_URL = env.url(
     schemes=("redis", "rediss"),
     shown="embedded",
 )
+MONGOD_CACHE_GB = env.number("TRADINGOK_MONGOD_CACHE_GB", 0.25, "Memory cache of the embedded mongod, in GB.", low=0.25, high=10_000)
 
 # --- Django -----------------------------------------------------------------------------------------------------------
 DEBUG = env.boolean("TRADINGOK_DEBUG", False, "Django's debug pages. Never in production.")

@@ -1,0 +1,69 @@
+"""What `manage.py up` runs, in order: the one place that names the processes of a copy (ARCHITECTURE §1)."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tradingok import ports
+from tradingok.supervisor import Program, StartFailed, Supervisor
+
+MANAGE = (sys.executable, str(Path(__file__).resolve().parent.parent / "manage.py"))
+CELERY = (sys.executable, "-m", "celery", "-A", "tradingok")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise StartFailed when the web server could not listen there."""
+    try:
+        free = ports.is_free(port, host)
+    except OSError as error:
+        raise StartFailed(f"TRADINGOK_HOST={host} is no address of this machine ({error.strerror}).") from error
+    if not free:
+        raise StartFailed(f"Port {port} is in use, or not allowed. Choose another: PORT={port + 1} make run")
+
+
+def programs(supervisor: Supervisor, *, var: Path, host: str, port: int) -> Iterator[Program]:
+    """Give the programs one by one; each is ready before the next is asked for."""
+    environment = supervisor.environment
+    yield Program("migrate", [*MANAGE, "migrate", "--no-input"], once=True, required=True)
+    if not environment.get("TRADINGOK_EXCHANGE_URL") and supervisor.ask([*MANAGE, "whichbroker"]) == "exchange":
+        exchange_port = remembered_port(var / "exchange" / "port")
+        environment["TRADINGOK_EXCHANGE_URL"] = f"http://{ports.LOOPBACK}:{exchange_port}"
+        command = [*MANAGE, "runexchange", "--port", str(exchange_port)]
+        yield Program("exchange", command, ready=lambda: ports.accepts(exchange_port))
+    yield Program("instruments", [*MANAGE, "refresh_instruments"], once=True)
+    yield Program("feed", [*MANAGE, "runfeed"])
+    yield Program("web", [sys.executable, "-m", "tradingok.server"], ready=lambda: is_live(host, port))
+    yield Program("worker", [*CELERY, "worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"])
+    yield Program("beat", [*CELERY, "beat"])
+
+
+def remembered_port(file: Path) -> int:
+    """The port that `file` names if it is free now, else another, which it then names."""
+    try:
+        last = int(file.read_text())
+    except (OSError, ValueError):
+        last = None
+    port = ports.choose(last if last and 0 < last < 65536 else None)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(str(port))
+    return port
+
+
+def is_live(host: str, port: int) -> bool:
+    """Whether the web server answers `/api/health/live`. Over plain HTTP a production server answers with a redirect: that is life, too."""
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=2)
+    try:
+        connection.request("GET", "/api/health/live", headers={"Host": "localhost"})
+        return connection.getresponse().status in {200, 301}
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def reachable(host: str) -> str:
+    """The address under which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
