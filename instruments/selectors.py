@@ -22,8 +22,6 @@ class UnknownInstrument(Exception):
 
     code = "unknown_instrument"
 
-    code = "unknown_instrument"
-
 
 def instrument_ids(keys: Iterable[str]) -> dict[str, int]:
     """Return the id of the active instrument under each key; keys that nobody holds are left out."""

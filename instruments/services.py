@@ -26,8 +26,9 @@ PASSES = 4
 """How often a refresh plans again when the feed creates placeholders under its hands."""
 TRANSACTION_CHANGES = 400
 """Changes in one transaction: well inside MongoDB's 60 s and its 1,000-document advice, and large enough to be fast."""
-LOCK_SECONDS = 20.0
-LOCK_WAIT_SECONDS = 30.0
+LOCK_SECONDS = 10.0
+"""Renewed between chunks, which take a second or two. A holder that is late keeps it as long as nobody else wants it."""
+LOCK_WAIT_SECONDS = 20.0
 """Longer than LOCK_SECONDS: a refresh after a killed one waits for the dead lock's end and goes on."""
 
 _Item = TypeVar("_Item")
@@ -104,17 +105,20 @@ def _apply_until_equal(rows: Sequence[InstrumentRow], as_of: datetime, lock: sto
     for _ in range(PASSES):
         plan = plan_changes(store.known_instruments(), rows)
         lock.renew()
-        if not plan.size:
-            break
-        _apply(plan, as_of, lock, progress, counts)
-    else:
-        if plan_changes(store.known_instruments(), rows).size:
-            raise RefreshRefused(f"instruments still differ from the master after {PASSES} passes: something else keeps changing them")
-    return counts
+        if _apply(plan, as_of, lock, progress, counts):
+            return counts
+    raise RefreshRefused(
+        f"instruments still differ from the master after {PASSES} passes: something else keeps changing them. Run it again"
+    )
 
 
-def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, counts: dict[str, int]) -> None:
-    """Write a plan in an order that holds at each step: first end what is gone, then pass keys, then what needs nobody's key."""
+def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, counts: dict[str, int]) -> bool:
+    """Write a plan in an order that holds at each step: first end what is gone, then pass keys, then what needs nobody's key.
+
+    Returns:
+        whether all of it was written; not, when a key was taken meanwhile, and then there is more to plan.
+    """
+    complete = True
     step = _Steps(plan.size, lock, progress)
     for ids in _chunks(plan.gone, store.CHUNK):
         counts["retired"] += store.instruments_retire(ids, as_of)
@@ -126,6 +130,7 @@ def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, co
             store.keys_pass(settled, as_of)
         except OperationFailure as error:  # includes BulkWriteError; the next pass plans it again
             log.warning("a transaction of %d key changes was rolled back: %s", sum(len(group.taking) for group in groups), error)
+            complete = False
             continue
         _count_passing(settled, counts)
         step("keys passed on", sum(len(group.leaving) + len(group.taking) for group in groups))
@@ -138,8 +143,11 @@ def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, co
     ]
     for counter, what, changes, write in writes:
         for chunk in _chunks(changes, store.CHUNK):
-            counts[counter] += write(chunk, as_of)
+            written = write(chunk, as_of)
+            complete = complete and written == len(chunk)
+            counts[counter] += written
             step(what, len(chunk))
+    return complete
 
 
 class _Steps:

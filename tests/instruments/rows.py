@@ -32,14 +32,33 @@ def index(symbol: str = "NIFTY") -> InstrumentRow:
     return InstrumentRow(key, "NSE_INDEX", "NSE", "INDEX", symbol, key.split("|")[1], exchange_token="26000")
 
 
-def equity(symbol: str = "RELIANCE", name: str = "RELIANCE INDUSTRIES LTD", isin: str = "INE002A01018", series: str = "EQ") -> InstrumentRow:
+def equity(
+    symbol: str = "RELIANCE", name: str = "RELIANCE INDUSTRIES LTD", isin: str = "INE002A01018", series: str = "EQ"
+) -> InstrumentRow:
     return InstrumentRow(
-        f"NSE_EQ|{isin}", "NSE_EQ", "NSE", series, symbol, name, lot_size=1, tick_size=0.1, freeze_quantity=1e5, exchange_token="2885", isin=isin
+        f"NSE_EQ|{isin}",
+        "NSE_EQ",
+        "NSE",
+        series,
+        symbol,
+        name,
+        lot_size=1,
+        tick_size=0.1,
+        freeze_quantity=1e5,
+        exchange_token="2885",
+        isin=isin,
     )
 
 
 def option(
-    token: int, strike: float = 25000.0, side: str = "CE", day: date = WEEKLY, symbol: str = "NIFTY", *, weekly: bool | None = None, lot: int = 65
+    token: int,
+    strike: float = 25000.0,
+    side: str = "CE",
+    day: date = WEEKLY,
+    symbol: str = "NIFTY",
+    *,
+    weekly: bool | None = None,
+    lot: int = 65,
 ) -> InstrumentRow:
     return InstrumentRow(
         f"NSE_FO|{token}",

@@ -34,7 +34,9 @@ def counts(load: MasterLoad) -> tuple[int, int, int, int]:
 
 
 def state() -> list[tuple[object, ...]]:
-    return list(Instrument.objects.order_by("id").values_list("id", "identity", "instrument_key", "active", "active_from", "active_to", "lot_size"))
+    return list(
+        Instrument.objects.order_by("id").values_list("id", "identity", "instrument_key", "active", "active_from", "active_to", "lot_size")
+    )
 
 
 def test_a_first_load_creates_every_instrument_and_the_orm_reads_them() -> None:

@@ -26,7 +26,11 @@ def carry_out(plan: Plan, before: list[Known]) -> dict[str, str]:
         for number in group.leaving:
             del held[by_id[number].instrument_key]
         for change in group.taking:
-            if change.id is not None and by_id[change.id].instrument_key in held and held[by_id[change.id].instrument_key] == change.identity:
+            if (
+                change.id is not None
+                and by_id[change.id].instrument_key in held
+                and held[by_id[change.id].instrument_key] == change.identity
+            ):
                 del held[by_id[change.id].instrument_key]
             assert change.row.instrument_key not in held
             held[change.row.instrument_key] = change.identity

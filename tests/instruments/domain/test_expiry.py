@@ -33,7 +33,14 @@ def ist_ms(day: date, hour: int, minute: int) -> int:
     return ms_of(datetime(day.year, day.month, day.day, hour, minute, tzinfo=IST))
 
 
-NIFTY = [(WEEKLY, True), (MONTHLY, False), (NEXT_WEEKLY, True), (NEXT_MONTHLY, False), (date(2027, 1, 25), False), (date(2027, 3, 30), False)]
+NIFTY = [
+    (WEEKLY, True),
+    (MONTHLY, False),
+    (NEXT_WEEKLY, True),
+    (NEXT_MONTHLY, False),
+    (date(2027, 1, 25), False),
+    (date(2027, 3, 30), False),
+]
 
 
 def living(now_ms: int, listed: list[tuple[date, bool]] = NIFTY) -> list[Expiry]:
@@ -140,9 +147,12 @@ def test_all_296_real_nifty_expiries_are_named_right_on_every_day_of_their_lives
         months = [entry for entry in ahead if entry[1] == "monthly"][:3]
         listed = sorted({*ahead[:5], *months})
         expiries = living(ist_ms(day, 9, 15), [(each, kind == "weekly") for each, kind in listed])
-        assert [(expiry.date, expiry.kind is ExpiryKind.WEEKLY) for expiry in expiries] == [(each, kind == "weekly") for each, kind in listed]
+        assert [(expiry.date, expiry.kind is ExpiryKind.WEEKLY) for expiry in expiries] == [
+            (each, kind == "weekly") for each, kind in listed
+        ]
         nearest, monthly = resolve_expiry("@w0", expiries), resolve_expiry("@m0", expiries)
-        assert nearest and nearest.date == ahead[0][0]
+        assert nearest is not None
+        assert nearest.date == ahead[0][0]
         assert (monthly.date if monthly else None) == (months[0][0] if months else None)
         named.add(nearest.date)
         evening = living(ist_ms(day, 15, 40), [(each, kind == "weekly") for each, kind in listed])

@@ -44,7 +44,9 @@ def test_split_key_takes_every_real_form(key: str, segment: str, exchange: str) 
     assert split_key(key).exchange == exchange
 
 
-@pytest.mark.parametrize("key", ["", "|", "NSE_FO", "NSE_FO|", "|51420", "nse_fo|1", "NSE_FO|1|2", "NSE_FO|a\nb", "NSE_FO|" + "9" * 80, "NSE FO|1"])
+@pytest.mark.parametrize(
+    "key", ["", "|", "NSE_FO", "NSE_FO|", "|51420", "nse_fo|1", "NSE_FO|1|2", "NSE_FO|a\nb", "NSE_FO|" + "9" * 80, "NSE FO|1"]
+)
 def test_split_key_refuses_what_is_no_key_and_shows_one(key: str) -> None:
     with pytest.raises(ValueError, match=r"looks like NSE_FO\|51420"):
         split_key(key)

@@ -36,7 +36,9 @@ CONTRACTS = [contract(row) for row in market()]
 SYMBOLS = {each.key: each.symbol for each in CONTRACTS}
 
 
-def rule(what: str, underlying: str = "NIFTY", *expiries: str, strikes: str = "all", mode: str = "full", priority: int = 100, **more: object) -> Rule:
+def rule(
+    what: str, underlying: str = "NIFTY", *expiries: str, strikes: str = "all", mode: str = "full", priority: int = 100, **more: object
+) -> Rule:
     keys = tuple(more.get("keys", ()))  # type: ignore[call-overload]
     return Rule(f"{what} {underlying} {mode}", what, underlying, expiries, strikes, keys, mode, priority)
 
@@ -69,7 +71,9 @@ def test_without_a_price_the_middle_of_the_list_stands_for_the_money() -> None:
 
 
 def test_a_spot_may_be_named_by_symbol() -> None:
-    assert resolved(rule("options", "NIFTY", "@w0", strikes="atm0"), spots={"NIFTY": 24510.0}).selections[0].at_the_money == {WEEKLY: 24500.0}
+    assert resolved(rule("options", "NIFTY", "@w0", strikes="atm0"), spots={"NIFTY": 24510.0}).selections[0].at_the_money == {
+        WEEKLY: 24500.0
+    }
 
 
 def test_weeklies_and_the_monthly() -> None:
