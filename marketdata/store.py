@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
-from bson.min_key import MinKey
 from django.db import connections
 from pymongo import ASCENDING, DESCENDING, WriteConcern
 from pymongo.collection import Collection
@@ -224,16 +223,18 @@ def ticks_read(
         Raw documents with MarketTick's short names, in order of (time, id); empty where there are none.
     """
     step = DESCENDING if newest_first else ASCENDING
-    low: list[Any] = [("i", instrument), ("t", DatetimeMS(from_ms)), ("_id", MinKey())]
-    high: list[Any] = [("i", instrument), ("t", DatetimeMS(to_ms)), ("_id", MinKey())]
+    low, high = (from_ms, 0), (to_ms, 0)
     source = ticks_collection()
     last = source.find_one({"_id": after}, {"t": 1}) if after is not None else None
     if last is not None:  # else it has passed its retention, and all before it too
         if newest_first:
-            high = [("i", instrument), ("t", last["t"]), ("_id", last["_id"])]
+            high = min(high, (time_ms(last["t"]), last["_id"]))
         else:
-            low = [("i", instrument), ("t", last["t"]), ("_id", last["_id"] + 1)]
-    found = source.find().hint(TICK_INDEX).min(low).max(high).sort([("i", step), ("t", step), ("_id", step)])
+            low = max(low, (time_ms(last["t"]), last["_id"] + 1))
+    if low >= high:
+        return []  # also a page mark from outside of the range; MongoDB refuses such bounds
+    bounds: list[Any] = [[("i", instrument), ("t", DatetimeMS(at)), ("_id", identifier)] for at, identifier in (low, high)]
+    found = source.find().hint(TICK_INDEX).min(bounds[0]).max(bounds[1]).sort([("i", step), ("t", step), ("_id", step)])
     return list(found.limit(limit))
 
 
