@@ -84,7 +84,7 @@ def candles_roll_up(*, seconds: float = 45.0) -> RollUp:
     with found:
         while chunk := list(islice(found, CHUNK_MINUTES)):
             changed += len(chunk)
-            written += candles_roll_up_minutes(_decode_id(row["_id"]) for row in chunk)
+            written += candles_roll_up_minutes(candle_id_parts(row["_id"]) for row in chunk)
             newest = min(chunk[-1]["u"], datetime.now(UTC).replace(tzinfo=chunk[-1]["u"].tzinfo))
             marks.update_one({"_id": ROLL_UP}, {"$set": {"u": newest}}, upsert=True)
             if time.monotonic() > deadline:
@@ -177,7 +177,7 @@ def _anchors(instruments: set[int]) -> dict[int, int]:
     return {row["_id"]: ANCHORS_MS[row["segment"]] for row in table.find(wanted, {"segment": 1})}
 
 
-def _decode_id(identifier: int) -> tuple[int, int]:
+def candle_id_parts(identifier: int) -> tuple[int, int]:
     """Return instrument and start of a candle id."""
     return identifier >> 30, ((identifier & (1 << 26) - 1) + EPOCH_2020_MIN) * MINUTE_MS
 

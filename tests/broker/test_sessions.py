@@ -207,7 +207,7 @@ class Browser(io.StringIO):
         super().__init__()
         self._printed = printed
 
-    def readline(self, *_: Any) -> str:
+    def readline(self, *_: Any) -> str:  # type: ignore[override]
         dialog = next(line.strip() for line in self._printed.getvalue().splitlines() if "/authorization/dialog" in line)
         return f"{allow(dialog)}\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -91,12 +92,18 @@ def test_an_unexpected_failure_is_noted_and_raised_and_the_lock_is_free_again() 
     assert run_once("t", lambda: "fine") == "fine"
 
 
-def test_without_redis_a_task_says_so_and_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(*_: object) -> object:
-        raise live_state.Unavailable("no answer")
-
-    monkeypatch.setattr(live_state, "_call", nobody)
-    assert tasks.roll_up() == "no answer"
+def test_without_redis_a_task_says_so_and_does_not_hang() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        nobody = f"redis://127.0.0.1:{reserved.getsockname()[1]}"
+    write_minute(0)
+    live_state._client.cache_clear()
+    try:
+        with override_settings(REDIS_URL=nobody):
+            assert "refused" in tasks.roll_up()
+    finally:
+        live_state._client.cache_clear()
+    assert store.candles_collection().count_documents({"n": "5m"}) == 0
+    assert tasks.roll_up() == "1 minutes read, 4 candles written"
 
 
 # --- worker and schedule ----------------------------------------------------------------------------------------------

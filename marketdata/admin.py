@@ -1,0 +1,242 @@
+"""Market data in the admin, to look at. Nothing is changed here, and no page counts, sorts or scans a large collection:
+ticks and candles are read through `marketdata.store`, behind one instrument and one day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.functional import cached_property
+
+from instruments.models import Instrument
+from instruments.selectors import UnknownInstrument, instrument_resolve
+from marketdata import store
+from marketdata.domain.candle import STORED_INTERVALS, candle_id
+from marketdata.models import OHLC, Gap, MarketStatus, MarketTick
+from marketdata.services import candle_id_parts
+
+IST = ZoneInfo("Asia/Kolkata")
+PAGE_ROWS = 100
+CHOICES = 20
+DAY_MS = 86_400_000
+DAYS_SHOWN = {"1d": 366, "1h": 31}
+"""Days up to the chosen one that a page of candles covers; one day for the finer intervals."""
+
+
+class Row(NamedTuple):
+    """A line of a series: the document's id and its cells as text."""
+
+    id: int
+    cells: list[str]
+
+
+class EstimatedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts by the collection's metadata while nothing is filtered: a true count reads every document."""
+
+    @cached_property
+    def count(self) -> int:
+        query = getattr(self.object_list, "query", None)
+        if query is None or query.where:
+            return super().count
+        return store.collection(query.model._meta.db_table).estimated_document_count()
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Shows rows; adds, changes and deletes nothing."""
+
+    show_full_result_count = False
+    paginator = EstimatedPaginator
+    list_per_page = PAGE_ROWS
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class SeriesForm(forms.Form):
+    """Which instrument and day. A key means the contract that held it that day."""
+
+    instrument = forms.CharField(
+        max_length=80, label="Instrument", widget=forms.TextInput(attrs={"placeholder": "NSE_FO|51420, nifty 25000 ce or id:5", "size": 34})
+    )
+    day = forms.DateField(
+        label="Day (IST)",
+        validators=[MinValueValidator(date(2020, 1, 1)), MaxValueValidator(date(2100, 1, 1))],
+        widget=forms.DateInput(attrs={"type": "date"}),
+    )
+    after = forms.IntegerField(required=False, widget=forms.HiddenInput, min_value=0, max_value=2**63 - 1)
+
+
+class CandleForm(SeriesForm):
+    """Which candles."""
+
+    interval = forms.ChoiceField(choices=[(name, name) for name in STORED_INTERVALS], initial="1m")
+
+
+class SeriesAdmin(ReadOnlyAdmin):
+    """A list of one instrument's rows in order of time, in place of the ORM's list: that one sorts whole collections."""
+
+    form_class: type[SeriesForm] = SeriesForm
+    headers: list[str] = []
+
+    def rows(self, instrument: Instrument, asked: dict[str, Any]) -> list[Row]:
+        """Return at most PAGE_ROWS rows, newest first."""
+        raise NotImplementedError
+
+    def period(self, asked: dict[str, Any]) -> str:
+        """Say which time the rows are of."""
+        return f"{asked['day']:%d %b %Y}"
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        form = self.form_class(request.GET) if request.GET else self.form_class(initial={"day": datetime.now(IST).date()})
+        context = {
+            **self.admin_site.each_context(request),
+            "title": str(self.opts.verbose_name_plural).capitalize(),
+            "opts": self.opts,
+            "form": form,
+            "headers": self.headers,
+            "estimate": f"{store.collection(self.opts.db_table).estimated_document_count():,}",
+            **(self._answer(form) if form.is_bound and form.is_valid() else {}),
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, "admin/marketdata/series.html", context)
+
+    def _answer(self, form: SeriesForm) -> dict[str, Any]:
+        asked = form.cleaned_data
+        instrument, others = find_instrument(asked["instrument"], asked["day"])
+        if instrument is None and not others:
+            form.add_error("instrument", "No instrument has this name. Try its key, its symbol, or id:<number>.")
+            return {}
+        query: dict[str, Any] = {name: asked[name] for name in ("day", "interval") if name in asked}
+        if instrument is None:
+            return {"choices": [{"label": str(row), "query": urlencode({"instrument": f"id:{row.pk}", **query})} for row in others]}
+        rows = self.rows(instrument, asked)
+        more = {"instrument": f"id:{instrument.pk}", **query, "after": rows[-1].id} if len(rows) == PAGE_ROWS else None
+        return {"instrument": instrument, "rows": rows, "period": self.period(asked), "older": urlencode(more) if more else ""}
+
+
+def find_instrument(name: str, day: date) -> tuple[Instrument | None, list[Instrument]]:
+    """Return the instrument that a key, symbol or `id:<n>` means on a day, or those it may mean."""
+    name = name.strip()
+    for as_of in (datetime.combine(day, time.max, IST), None):
+        try:
+            return instrument_resolve(name, as_of=as_of), []
+        except UnknownInstrument:
+            continue
+    found: list[Instrument] = []
+    exact = [row for row in found if row.trading_symbol.casefold() == name.casefold()]
+    if len(exact) == 1 or len(found) == 1:
+        return (exact or found)[0], []
+    return None, found
+
+
+def day_ms(day: date) -> int:
+    """Return 00:00 IST of a day, ms UTC."""
+    return round(datetime.combine(day, time.min, IST).timestamp() * 1000)
+
+
+def clock(value: Any) -> str:
+    """Return a stored time as IST with milliseconds; "" for none."""
+    if value is None:
+        return ""
+    return datetime.fromtimestamp(store.time_ms(value) / 1000, UTC).astimezone(IST).isoformat(sep=" ", timespec="milliseconds")[:-6]
+
+
+def number(value: Any) -> str:
+    """Return a number as people read it; "" for none."""
+    return "" if value is None else f"{value:,.10g}" if isinstance(value, float) else f"{value:,}"
+
+
+TICK_COLUMNS: list[tuple[str, str, Callable[[Any], str]]] = [
+    ("Time (IST)", "t", clock), ("Last trade", "lt", clock), ("Price", "p", number), ("Quantity", "q", number),
+    ("Volume", "v", number), ("Open interest", "oi", number), ("Bid", "bp", number), ("Bid quantity", "bq", number),
+    ("Ask", "ap", number), ("Ask quantity", "aq", number), ("IV", "iv", number), ("Delta", "d", number), ("Received", "r", clock),
+]  # fmt: skip
+
+
+@admin.register(MarketTick)
+class MarketTickAdmin(SeriesAdmin):
+    """Ticks of one instrument and day, by the index (instrument, time)."""
+
+    headers = [title for title, _, _ in TICK_COLUMNS]
+
+    def rows(self, instrument: Instrument, asked: dict[str, Any]) -> list[Row]:
+        start = day_ms(asked["day"])
+        documents = store.ticks_read(
+            instrument.pk, from_ms=start, to_ms=start + DAY_MS, after=asked["after"], limit=PAGE_ROWS, newest_first=True
+        )
+        return [Row(row["_id"], [show(row.get(name)) for _, name, show in TICK_COLUMNS]) for row in documents]
+
+
+@admin.register(OHLC)
+class OHLCAdmin(SeriesAdmin):
+    """Candles of one instrument up to a day, by the primary key."""
+
+    form_class = CandleForm
+    headers = ["Start (IST)", "Open", "High", "Low", "Close", "Volume", "Open interest", "State", "Revision"]
+
+    def rows(self, instrument: Instrument, asked: dict[str, Any]) -> list[Row]:
+        start, end = self._range(asked)
+        interval = asked["interval"]
+        end = min(end, candle_id_parts(asked["after"])[1]) if asked["after"] else end
+        candles = store.candles_read(instrument.pk, interval, from_ms=start, to_ms=end, limit=PAGE_ROWS, newest_first=True)
+        return [
+            Row(
+                candle_id(candle.instrument, interval, candle.start_ms),
+                [
+                    datetime.fromtimestamp(candle.start_ms / 1000, IST).strftime("%Y-%m-%d %H:%M"),
+                    *map(number, (candle.open, candle.high, candle.low, candle.close, candle.volume, candle.open_interest)),
+                    candle.state,
+                    str(candle.revision),
+                ],
+            )
+            for candle in candles
+        ]
+
+    def period(self, asked: dict[str, Any]) -> str:
+        days = DAYS_SHOWN.get(asked["interval"], 1)
+        return super().period(asked) if days == 1 else f"{days} days to {super().period(asked)}"
+
+    @staticmethod
+    def _range(asked: dict[str, Any]) -> tuple[int, int]:
+        days = DAYS_SHOWN.get(asked["interval"], 1)
+        return day_ms(asked["day"] - timedelta(days=days - 1)), day_ms(asked["day"]) + DAY_MS
+
+
+@admin.register(MarketStatus)
+class MarketStatusAdmin(ReadOnlyAdmin):
+    """When each segment opened and closed."""
+
+    list_display = ["segment", "status", "since"]
+    search_fields = ["=segment", "=status"]
+    ordering = ["-since"]
+
+
+@admin.register(Gap)
+class GapAdmin(ReadOnlyAdmin):
+    """When the feed gave us nothing, and whether it was healed."""
+
+    list_display = ["start", "end", "shard", "cause", "heal_state", "detail"]
+    list_filter = ["cause", "heal_state"]
+    search_fields = ["detail"]
+    ordering = ["-start"]

@@ -1,0 +1,212 @@
+"""Market data in the admin: what it shows, and that no page of it reads more than it shows, however much is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+
+from accounts.models import User
+from instruments.models import Instrument
+from marketdata import store
+from marketdata.admin import PAGE_ROWS
+from marketdata.domain.candle import SESSION_OPEN_MS, Candle, day_start_ms
+from marketdata.models import Gap, MarketStatus
+
+pytestmark = pytest.mark.django_db
+
+DAY = "2026-11-20"
+DAY_MS = day_start_ms(round(datetime(2026, 11, 20, 6, tzinfo=UTC).timestamp() * 1000))
+OPEN = datetime.fromtimestamp((DAY_MS + SESSION_OPEN_MS) / 1000, UTC)
+TICKS = "/admin/marketdata/markettick/"
+CANDLES = "/admin/marketdata/ohlc/"
+
+
+@pytest.fixture
+def staff() -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("admin", "a@example.com", "a long password"))
+    return client
+
+
+def make_instrument(identifier: int, symbol: str, *, key: str = "", since: int = 2020, until: int | None = None) -> None:
+    key = key or f"NSE_FO|{identifier}"
+    Instrument.objects.create(
+        id=identifier, identity=f"{key}-{identifier}", instrument_key=key, segment="NSE_FO", exchange="NSE", instrument_type="FUT",
+        trading_symbol=symbol, name=symbol, active=until is None, active_from=datetime(since, 1, 1, tzinfo=UTC),
+        active_to=None if until is None else datetime(until, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+
+
+def tick(identifier: int, instrument: int, second: float, price: float) -> dict[str, Any]:
+    at = OPEN + timedelta(seconds=second)
+    return {"_id": identifier, "i": instrument, "t": at, "r": at, "k": 1, "p": price, "v": identifier}
+
+
+def text(client: Client, path: str, **query: Any) -> str:
+    answer = client.get(path, query)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+@contextmanager
+def profiled() -> Iterator[list[dict[str, Any]]]:
+    """Collect what MongoDB itself says of every operation inside."""
+    database = connection.database
+    operations: list[dict[str, Any]] = []
+    database["system.profile"].drop()
+    database.command({"profile": 2})
+    try:
+        yield operations
+    finally:
+        database.command({"profile": 0})
+        operations += [row for row in database["system.profile"].find() if not row["ns"].endswith("system.profile")]
+        database["system.profile"].drop()
+
+
+# --- ticks ------------------------------------------------------------------------------------------------------------
+
+
+def test_ticks_ask_for_an_instrument_and_a_day_first(staff: Client) -> None:
+    store.ticks_write([tick(1, 7, 0, 123.25)])
+    page = text(staff, TICKS)
+    assert "behind an instrument and a day only" in page
+    assert "About 1 market ticks" in page
+    assert "123.25" not in page
+
+
+def test_ticks_of_an_instrument_and_day_newest_first_page_by_page(staff: Client) -> None:
+    make_instrument(7, "NIFTY FUT")
+    store.ticks_write([tick(number, 7, number, 1000 + number) for number in range(1, 251)])
+    store.ticks_write([tick(9001, 7, 86_400, 5.125), tick(9002, 8, 1, 6.125)])  # another day, another instrument
+    seen: list[float] = []
+    query = f"instrument=NSE_FO|7&day={DAY}"
+    for _ in range(5):
+        page = staff.get(f"{TICKS}?{query}")
+        seen += [float(row.cells[2].replace(",", "")) for row in page.context_data["rows"]]
+        query = page.context_data["older"]
+        if not query:
+            break
+    assert seen == [float(1000 + number) for number in range(250, 0, -1)]
+
+
+def test_a_page_mark_of_another_time_or_instrument_shows_nothing_wrong(staff: Client) -> None:
+    make_instrument(7, "NIFTY FUT")
+    store.ticks_write([tick(1, 7, -5 * 86_400, 11.5), tick(2, 7, 0, 22.5), tick(3, 7, 5 * 86_400, 33.5), tick(4, 8, 0, 44.5)])
+    pages = {after: text(staff, TICKS, instrument="id:7", day=DAY, after=after) for after in (1, 3, 999)}
+    assert "22.5" not in pages[1]
+    assert "22.5" in pages[999]
+    assert not any(price in page for page in pages.values() for price in ("11.5", "33.5", "44.5"))
+    assert "22.5" not in text(staff, CANDLES, instrument="id:7", day=DAY, interval="1m", after=5)
+
+
+def test_a_recycled_key_means_who_held_it_that_day(staff: Client) -> None:
+    make_instrument(7, "OLD CONTRACT", key="NSE_FO|42", since=2019, until=2022)
+    make_instrument(8, "NEW CONTRACT", key="NSE_FO|42", since=2022)
+    assert "OLD CONTRACT" in text(staff, TICKS, instrument="NSE_FO|42", day="2021-06-01")
+    assert "NEW CONTRACT" in text(staff, TICKS, instrument="NSE_FO|42", day=DAY)
+    assert "OLD CONTRACT" in text(staff, TICKS, instrument="id:7", day=DAY)
+
+
+@pytest.mark.parametrize(("query", "complaint"), [
+    ({"instrument": "id:99", "day": DAY}, "No instrument has this name"),
+    ({"instrument": "<script>alert(1)</script>", "day": DAY}, "No instrument has this name"),
+    ({"instrument": "NSE_FO|7", "day": "yesterday"}, "Enter a valid date"),
+    ({"instrument": "NSE_FO|7", "day": "0001-01-01"}, "greater than or equal"),
+    ({"instrument": "x" * 500, "day": DAY}, "at most 80 characters"),
+    ({"day": DAY}, "This field is required"),
+    ({"instrument": "id:7", "day": DAY, "after": "9" * 40}, "ensure this value is less"),
+])  # fmt: skip
+def test_a_question_that_makes_no_sense_gets_a_sentence(staff: Client, query: dict[str, str], complaint: str) -> None:
+    page = text(staff, TICKS, **query)
+    assert complaint.lower() in page.lower()
+    assert "<script>alert" not in page
+
+
+def test_a_tick_can_be_looked_at_and_not_changed(staff: Client) -> None:
+    store.ticks_write([tick(1, 7, 0, 123.25)])
+    assert "123.25" in text(staff, f"{TICKS}1/change/")
+    assert staff.post(f"{TICKS}1/change/", {"last_price": 1}).status_code == 403
+    assert staff.post(f"{TICKS}1/delete/", {"post": "yes"}).status_code == 403
+    assert staff.get(f"{TICKS}add/").status_code == 403
+    assert store.ticks_collection().count_documents({}) == 1
+
+
+def test_nobody_sees_ticks_without_the_permission() -> None:
+    client = Client()
+    assert client.get(TICKS).status_code == 302
+    client.force_login(User.objects.create_user("clerk", password="a long password", is_staff=True))
+    assert client.get(TICKS).status_code == 403
+
+
+# --- candles ----------------------------------------------------------------------------------------------------------
+
+
+def test_candles_of_an_interval_page_by_page(staff: Client) -> None:
+    make_instrument(7, "NIFTY FUT")
+    start = DAY_MS + SESSION_OPEN_MS
+    minutes = [Candle(7, "1m", start + at * 60_000, 1.0, 2.0, 0.5, 100.0 + at, 10, None, "confirmed") for at in range(130)]
+    store.candles_write([*minutes, Candle(7, "1d", DAY_MS, 1.0, 2.0, 0.5, 777.5, 10, None, "closed")])
+    page = staff.get(CANDLES, {"instrument": "id:7", "day": DAY, "interval": "1m"})
+    closes = [row.cells[4] for row in page.context_data["rows"]]
+    assert closes == [f"{100 + at}" for at in range(129, 129 - PAGE_ROWS, -1)]
+    page = staff.get(f"{CANDLES}?{page.context_data['older']}")
+    assert [row.cells[4] for row in page.context_data["rows"]] == [f"{100 + at}" for at in range(29, -1, -1)]
+    assert "777.5" in text(staff, CANDLES, instrument="id:7", day="2026-12-01", interval="1d")
+    assert "not one of the available choices" in text(staff, CANDLES, instrument="id:7", day=DAY, interval="7m")
+    assert "777.5" in text(staff, f"{CANDLES}{store.candles_collection().find_one({'n': '1d'})['_id']}/change/")
+
+
+# --- the small ones ---------------------------------------------------------------------------------------------------
+
+
+def test_statuses_and_gaps_are_listed_filtered_and_read_only(staff: Client) -> None:
+    MarketStatus.objects.create(segment="NSE_EQ", status="NORMAL_OPEN", since=OPEN)
+    MarketStatus.objects.create(segment="NSE_FO", status="NORMAL_CLOSE", since=OPEN)
+    page = text(staff, "/admin/marketdata/marketstatus/", q="nse_fo")
+    assert "NORMAL_CLOSE" in page
+    assert "NORMAL_OPEN" not in page
+    gap = Gap.objects.create(start=OPEN, cause="stale", detail="nothing for 20 s")
+    assert "nothing for 20 s" in text(staff, "/admin/marketdata/gap/", cause__exact="stale")
+    assert "nothing for 20 s" not in text(staff, "/admin/marketdata/gap/", cause__exact="stopped")
+    assert staff.post(f"/admin/marketdata/gap/{gap.pk}/delete/", {"post": "yes"}).status_code == 403
+
+
+# --- however much is stored -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_no_page_scans_or_sorts_with_200_000_ticks_and_50_000_candles(staff: Client) -> None:
+    instruments, per_instrument = 100, 2000
+    for number in range(1, instruments + 1):
+        make_instrument(number, f"CONTRACT {number}")
+    table = connection.database[store.ticks_collection().name]
+    for number in range(1, instruments + 1):
+        rows = (tick(number * 10_000 + step, number, step * 7.5, 100 + step) for step in range(per_instrument))
+        table.insert_many(rows, ordered=False)
+    start = DAY_MS + SESSION_OPEN_MS
+    for number in range(1, instruments + 1):
+        store.candles_write(Candle(number, "1m", start + step * 60_000, 1.0, 2.0, 0.5, 1.5, 10, None, "closed") for step in range(500))
+
+    query = {"instrument": "NSE_FO|50", "day": DAY}
+    with profiled() as operations:
+        page = staff.get(TICKS, query)
+        older = staff.get(f"{TICKS}?{page.context_data['older']}")
+        candles = staff.get(CANDLES, {**query, "interval": "1m"})
+        tick_page = text(staff, f"{TICKS}{50 * 10_000 + 5}/change/")
+        text(staff, TICKS)
+    assert len(page.context_data["rows"]) == len(older.context_data["rows"]) == len(candles.context_data["rows"]) == PAGE_ROWS
+    assert "CONTRACT" in page.content.decode()
+    assert "105" in tick_page
+
+    large = [row for row in operations if row["ns"].endswith((".marketdata_markettick", ".marketdata_ohlc"))]
+    assert len([row for row in large if row["op"] == "query"]) >= 3
+    for row in large:
+        assert "COLLSCAN" not in row.get("planSummary", ""), row
+        assert not row.get("hasSortStage", False), row
+        assert row.get("docsExamined", 0) <= 2 * PAGE_ROWS, row
