@@ -40,7 +40,7 @@ class Following:
         self.keys: dict[int, str] = {}
         self.subscribed: dict[str, str] = {}
         self.empty = False
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(feed_requests_total=0)
         self._journal = journal
         self._pipeline = pipeline
         self._shard = shard

@@ -13,6 +13,8 @@ from marketdata import bus, live_state
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.wire import QuoteEntry, quote_entry
 
+COUNTS = ("ticks_published_total", "publish_failed_total", "live_state_failed_total")
+
 
 class Publisher:
     """Encodes and publishes one shard's quotes.
@@ -26,7 +28,7 @@ class Publisher:
     def __init__(self, pipeline: Pipeline, *, shard: int, epoch: int) -> None:
         self.epoch = epoch
         self.n = 0
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self._pipeline = pipeline
         self._shard = shard
         self._entries: dict[int, QuoteEntry] = {}

@@ -15,6 +15,22 @@ STALE_SECONDS = 10.0
 """No data for so long while a segment trades: `stale`."""
 MUTE_SECONDS = 30.0
 """No frame at all for so long while a segment trades: the socket is dead though it is open."""
+COUNTS = (
+    "frames_received_total",
+    "frames_journalled_total",
+    "frames_decoded_total",
+    "frames_rejected_total",
+    "text_frames_total",
+    "ticks_decoded_total",
+    "authorize_calls_total",
+    "reconnects_total",
+    "mute_total",
+    "gaps_total",
+    "universe_failed_total",
+    "background_failed_total",
+    "background_dropped_total",
+)
+"""What the runner counts. All are in every report, 0 before they first happen."""
 OPEN_STATUSES = frozenset({"NORMAL_OPEN", "PRE_OPEN_START", "CLOSING_START"})
 
 
@@ -32,7 +48,7 @@ class Report:
         self.state = FeedState.CLOSED
         self.since_ms = time.time_ns() // 1_000_000
         self.detail = "starting"
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self.frame_at = self.data_at = time.monotonic()
         self.token_expires_ms = 0
         self._shard = shard

@@ -30,6 +30,14 @@ from marketdata.store import Document, candles_write, tick_document, ticks_write
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+COUNTS = (
+    "ticks_stored_total",
+    "ticks_duplicate_total",
+    "candles_written_total",
+    "frames_deferred_total",
+    "frames_undecodable_total",
+    "store_retries_total",
+)
 POSITION_SECONDS = 1.0
 """The committed position is saved at most so often; what lies behind it is written again after a crash, and changes nothing."""
 LONGEST_RETRY_SECONDS = 5.0
@@ -66,7 +74,7 @@ class StoreWriter(threading.Thread):
         queue_ticks: int,
     ) -> None:
         super().__init__(name=f"store-{shard}", daemon=True)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self.stored_us = 0
         self._folder = folder
         self._name_unknown = name_unknown
