@@ -48,7 +48,9 @@ SECRET_KEY = env.secret("SECRET_KEY", "Signs sessions and encrypts broker tokens
     "" if PRODUCTION else development_secret(VAR)
 )
 ALLOWED_HOSTS = env.words("TRADINGOK_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that the web server answers to.")
-CSRF_TRUSTED_ORIGINS = env.words("TRADINGOK_TRUSTED_ORIGINS", "", "Origins (`https://host`) beside the server's own that may sign in and connect with a session.")
+CSRF_TRUSTED_ORIGINS = env.words(
+    "TRADINGOK_TRUSTED_ORIGINS", "", "Origins (`https://host`) beside the server's own that may sign in and connect with a session."
+)
 CORS_ALLOWED_ORIGINS = env.words("TRADINGOK_CORS_ORIGINS", "", "Origins of front ends that may call the REST API.")
 CORS_URLS_REGEX = r"^/api/.*$"
 CORS_EXPOSE_HEADERS = ["Retry-After", "X-Request-Id"]
@@ -151,11 +153,14 @@ LOGGING = logging_settings(os.environ.get("TRADINGOK_PROCESS", ""), VAR / "log")
 
 # --- REST -------------------------------------------------------------------------------------------------------------
 REST_FRAMEWORK: dict[str, Any] = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.api.authentication.ApiKeyAuthentication", "rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.api.authentication.ApiKeyAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_THROTTLE_CLASSES": ["accounts.api.throttling.UserThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["accounts.api.rendering.FastJSONRenderer", "rest_framework.renderers.BrowsableAPIRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser", "rest_framework.parsers.FormParser"],
+    "DEFAULT_PARSER_CLASSES": ["accounts.api.parsing.StrictJSONParser", "rest_framework.parsers.FormParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "accounts.api.problems.exception_handler",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
@@ -164,7 +169,8 @@ REST_FRAMEWORK: dict[str, Any] = {
 }
 SPECTACULAR_SETTINGS: dict[str, Any] = {
     "TITLE": "TradingOK",
-    "DESCRIPTION": "Live Indian market data: instruments, ticks, candles, market status. Prices are rupees, times are epoch milliseconds UTC.",
+    "DESCRIPTION": "Live Indian market data: instruments, ticks, candles, market status. "
+    "Prices are rupees, times are epoch milliseconds UTC.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
@@ -172,7 +178,9 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
 }
-API_REQUESTS_PER_SECOND = env.integer("TRADINGOK_API_RATE", 100, "REST requests a second, per user and web process, sustained.", low=1, high=100_000)
+API_REQUESTS_PER_SECOND = env.integer(
+    "TRADINGOK_API_RATE", 100, "REST requests a second, per user and web process, sustained.", low=1, high=100_000
+)
 API_BURST = env.integer("TRADINGOK_API_BURST", 500, "REST requests that may come at once, per user and web process.", low=1, high=1_000_000)
 
 # --- the way out: WebSocket -------------------------------------------------------------------------------------------
@@ -183,10 +191,18 @@ WS_COMMAND_BYTES = env.integer("TRADINGOK_WS_COMMAND_BYTES", 65_536, "Largest We
 WS_STALL_SECONDS = env.number("TRADINGOK_WS_STALL", 10.0, "A client that takes nothing for so many seconds is aborted.", low=0.5, high=600)
 
 # --- the feed ---------------------------------------------------------------------------------------------------------
-EMISSION_WINDOW_MS = env.integer("TRADINGOK_WINDOW_MS", 25, "Ticks are published to clients once in so many milliseconds.", low=5, high=1000)
+EMISSION_WINDOW_MS = env.integer(
+    "TRADINGOK_WINDOW_MS", 25, "Ticks are published to clients once in so many milliseconds.", low=5, high=1000
+)
 STORE_BATCH_TICKS = env.integer("TRADINGOK_BATCH_TICKS", 2000, "Ticks in one write to MongoDB at the most.", low=1, high=20_000)
 STORE_BATCH_MS = env.integer("TRADINGOK_BATCH_MS", 250, "Age in milliseconds at which a smaller batch is written.", low=10, high=10_000)
-STORE_QUEUE_TICKS = env.integer("TRADINGOK_QUEUE_TICKS", 100_000, "Ticks held in memory for a slow store; past it they are read again from the journal.", low=1000, high=5_000_000)
+STORE_QUEUE_TICKS = env.integer(
+    "TRADINGOK_QUEUE_TICKS",
+    100_000,
+    "Ticks held in memory for a slow store; past it they are read again from the journal.",
+    low=1000,
+    high=5_000_000,
+)
 TICK_RETENTION_DAYS = env.integer("TRADINGOK_TICK_DAYS", 7, "Days that ticks are kept in MongoDB.", low=1, high=3650)
 JOURNAL_SEGMENT_MB = env.integer("TRADINGOK_JOURNAL_SEGMENT_MB", 256, "Size at which a journal segment is closed, in MB.", low=1, high=4096)
 FEED_SHARD = env.integer("TRADINGOK_FEED_SHARD", 0, "Number of this feed among the feeds, from 0.", low=0, high=7)
@@ -201,20 +217,26 @@ BROKER_MODE_LIMITS = {
 }
 BROKER_MIXED_MODE_LIMITS = {"ltpc": 2000, "option_greeks": 2000, "full": 1500, "full_d30": 50}
 """The broker's own limits when one connection mixes modes (FACTS §3.2); the settings above can only lower them."""
-UNIVERSE_UNDERLYINGS = env.words("TRADINGOK_UNDERLYINGS", "NIFTY,BANKNIFTY,FINNIFTY,MIDCPNIFTY", "Underlyings of the default subscription rules, in order of priority.")
+UNIVERSE_UNDERLYINGS = env.words(
+    "TRADINGOK_UNDERLYINGS", "NIFTY,BANKNIFTY,FINNIFTY,MIDCPNIFTY", "Underlyings of the default subscription rules, in order of priority."
+)
 UNIVERSE_WEEKLIES = env.integer("TRADINGOK_WEEKLIES", 2, "Weekly expiries followed by the default rules.", low=0, high=10)
 UNIVERSE_MONTHLIES = env.integer("TRADINGOK_MONTHLIES", 1, "Monthly expiries followed by the default rules.", low=0, high=10)
 UNIVERSE_STRIKES = env.integer("TRADINGOK_STRIKES", 40, "Strikes on each side of the money followed by the default rules.", low=0, high=500)
 
 # --- the broker -------------------------------------------------------------------------------------------------------
-UPSTOX_ACCESS_TOKEN = env.secret("UPSTOX_ACCESS_TOKEN", "Analytics or access token. Unset, and no session signed in: the simulated exchange.")
+UPSTOX_ACCESS_TOKEN = env.secret(
+    "UPSTOX_ACCESS_TOKEN", "Analytics or access token. Unset, and no session signed in: the simulated exchange."
+)
 UPSTOX_CLIENT_ID = env.secret("UPSTOX_CLIENT_ID", "API key of your Upstox app, to sign in from the admin.")
 UPSTOX_CLIENT_SECRET = env.secret("UPSTOX_CLIENT_SECRET", "API secret of your Upstox app.")
 UPSTOX_REDIRECT_URI = env.text("UPSTOX_REDIRECT_URI", "", "Redirect URI of your Upstox app, exactly as registered.")
 EXCHANGE_URL = env.url(
     "TRADINGOK_EXCHANGE_URL", "", "Address of the simulated exchange; set by `make run`. Wins over the real broker.", schemes=("http",)
 )
-UPSTOX_API_URL = EXCHANGE_URL or env.url("UPSTOX_API_URL", "https://api.upstox.com", "The broker's REST address.", schemes=("https", "http"))
+UPSTOX_API_URL = EXCHANGE_URL or env.url(
+    "UPSTOX_API_URL", "https://api.upstox.com", "The broker's REST address.", schemes=("https", "http")
+)
 INSTRUMENT_MASTER_URL = (
     f"{EXCHANGE_URL}/market-quote/instruments/exchange/NSE.json.gz"
     if EXCHANGE_URL

@@ -379,7 +379,7 @@ def _last_lines(file: Path, begin: int) -> list[str]:
 def _trim(file: Path) -> bool:
     """Move what is in a file that grew over OUTPUT_BYTES aside, to `<file>.1`. Its writers append, so they go on at its new end."""
     try:
-        if file.stat().st_size <= OUTPUT_BYTES:
+        if not file.exists() or file.stat().st_size <= OUTPUT_BYTES:
             return False
         file.with_name(file.name + ".1").write_bytes(file.read_bytes())
         with file.open("r+b") as stream:
