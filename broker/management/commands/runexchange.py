@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,38 @@ log = logging.getLogger(__name__)
 
 
 def speed(text: str) -> float:
-    """A replay speed: a number > 0, or 0 or "max" for as fast as the clients read. Raises ValueError."""
-    value = 0.0 if text == "max" else float(text)
-    if not 0 <= value <= 100_000:
-        raise ValueError(text)
-    return value
+    """A replay speed: 0 or "max" for as fast as the clients read, else a multiple of recorded time."""
+    return _number("0" if text == "max" else text, 0, 100_000, 'a number from 0 to 100000, or "max"')
 
 
 def pace(text: str) -> float:
-    """A multiple of the real feed's pace, 0.01–100. Raises ValueError."""
-    value = float(text)
-    if not 0.01 <= value <= 100:
-        raise ValueError(text)
-    return value
+    """A multiple of the real feed's pace."""
+    return _number(text, 0.01, 100, "a number from 0.01 to 100")
+
+
+def port(text: str) -> int:
+    """A port; 0 is any free one."""
+    return _whole(text, 65_535)
 
 
 def count(text: str) -> int:
-    """A whole number from 0. Raises ValueError."""
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(text)
+    """A whole number."""
+    return _whole(text, 2**31)
+
+
+def _number(text: str, low: float, high: float, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise ArgumentTypeError(f"{text!r} is not {expected}")
+    return value
+
+
+def _whole(text: str, high: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) <= high):
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 0 to {high}")
     return int(text)
 
 
@@ -56,7 +69,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-        parser.add_argument("--port", type=count, default=8090, help="port to listen on; 0: any free one (default: 8090)")
+        parser.add_argument("--port", type=port, default=8090, help="port to listen on; 0: any free one (default: 8090)")
         parser.add_argument("--token", default="simulated-token", help="access token accepted from the start")
         parser.add_argument("--client-id", default="", help="the only API key that may sign in (default: any)")
         parser.add_argument("--client-secret", default="", help="its secret (default: any)")
@@ -75,7 +88,7 @@ class Command(BaseCommand):
         """Build the exchange and serve until stopped."""
         try:
             bound = listening_socket(options["host"], options["port"])
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise CommandError(f"cannot listen on {options['host']}:{options['port']}: {error}. Choose another with --port.") from error
         with bound:
             exchange = self._exchange(options)

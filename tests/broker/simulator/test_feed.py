@@ -1,0 +1,402 @@
+"""The V3 feed over a real socket: what is sent in which mode, what is ignored, what is refused, and who is cut."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from broker.simulator.ledger import feed_digest
+from broker.upstox import MarketDataFeedV3_pb2 as pb
+from tests.broker.simulator.feed_client import drain, open_feed, receive, receive_until, request
+from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401
+
+INDEX, BANK, UNKNOWN = "NSE_INDEX|Nifty 50", "NSE_INDEX|Nifty Bank", "NSE_FO|0"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RunningExchange]:
+    running = RunningExchange("--seed", "5")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def exchange(shared: RunningExchange) -> RunningExchange:
+    """The module's exchange, without connections or faults left over."""
+    shared.fault(kind="clear")
+    shared.fault(kind="drop")
+    shared.wait_for(lambda state: not state["connections"])
+    return shared
+
+
+def option_keys(exchange: RunningExchange, count: int = 1) -> list[str]:
+    """Keys of options near the middle of the NIFTY list."""
+    rows = exchange.get("/v2/option/contract", instrument_key=INDEX).json()["data"]
+    middle = len(rows) // 2
+    return [row["instrument_key"] for row in rows[middle : middle + count]]
+
+
+def has(frames: list[pb.FeedResponse], key: str, kind: pb.Type.ValueType = pb.live_feed) -> bool:
+    return any(frame.type == kind and key in frame.feeds for frame in frames)
+
+
+# --- subscription ---------------------------------------------------------------------------------------------------------
+
+
+def test_market_info_comes_first_and_repeats_while_idle(exchange: RunningExchange) -> None:
+    with open_feed(exchange) as connection:
+        first = receive(connection)
+        assert first.type == pb.market_info
+        assert len(first.marketInfo.segmentStatus) == 11
+        began = time.monotonic()
+        assert receive(connection).type == pb.market_info
+        assert 1 < time.monotonic() - began < 10
+
+
+def test_snapshot_then_live_frames_of_changed_keys(exchange: RunningExchange) -> None:
+    keys = [INDEX, BANK, *option_keys(exchange, 20)]
+    with open_feed(exchange) as connection:
+        receive(connection)
+        connection.send(request("sub", [*keys, UNKNOWN], "full"))
+        snapshot = receive(connection)
+        assert snapshot.type == pb.initial_feed
+        assert set(snapshot.feeds) == set(keys)
+        began = time.monotonic()
+        frames = receive_until(connection, lambda got: len(got) >= 20)
+        assert 0.08 < (time.monotonic() - began) / 20 < 0.5
+    assert {frame.type for frame in frames} == {pb.live_feed}
+    assert all(frame.feeds and set(frame.feeds) <= set(keys) for frame in frames)
+    assert min(len(frame.feeds) for frame in frames) < len(keys)
+    assert [f.currentTs for f in frames] == sorted(f.currentTs for f in frames)
+
+
+def test_each_mode_carries_its_own_fields(exchange: RunningExchange) -> None:
+    option = option_keys(exchange)[0]
+    with open_feed(exchange) as connection:
+        receive(connection)
+        found = {}
+        for mode in ("ltpc", "option_greeks", "full"):
+            connection.send(request("sub" if mode == "ltpc" else "change_mode", [option], mode))
+            frames = receive_until(connection, lambda got: has(got, option, pb.initial_feed))
+            live = receive_until(connection, lambda got: has(got, option))
+            found[mode] = frames[-1].feeds[option]
+            assert live[-1].feeds[option].requestMode == found[mode].requestMode
+    assert {mode: feed.WhichOneof("FeedUnion") for mode, feed in found.items()} == {
+        "ltpc": "ltpc",
+        "option_greeks": "firstLevelWithGreeks",
+        "full": "fullFeed",
+    }
+    assert [feed.requestMode for feed in found.values()] == [pb.RequestMode.ltpc, pb.RequestMode.option_greeks, pb.full_d5]
+    greeks = found["option_greeks"].firstLevelWithGreeks
+    assert greeks.ltpc.ltp > 0
+    assert greeks.firstDepth.askP > 0
+    assert greeks.optionGreeks.vega > 0
+    assert greeks.iv > 0
+
+
+def test_unsub_stops_a_key_and_sub_without_mode_is_ltpc(exchange: RunningExchange) -> None:
+    with open_feed(exchange) as connection:
+        connection.send(request("sub", [INDEX, BANK]))
+        frames = receive_until(connection, lambda got: has(got, INDEX) and has(got, BANK))
+        assert all(feed.WhichOneof("FeedUnion") == "ltpc" for frame in frames for feed in frame.feeds.values())
+        connection.send(request("unsub", [INDEX]))
+        exchange.wait_for(lambda state: state["subscribed"] == 1)
+        drain(connection, 0.3)
+        after = receive_until(connection, lambda got: sum(BANK in frame.feeds for frame in got) >= 5)
+        assert not any(INDEX in frame.feeds for frame in after)
+
+
+IGNORED: list[bytes | str] = [
+    request("sub", [INDEX], "full_d5"),
+    request("sub", [INDEX], "full_d30"),  # not in the normal plan
+    request("sub", [UNKNOWN, "", "NSE_INDEX|nifty 50"], "full"),
+    request("change_mode", [INDEX], "full"),  # not subscribed
+    request("subscribe", [INDEX], "full"),
+    request("sub", [INDEX], "full").decode(),  # a text frame
+    b"",
+    b"{",
+    b"\xff\xfe\x00",
+    b"[1,2]",
+    b'{"method":"sub","data":null}',
+    b'{"method":"sub","data":{"mode":"full","instrumentKeys":"NSE_INDEX|Nifty 50"}}',
+    b'{"method":"sub","data":{"mode":"full","instrumentKeys":[1]}}',
+    b"[" * 100_000,
+]
+
+
+def handled(state: dict[str, Any]) -> int:
+    """Requests that the feed has looked at."""
+    return int(state["counts"].get("requests_total", 0) + state["counts"].get("requests_text_total", 0))
+
+
+def has_handled(count: int, state: dict[str, Any]) -> bool:
+    return handled(state) == count
+
+
+def test_what_the_broker_ignores_yields_only_market_info(exchange: RunningExchange) -> None:
+    before = handled(exchange.state())
+    with open_feed(exchange) as connection:
+        for number, content in enumerate(IGNORED, 1):
+            connection.send(content)
+            state = exchange.wait_for(functools.partial(has_handled, before + number))
+            assert state["subscribed"] == 0, content[:60]
+        frames = receive_until(connection, lambda got: len(got) >= 2)
+        assert {frame.type for frame in frames} == {pb.market_info}
+        connection.send(request("sub", [INDEX], "ltpc"))  # and the connection lives on
+        receive_until(connection, lambda got: has(got, INDEX))
+
+
+def test_a_giant_request_closes_its_connection_only(exchange: RunningExchange) -> None:
+    with open_feed(exchange) as other, open_feed(exchange) as connection:
+        connection.send(request("sub", ["NSE_FO|" + "9" * 2_000_000]))
+        with pytest.raises(ConnectionClosed) as caught:
+            receive_until(connection, lambda got: False)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1009
+        other.send(request("sub", [INDEX]))
+        receive_until(other, lambda got: has(got, INDEX))
+
+
+def test_keys_past_the_limit_of_a_mode_are_ignored_and_counted(start_exchange: StartExchange) -> None:  # noqa: F811
+    exchange = start_exchange("--seed", "5", "--instruments", "2600")
+    rows = [row for row in _master(exchange) if row["segment"] == "NSE_FO"]
+    keys = [str(row["instrument_key"]) for row in rows]
+    assert len(keys) > 2100
+    with open_feed(exchange) as connection:
+        connection.send(request("sub", keys, "full"))
+        state = exchange.wait_for(lambda state: state["subscribed"] > 0)
+        assert state["connections"][0]["modes"] == {"full": 2000}
+        assert state["counts"]["keys_over_limit_total"] == len(keys) - 2000
+        connection.send(request("unsub", keys))
+        exchange.wait_for(lambda state: state["subscribed"] == 0)
+        connection.send(request("sub", [INDEX], "ltpc"))
+        connection.send(request("sub", keys, "full"))  # two modes: the combined limit
+        state = exchange.wait_for(lambda state: state["subscribed"] > 1)
+        assert state["connections"][0]["modes"] == {"ltpc": 1, "full": 1500}
+
+
+def _master(exchange: RunningExchange) -> list[dict[str, object]]:
+    content = httpx.get(f"{exchange.url}/market-quote/instruments/exchange/NSE.json.gz", timeout=60).content
+    rows: list[dict[str, object]] = json.loads(gzip.decompress(content))
+    return rows
+
+
+# --- who gets in ----------------------------------------------------------------------------------------------------------
+
+
+def refused(url: str) -> int:
+    with pytest.raises(InvalidStatus) as caught:
+        connect(url, proxy=None)
+    return caught.value.response.status_code
+
+
+def test_codes_open_once(exchange: RunningExchange) -> None:
+    url = exchange.authorized_url()
+    with connect(url, proxy=None) as connection:
+        receive(connection)
+        assert refused(url) == 403
+    assert refused(url.partition("code=")[0] + "code=made-up") == 403
+    assert refused(url.partition("?")[0]) == 403
+
+
+def test_a_third_connection_of_a_token_is_refused(exchange: RunningExchange) -> None:
+    with open_feed(exchange) as one, open_feed(exchange) as two:
+        assert refused(exchange.authorized_url()) == 403
+        receive(one)
+        receive(two)
+    exchange.wait_for(lambda state: not state["connections"])
+    with open_feed(exchange) as three:
+        receive(three)
+
+
+def test_entry_redirects_to_an_authorised_socket(exchange: RunningExchange) -> None:
+    entry = f"{exchange.url}/v3/feed/market-data-feed"
+    answer = httpx.get(entry, headers=exchange.headers)
+    assert answer.status_code == 302
+    assert httpx.get(entry).status_code == 401
+    with connect(entry.replace("http", "ws", 1), additional_headers=exchange.headers, proxy=None) as connection:
+        assert receive(connection).type == pb.market_info
+    assert refused(entry.replace("http", "ws", 1)) == 401
+
+
+def test_authorize_sends_both_spellings(exchange: RunningExchange) -> None:
+    data = exchange.get("/v3/feed/market-data-feed/authorize").json()["data"]
+    assert data["authorized_redirect_uri"] == data["authorizedRedirectUri"]
+    assert data["authorized_redirect_uri"].startswith("ws://127.0.0.1:")
+
+
+# --- who is cut -----------------------------------------------------------------------------------------------------------
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def never_reading(exchange: RunningExchange, keys: list[str]) -> Iterator[None]:
+    """A client that subscribes, and then takes nothing out of a small socket buffer."""
+    url = exchange.authorized_url()
+    address = urlsplit(url)
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect((address.hostname, address.port))
+    with connect(url, sock=raw, max_queue=1, compression=None, ping_interval=None, close_timeout=0.1) as connection:
+        connection.send(request("sub", keys, "full"))
+        yield
+
+
+def test_a_client_that_does_not_read_is_cut_and_costs_bounded_memory(start_exchange: StartExchange) -> None:  # noqa: F811
+    exchange = start_exchange("--seed", "5", "--rate", "4")
+    keys = [str(row["instrument_key"]) for row in _master(exchange)][:1500]
+    pid = exchange.process.pid
+    with open_feed(exchange) as healthy, never_reading(exchange, keys):
+        healthy.send(request("sub", [INDEX], "ltpc"))
+        before = resident_bytes(pid)
+        peak = before
+        deadline = time.monotonic() + 60
+        while (state := exchange.state())["counts"].get("slow_clients_aborted_total", 0) == 0:
+            peak = max(peak, resident_bytes(pid))
+            assert time.monotonic() < deadline, state
+            drain(healthy, 0.2)
+        assert peak - before < 120 * 1024 * 1024
+        assert len(exchange.wait_for(lambda state: len(state["connections"]) == 1)["connections"]) == 1
+        drain(healthy, 0.2)
+        receive_until(healthy, lambda got: has(got, INDEX))  # the other one is served on
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def following(exchange: RunningExchange) -> Iterator[ClientConnection]:
+    """A connection on which live frames come."""
+    with open_feed(exchange) as connection:
+        connection.send(request("sub", [INDEX], "ltpc"))
+        receive_until(connection, lambda got: has(got, INDEX))
+        yield connection
+
+
+def test_drop_cuts_without_a_close_frame(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="drop")
+    with pytest.raises(ConnectionClosed) as caught:
+        receive_until(following, lambda got: False)
+    assert caught.value.rcvd is None
+    assert exchange.state()["faults"]["drop"] >= 1
+
+
+def test_mute_sends_nothing_and_keeps_the_connection(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="mute")
+    drain(following, 0.5)
+    assert drain(following, 4) == []  # longer than market_info's period
+    following.ping().wait(10)
+    exchange.fault(kind="clear")
+    receive_until(following, lambda got: has(got, INDEX))
+
+
+def test_mute_ends_by_itself(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="mute", seconds=1)
+    drain(following, 0.3)
+    began = time.monotonic()
+    receive_until(following, lambda got: has(got, INDEX))
+    assert time.monotonic() - began > 0.3
+
+
+def test_garbage_is_binary_and_no_frame(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="garbage", count=2, size=10)
+    bad: list[bytes] = []
+    deadline = time.monotonic() + 20
+    while len(bad) < 2:
+        assert time.monotonic() < deadline
+        message = following.recv(timeout=20)
+        assert isinstance(message, bytes)
+        if message[:1] == b"\xff":
+            bad.append(message)
+    assert [len(message) for message in bad] == [10, 10]
+
+
+def test_text_frame(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="text_frame", text='{"status":"failed"}')
+    deadline = time.monotonic() + 20
+    while not isinstance(message := following.recv(timeout=20), str):
+        assert time.monotonic() < deadline
+    assert message == '{"status":"failed"}'
+
+
+def test_refuse_at_authorize_counts_down(exchange: RunningExchange) -> None:
+    before = exchange.fault(kind="refuse", status=429, count=2)["refused_total"]
+    answers = [exchange.get("/v3/feed/market-data-feed/authorize") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [429, 429, 200]
+    assert answers[0].json()["errors"][0]["error_code"] == "UDAPI10005"
+    assert exchange.state()["refused_total"] == before + 2
+
+
+def test_refuse_may_answer_html_as_the_broker_s_front_does(exchange: RunningExchange) -> None:
+    exchange.fault(kind="refuse", status=503, body="html")
+    answer = exchange.get("/v3/feed/market-data-feed/authorize")
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (503, "text/html")
+
+
+def test_refuse_at_the_upgrade(exchange: RunningExchange) -> None:
+    exchange.fault(kind="refuse", at="upgrade", status=503, count=1)
+    assert refused(exchange.authorized_url()) == 503
+    with open_feed(exchange) as connection:
+        receive(connection)
+
+
+def test_expire_token_ends_rest_and_the_feed(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="expire_token", drop=True)
+    with pytest.raises(ConnectionClosed):
+        receive_until(following, lambda got: False)
+    assert exchange.get("/v3/feed/market-data-feed/authorize").status_code == 401
+    exchange.fault(kind="clear")
+    assert exchange.get("/v3/feed/market-data-feed/authorize").status_code == 200
+
+
+NO_FAULTS = [b"", b"{", b'{"kind":"nonsense"}', b'{"kind":"drop","no_such_field":1}', b'{"kind":"refuse","status":"x"}']
+
+
+@pytest.mark.parametrize("body", NO_FAULTS)
+def test_a_fault_that_is_none_is_refused(exchange: RunningExchange, body: bytes) -> None:
+    answer = httpx.post(f"{exchange.url}/simulator/faults", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+# --- ledger ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_holds_what_the_client_received(start_exchange: StartExchange, tmp_path: Path) -> None:  # noqa: F811
+    exchange = start_exchange("--seed", "9", ledger=tmp_path / "ledger")
+    keys = [INDEX, *option_keys(exchange, 30)]
+    contents: list[bytes] = []
+    with open_feed(exchange) as connection:
+        connection.send(request("sub", keys, "full"))
+        while len(contents) < 20:
+            message = connection.recv(timeout=20)
+            assert isinstance(message, bytes)
+            contents.append(message)
+    assert exchange.stop() == 0
+    frames = [frame for frame in exchange.ledger.frames() if frame.connection == 1]
+    assert [frame.content for frame in frames[:20]] == contents
+    expected = []
+    for frame in frames:
+        response = pb.FeedResponse.FromString(frame.content)
+        for key in sorted(response.feeds):
+            expected.append((frame.number, 1, response.currentTs, key, feed_digest(response.feeds[key])))
+    assert [tuple(update) for update in exchange.ledger.updates()] == expected
+    assert sum(exchange.ledger.counts().values()) == len(expected) > 60

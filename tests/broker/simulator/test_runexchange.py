@@ -1,0 +1,88 @@
+"""The command: its line when ready, its end, and clear words for what it cannot do."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from tests.broker.simulator.feed_client import open_feed, receive, request
+from tests.fakes.exchange import ROOT, StartExchange, start_exchange  # noqa: F401
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "manage.py", "runexchange", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=dict(os.environ), check=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_0_within_two_seconds_with_clients_connected(
+    start_exchange: StartExchange,  # noqa: F811
+    number: signal.Signals,
+) -> None:
+    exchange = start_exchange("--seed", "1")
+    with open_feed(exchange) as one, open_feed(exchange) as two:
+        one.send(request("sub", ["NSE_INDEX|Nifty 50"], "full"))
+        receive(one)
+        receive(two)
+        began = time.monotonic()
+        assert exchange.stop(number) == 0
+        assert time.monotonic() - began < 2
+    assert sum("ready at http://127.0.0.1:" in line for line in exchange.lines) == 1
+    assert not any("Traceback" in line for line in exchange.lines)
+
+
+def test_a_port_in_use_is_said(start_exchange: StartExchange) -> None:  # noqa: F811
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = run("--port", port)
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert "--port" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--port", "99999"), "--port"),
+        (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1"),
+        (("--port", "x"), "--port"),
+        (("--rate", "0"), "--rate"),
+        (("--rate", "nan"), "--rate"),
+        (("--seed", "-1"), "--seed"),
+        (("--speed", "-1", "--replay", "x"), "--speed"),
+        (("--replay", "/no/such/file"), "/no/such/file"),
+        (("--master", "/no/such/file"), "/no/such/file"),
+        (("--ledger", "/proc/none"), "/proc/none"),
+        (("--hours", "sometimes"), "--hours"),
+    ],
+)
+def test_wrong_options_are_named(arguments: tuple[str, ...], word: str) -> None:
+    with pytest.raises(CommandError, match=re.escape(word)):
+        call_command("runexchange", *(() if "--port" in arguments else ("--port", "0")), *arguments)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[{}]", b"{}", b"<html></html>", b"\x1f\x8bshort"])
+def test_a_wrong_master_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "NSE.json.gz"
+    path.write_bytes(content)
+    with pytest.raises(CommandError, match=r"NSE\.json\.gz is not an instrument master"):
+        call_command("runexchange", "--port", "0", "--master", str(path))
+
+
+def test_it_needs_no_other_server(start_exchange: StartExchange, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("MONGODB_URI", "mongodb://127.0.0.1:1/")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/")
+    with open_feed(start_exchange("--instruments", "1")) as connection:
+        assert receive(connection).marketInfo.segmentStatus
