@@ -44,8 +44,8 @@ test: setup-dev
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: setup-dev
-	@echo "format";         ruff format --check --quiet . || { echo "Run: .venv/bin/ruff format ."; exit 1; }
-	@echo "lint";           ruff check --quiet .
+	@echo "format";         ruff format --check --quiet --output-format concise . || { echo "Run: .venv/bin/ruff format ."; exit 1; }
+	@echo "lint";           ruff check --quiet --output-format concise .
 	@echo "types";          mypy .
 	@echo "import law";     lint-imports --no-logo
 	@echo "system checks";  $(EMBEDDED) $(BIN)/python manage.py check --fail-level WARNING

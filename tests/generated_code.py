@@ -17,16 +17,10 @@ GENERATED = ("MarketDataFeedV3_pb2.py", "MarketDataFeedV3_pb2.pyi")
 
 def generate(folder: Path) -> None:
     """Write the module and its type stub into `folder`. Raises CalledProcessError; protoc says why."""
-    command = [
-        sys.executable,
-        "-m",
-        "grpc_tools.protoc",
-        f"-I{SOURCE.parent}",
-        f"--python_out={folder}",
-        f"--mypy_out={folder}",
-        SOURCE.name,
-    ]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    outputs = [f"--python_out={folder}", f"--mypy_out={folder}"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # protoc looks there for mypy-protobuf's plug-in
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{SOURCE.parent}", *outputs, SOURCE.name]
+    subprocess.run(command, check=True, env={**os.environ, "PATH": path})
 
 
 def outdated(folder: Path) -> list[str]:
