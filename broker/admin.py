@@ -8,8 +8,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.auth.models import PermissionsMixin
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
@@ -80,7 +79,10 @@ class BrokerSessionAdmin(ReadOnlyAdmin):
     def sign_out(self, request: HttpRequest, pk: str) -> HttpResponse:
         """End a session here and at the broker."""
         _require_sign_in(request)
-        problem = session_end(get_object_or_404(BrokerSession, pk=pk))
+        session = self.get_object(request, pk)
+        if session is None:
+            raise Http404
+        problem = session_end(session)
         if problem:
             return self._back(request, messages.WARNING, f"Ended here; the broker said: {problem}")
         return self._back(request, messages.SUCCESS, "Signed out.")

@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.test import Client
+from pymongo import WriteConcern
 
 from accounts.models import User
 from instruments.models import Instrument
 from marketdata import store
 from marketdata.admin import PAGE_ROWS
-from marketdata.domain.candle import SESSION_OPEN_MS, Candle, day_start_ms
+from marketdata.domain.candle import SESSION_OPEN_MS, Candle, candle_id, day_start_ms
 from marketdata.models import Gap, MarketStatus
 
 pytestmark = pytest.mark.django_db
@@ -54,10 +54,16 @@ def text(client: Client, path: str, **query: Any) -> str:
     return answer.content.decode()
 
 
+def shown(answer: Any) -> dict[str, Any]:
+    """Return what the page was made of."""
+    context: dict[str, Any] = answer.context_data
+    return context
+
+
 @contextmanager
 def profiled() -> Iterator[list[dict[str, Any]]]:
     """Collect what MongoDB itself says of every operation inside."""
-    database = connection.database
+    database = store.ticks_collection().database
     operations: list[dict[str, Any]] = []
     database["system.profile"].drop()
     database.command({"profile": 2})
@@ -88,8 +94,8 @@ def test_ticks_of_an_instrument_and_day_newest_first_page_by_page(staff: Client)
     query = f"instrument=NSE_FO|7&day={DAY}"
     for _ in range(5):
         page = staff.get(f"{TICKS}?{query}")
-        seen += [float(row.cells[2].replace(",", "")) for row in page.context_data["rows"]]
-        query = page.context_data["older"]
+        seen += [float(row.cells[2].replace(",", "")) for row in shown(page)["rows"]]
+        query = shown(page)["older"]
         if not query:
             break
     assert seen == [float(1000 + number) for number in range(250, 0, -1)]
@@ -153,13 +159,13 @@ def test_candles_of_an_interval_page_by_page(staff: Client) -> None:
     minutes = [Candle(7, "1m", start + at * 60_000, 1.0, 2.0, 0.5, 100.0 + at, 10, None, "confirmed") for at in range(130)]
     store.candles_write([*minutes, Candle(7, "1d", DAY_MS, 1.0, 2.0, 0.5, 777.5, 10, None, "closed")])
     page = staff.get(CANDLES, {"instrument": "id:7", "day": DAY, "interval": "1m"})
-    closes = [row.cells[4] for row in page.context_data["rows"]]
+    closes = [row.cells[4] for row in shown(page)["rows"]]
     assert closes == [f"{100 + at}" for at in range(129, 129 - PAGE_ROWS, -1)]
-    page = staff.get(f"{CANDLES}?{page.context_data['older']}")
-    assert [row.cells[4] for row in page.context_data["rows"]] == [f"{100 + at}" for at in range(29, -1, -1)]
+    page = staff.get(f"{CANDLES}?{shown(page)['older']}")
+    assert [row.cells[4] for row in shown(page)["rows"]] == [f"{100 + at}" for at in range(29, -1, -1)]
     assert "777.5" in text(staff, CANDLES, instrument="id:7", day="2026-12-01", interval="1d")
     assert "not one of the available choices" in text(staff, CANDLES, instrument="id:7", day=DAY, interval="7m")
-    assert "777.5" in text(staff, f"{CANDLES}{store.candles_collection().find_one({'n': '1d'})['_id']}/change/")
+    assert "777.5" in text(staff, f"{CANDLES}{candle_id(7, '1d', DAY_MS)}/change/")
 
 
 # --- the small ones ---------------------------------------------------------------------------------------------------
@@ -185,7 +191,7 @@ def test_no_page_scans_or_sorts_with_200_000_ticks_and_50_000_candles(staff: Cli
     instruments, per_instrument = 100, 2000
     for number in range(1, instruments + 1):
         make_instrument(number, f"CONTRACT {number}")
-    table = connection.database[store.ticks_collection().name]
+    table = store.ticks_collection().with_options(write_concern=WriteConcern(w=1))
     for number in range(1, instruments + 1):
         rows = (tick(number * 10_000 + step, number, step * 7.5, 100 + step) for step in range(per_instrument))
         table.insert_many(rows, ordered=False)
@@ -196,11 +202,11 @@ def test_no_page_scans_or_sorts_with_200_000_ticks_and_50_000_candles(staff: Cli
     query = {"instrument": "NSE_FO|50", "day": DAY}
     with profiled() as operations:
         page = staff.get(TICKS, query)
-        older = staff.get(f"{TICKS}?{page.context_data['older']}")
+        older = staff.get(f"{TICKS}?{shown(page)['older']}")
         candles = staff.get(CANDLES, {**query, "interval": "1m"})
         tick_page = text(staff, f"{TICKS}{50 * 10_000 + 5}/change/")
         text(staff, TICKS)
-    assert len(page.context_data["rows"]) == len(older.context_data["rows"]) == len(candles.context_data["rows"]) == PAGE_ROWS
+    assert len(shown(page)["rows"]) == len(shown(older)["rows"]) == len(shown(candles)["rows"]) == PAGE_ROWS
     assert "CONTRACT" in page.content.decode()
     assert "105" in tick_page
 
