@@ -52,10 +52,10 @@ def _key(name: str) -> str:
     return f"{settings.NAMESPACE}.{name}"
 
 
-@functools.cache
-def _client() -> redis.Redis:
+@functools.lru_cache(maxsize=2)
+def _client(url: str) -> redis.Redis:
     return redis.Redis.from_url(
-        settings.REDIS_URL,
+        url,
         socket_timeout=CALL_SECONDS,
         socket_connect_timeout=CALL_SECONDS / 2,
         # One more try on a connection that a restarted server has closed; none on silence.
@@ -93,7 +93,7 @@ async def aclose() -> None:
 
 def _call(name: str, *args: Any) -> Any:
     try:
-        return getattr(_client(), name)(*args)
+        return getattr(_client(settings.REDIS_URL), name)(*args)
     except (redis.RedisError, OSError) as error:
         raise Unavailable(str(error)) from error
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -23,6 +26,7 @@ from marketdata.domain.tick import Depth, Level
 from marketdata.hub import Hub, close_hub, current_hub
 from marketdata.routing import websocket_application
 from marketdata.wire import QuoteEntry, quote_entry
+from tradingok.embedded import Valkey, start_server, stop_server
 
 DEADLINE = 20.0
 
@@ -132,9 +136,9 @@ class WebServer:
         config = uvicorn.Config(
             websocket_application,
             ws=AbortableProtocol,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_level="warning",
-            ws_per_message_deflate=False,
             timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
@@ -176,6 +180,32 @@ def web_server() -> Iterator[WebServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def own_valkey(var: Path, settings: Any) -> Iterator[Valkey]:
+    """Have a valkey that a test may stop, hang and restart; settings point to it."""
+    server = Valkey(var)
+    settings.REDIS_URL = start_server(server)
+    host = {"address": settings.REDIS_URL, "socket_timeout": None}
+    layer = settings.CHANNEL_LAYERS["default"]
+    settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": {**layer["CONFIG"], "hosts": [host]}}}
+    try:
+        yield server
+    finally:
+        stop_server(server)
+
+
+@contextmanager
+def hung(server: Valkey) -> Iterator[None]:
+    """Let a server answer nobody, as a machine does that swaps; its connections stay open."""
+    address = server.remembered()
+    assert address is not None
+    os.kill(address.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(address.pid, signal.SIGCONT)
 
 
 def until(true: Any, seconds: float = DEADLINE) -> None:

@@ -1,0 +1,75 @@
+"""What clients are told of the feed, out of the reports of its shards."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+
+from marketdata.domain.feed_status import FeedState, FeedStatus
+from marketdata.feed_board import FeedBoard
+
+
+def status(
+    shard: int = 0, *, epoch: int = 10, n: int = 1, state: str = "live", since_ms: int = 5, segments: dict[str, str] | None = None
+) -> FeedStatus:
+    return FeedStatus(shard, epoch, n, state, since_ms, 100 + n, 200 + n, segments or {}, {}, f"shard {shard}")
+
+
+def board(*statuses: FeedStatus) -> FeedBoard:
+    made = FeedBoard()
+    for one in statuses:
+        made.take(one)
+    return made
+
+
+def test_before_any_report_the_feed_is_reconnecting() -> None:
+    view = FeedBoard().view(None)
+    assert (view.state, view.since_ms, view.data_ms, view.age_ms, view.epoch) == ("reconnecting", None, None, None, 0)
+
+
+def test_one_shards_report_is_told_as_it_is() -> None:
+    view = board(status(state="quiet")).view(70)
+    assert tuple(view) == ("quiet", 5, 101, 70, "all", "shard 0", 10)
+
+
+def test_newer_reports_replace_older_ones_whatever_their_order() -> None:
+    reports = [status(epoch=9, n=50), status(epoch=10, n=1), status(epoch=10, n=2, state="stale")]
+    for order in permutations(reports):
+        assert board(*order).statuses[0] == reports[2]
+
+
+@pytest.mark.parametrize(
+    ("states", "expected", "scope"),
+    [
+        (["live", "live"], "live", "all"),
+        (["live", "quiet"], "quiet", "shard:1"),
+        (["stale", "live", "stale"], "stale", "shard:0,2"),
+        (["token_expired", "stale"], "token_expired", "shard:0"),
+        (["closed", "closed"], "closed", "all"),
+        (["reconnecting", "token_expired"], "reconnecting", "shard:0"),
+    ],
+)
+def test_of_several_shards_the_gravest_state_is_told_with_its_scope(states: list[str], expected: str, scope: str) -> None:
+    view = board(*(status(shard, state=state) for shard, state in enumerate(states))).view(0)
+    assert (view.state, view.scope) == (expected, scope)
+
+
+def test_every_state_a_feed_may_report_can_be_told() -> None:
+    assert {board(status(state=state)).view(0).state for state in FeedState} == set(FeedState)
+
+
+def test_our_own_loss_hides_what_the_feed_says_until_it_is_found() -> None:
+    made = board(status())
+    assert made.lose("2 messages were lost.", 77)
+    assert not made.lose("more", 88)
+    view = made.view(1)
+    assert (view.state, view.since_ms, view.detail, view.epoch) == ("reconnecting", 77, "2 messages were lost.", 10)
+    assert made.find()
+    assert not made.find()
+    assert made.view(1).state == "live"
+
+
+def test_segments_of_all_shards_are_told_together() -> None:
+    made = board(status(0, segments={"NSE_EQ": "NORMAL_OPEN"}), status(1, segments={"NSE_FO": "NORMAL_CLOSE"}))
+    assert made.segments() == {"NSE_EQ": "NORMAL_OPEN", "NSE_FO": "NORMAL_CLOSE"}

@@ -1,0 +1,56 @@
+"""Who follows what, and who waits."""
+
+from __future__ import annotations
+
+from marketdata.followers import Followers
+from marketdata.outbox import Outbox
+from marketdata.wire import FULL, LTPC
+
+
+def follow(followers: Followers, outbox: Outbox, instrument: int, mode: int = FULL) -> bool:
+    outbox.subscribe(instrument, mode)
+    return followers.add(outbox, instrument, mode)
+
+
+def test_the_first_and_the_last_follower_change_what_is_wanted() -> None:
+    followers, one, two = Followers(), Outbox(), Outbox()
+    assert follow(followers, one, 5, LTPC)
+    assert not follow(followers, two, 5, LTPC)
+    assert followers.of(5) == {one, two}
+    assert not followers.remove(one, 5)
+    assert followers.remove(two, 5)
+    assert not followers.remove(two, 5)
+    assert followers.of(5) == set()
+    assert followers.wanted() == {}
+
+
+def test_the_greatest_mode_is_wanted() -> None:
+    followers, one, two = Followers(), Outbox(), Outbox()
+    follow(followers, one, 5, LTPC)
+    assert followers.wanted() == {5: "ltpc"}
+    assert follow(followers, two, 5, FULL)
+    follow(followers, two, 6, LTPC)
+    assert followers.wanted() == {5: "full", 6: "ltpc"}
+
+
+def test_who_waits_is_told_once_that_it_is_late_and_once_that_it_came() -> None:
+    followers, one, two = Followers(), Outbox(), Outbox()
+    for outbox, deadline in ((one, 10.0), (two, 20.0)):
+        follow(followers, outbox, 5)
+        followers.wait(outbox, 5, "K", deadline)
+    assert list(followers.late(9.9)) == []
+    assert list(followers.late(15.0)) == [(one, 5, "K")]
+    assert list(followers.late(15.0)) == []
+    assert followers.arrived(5) == [one, two]
+    assert followers.arrived(5) == []
+
+
+def test_who_unsubscribed_waits_no_more() -> None:
+    followers, one, two = Followers(), Outbox(), Outbox()
+    for outbox in (one, two):
+        follow(followers, outbox, 5)
+        followers.wait(outbox, 5, "K", 10.0)
+    followers.remove(one, 5)
+    assert list(followers.late(11.0)) == [(two, 5, "K")]
+    followers.remove(two, 5)
+    assert followers.arrived(5) == []

@@ -1,0 +1,143 @@
+"""The outbox against a model: whatever the order of marks and drains, the last state of each dirty key goes out once."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from marketdata.outbox import CONTROL_BYTES, CONTROL_MESSAGES, Outbox
+from marketdata.wire import FULL, FULL_DEPTH, LTPC
+
+instruments = st.integers(1, 6)
+
+
+class OutboxModel(RuleBasedStateMachine):
+    """A source counts versions of quotes and levels; the client must end with the newest of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbox = Outbox()
+        self.modes: dict[int, int] = {}
+        self.quotes = dict.fromkeys(range(1, 7), 0)
+        self.depths = dict.fromkeys(range(1, 7), 0)
+        self.got_quotes: dict[int, int] = {}
+        self.got_depths: dict[int, int] = {}
+        self.marked = self.delivered = 0
+
+    @rule(instrument=instruments, mode=st.sampled_from([LTPC, FULL]))
+    def subscribe(self, instrument: int, mode: int) -> None:
+        self.outbox.subscribe(instrument, mode)
+        self.modes[instrument] = mode
+        self.got_quotes.pop(instrument, None)
+        self.got_depths.pop(instrument, None)
+
+    @rule(instrument=instruments)
+    def unsubscribe(self, instrument: int) -> None:
+        assert self.outbox.unsubscribe(instrument) is (instrument in self.modes)
+        self.modes.pop(instrument, None)
+
+    @rule(instrument=instruments, depth=st.booleans())
+    def tick(self, instrument: int, depth: bool) -> None:
+        self.quotes[instrument] += 1
+        self.depths[instrument] += depth
+        if instrument in self.modes:
+            self.outbox.mark(instrument, depth)
+
+    @rule()
+    def mark_all(self) -> None:
+        self.outbox.mark_all(self.quotes)
+        self.got_quotes.clear()
+        self.got_depths.clear()
+
+    @rule()
+    def drain_returns_each_dirty_key_once_and_leaves_the_client_up_to_date(self) -> None:
+        drained = self.outbox.drain()
+        assert len({instrument for instrument, _kind in drained}) == len(drained)
+        for instrument, kind in drained:
+            assert kind == LTPC if self.modes[instrument] == LTPC else kind in (FULL, FULL_DEPTH)
+            self.got_quotes[instrument] = self.quotes[instrument]
+            if kind == FULL_DEPTH:
+                self.got_depths[instrument] = self.depths[instrument]
+        for instrument, mode in self.modes.items():
+            assert self.got_quotes[instrument] == self.quotes[instrument]
+            assert mode == LTPC or self.got_depths[instrument] == self.depths[instrument]
+        assert self.outbox.drain() == []
+
+
+TestOutboxModel = OutboxModel.TestCase
+
+
+def test_the_first_drain_after_subscribing_is_the_snapshot() -> None:
+    outbox = Outbox()
+    outbox.subscribe(1, FULL)
+    outbox.subscribe(2, LTPC)
+    assert outbox.drain() == [(1, FULL_DEPTH), (2, LTPC)]
+
+
+def test_a_key_the_client_has_already_is_not_owed_again() -> None:
+    outbox = Outbox()
+    outbox.subscribe(1, FULL, dirty=False)
+    assert outbox.drain() == []
+    outbox.mark(1, False)
+    assert outbox.drain() == [(1, FULL)]
+
+
+@given(st.lists(st.booleans(), min_size=1))
+def test_merging_counts_what_was_replaced_and_keeps_that_the_levels_changed(depths: list[bool]) -> None:
+    outbox = Outbox()
+    outbox.subscribe(1, FULL, dirty=False)
+    for depth in depths:
+        outbox.mark(1, depth)
+    assert outbox.drain() == [(1, FULL_DEPTH if any(depths) else FULL)]
+    assert outbox.merged_total == len(depths) - 1
+
+
+def test_everything_known_is_owed_again_and_nothing_unknown() -> None:
+    outbox = Outbox()
+    for instrument in (1, 2, 3):
+        outbox.subscribe(instrument, FULL, dirty=False)
+    outbox.mark_all({1, 3, 9})
+    assert outbox.drain() == [(1, FULL_DEPTH), (3, FULL_DEPTH)]
+
+
+@given(st.lists(st.binary(max_size=40_000), max_size=300))
+def test_control_messages_keep_their_order_within_their_bounds(messages: list[bytes]) -> None:
+    outbox = Outbox()
+    for message in messages:
+        outbox.push(message)
+    drained = list(outbox.drain_control())
+    assert drained == messages[len(messages) - len(drained) :]
+    assert outbox.dropped_total == len(messages) - len(drained)
+    assert len(drained) <= CONTROL_MESSAGES
+    assert sum(map(len, drained)) <= CONTROL_BYTES
+    assert list(outbox.drain_control()) == []
+
+
+def test_the_oldest_control_message_is_dropped_and_counted() -> None:
+    outbox = Outbox()
+    for number in range(CONTROL_MESSAGES + 3):
+        outbox.push(b"%d" % number)
+    drained = list(outbox.drain_control())
+    assert (drained[0], drained[-1], len(drained)) == (b"3", b"%d" % (CONTROL_MESSAGES + 2), CONTROL_MESSAGES)
+    assert outbox.dropped_total == 3
+
+
+def test_one_message_larger_than_the_bound_still_goes_out() -> None:
+    outbox = Outbox()
+    outbox.push(b"small")
+    outbox.push(b"x" * (CONTROL_BYTES + 1))
+    assert [len(message) for message in outbox.drain_control()] == [CONTROL_BYTES + 1]
+
+
+def test_notices_are_state_the_newest_of_an_instrument_wins() -> None:
+    outbox = Outbox()
+    outbox.subscribe(1, FULL, dirty=False)
+    outbox.subscribe(2, FULL, dirty=False)
+    outbox.notice(1, b"no_data")
+    outbox.notice(2, b"gone")
+    outbox.push(b"reply")
+    outbox.notice(1, b"active")
+    outbox.unsubscribe(2)
+    assert list(outbox.drain_control()) == [b"reply", b"active"]
+    assert list(outbox.drain_control()) == []
