@@ -37,8 +37,9 @@ from marketdata.wire import entry_pack
 
 ANCHORS_MS = {"MCX_FO": MCX_OPEN_MS, "MCX_INDEX": MCX_OPEN_MS, "MCX_COM": MCX_OPEN_MS}
 """Segments whose session does not open at 09:15 IST → offset of the open in the IST day."""
-OVERLAP = timedelta(seconds=60)
-"""The roll-up looks so far behind its watermark: a write is stamped before it is acknowledged (at most 20 s later)."""
+OVERLAP = timedelta(seconds=120)
+"""The roll-up looks so far behind its watermark: a write is stamped before it is acknowledged (at most 20 s later), and a clock that
+was set back stamps lower than before (the watermark is never taken as later than now)."""
 CHUNK_MINUTES = 20_000
 """1-minute candles whose coarser ones are made at once; bounds memory while catching up."""
 CHUNK_BUCKETS = 2_000
@@ -78,15 +79,15 @@ def candles_roll_up(*, seconds: float = 45.0) -> RollUp:
     deadline = time.monotonic() + seconds
     marks = store.collection(WATERMARKS)
     mark = marks.find_one({"_id": ROLL_UP})
-    since = mark["u"] - OVERLAP if mark else datetime(2020, 1, 1)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    since = min(mark["u"].replace(tzinfo=None), now) - OVERLAP if mark else datetime(2020, 1, 1)
     found = store.candles_collection().find({"n": "1m", "u": {"$gte": since}}, {"u": 1}).sort("u", ASCENDING)
     changed = written = 0
     with found:
         while chunk := list(islice(found, CHUNK_MINUTES)):
             changed += len(chunk)
             written += candles_roll_up_minutes(candle_id_parts(row["_id"]) for row in chunk)
-            newest = min(chunk[-1]["u"], datetime.now(UTC).replace(tzinfo=chunk[-1]["u"].tzinfo))
-            marks.update_one({"_id": ROLL_UP}, {"$set": {"u": newest}}, upsert=True)
+            marks.update_one({"_id": ROLL_UP}, {"$set": {"u": min(chunk[-1]["u"].replace(tzinfo=None), now)}}, upsert=True)
             if time.monotonic() > deadline:
                 return RollUp(changed, written, complete=len(chunk) < CHUNK_MINUTES)
     return RollUp(changed, written, complete=True)

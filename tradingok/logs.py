@@ -44,6 +44,8 @@ def logging_settings(process: str, folder: Path) -> dict[str, Any]:
                 "daphne",
                 "uvicorn.access",
                 "celery.app.trace",
+                "celery.worker.strategy",
+                "celery.beat",
                 "django.request",
             )
         },

@@ -260,7 +260,12 @@ CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR / "celerybeat-schedule")
 # Static; times are IST. `expires`: what a dead worker left in the queue is not done later, the next run makes up for it.
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    "refresh-instruments": {"task": "broker.refresh_instruments", "schedule": crontab(hour="8", minute="30"), "options": {"expires": 3600}},
+    # Before the open; again, because a repeat costs one request while the file is the same, and makes up for one that failed.
+    "refresh-instruments": {
+        "task": "broker.refresh_instruments",
+        "schedule": crontab(hour="7,8", minute="30,45"),
+        "options": {"expires": 800},
+    },
     "poll-market-status": {"task": "broker.poll_market_status", "schedule": crontab(hour="8-23", minute="*"), "options": {"expires": 50}},
     "roll-up": {"task": "marketdata.roll_up", "schedule": crontab(minute="*"), "options": {"expires": 50}},
     "store-latest-quotes": {"task": "marketdata.store_latest_quotes", "schedule": crontab(minute="*"), "options": {"expires": 50}},
