@@ -52,6 +52,11 @@ class Process:
     def running(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
+    @property
+    def pid(self) -> int:
+        assert self._child is not None, f"{self.name} was never started"
+        return self._child.pid
+
     def start(self) -> None:
         """Start it, from the main thread: it ends with the thread that started it."""
         assert not self.running, f"{self.name} is running"

@@ -1,0 +1,58 @@
+"""`make bench`: every benchmark, or those that are named; exits non-zero when one is below its "at least"."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+
+import tests.conftest as servers  # starts the embedded servers and sets the environment
+
+BENCHES = ("decode", "endtoend", "rest")
+
+
+def main() -> int:
+    """Run what is asked for and say what fell short."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("benches", nargs="*", default=list(BENCHES), help=f"of {', '.join(BENCHES)}; all by default")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the end-to-end run is measured")
+    parser.add_argument("--instruments", type=int, default=1000)
+    options = parser.parse_args()
+    unknown = set(options.benches) - set(BENCHES)
+    if unknown:
+        parser.error(f"no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+    failures: list[str] = []
+    try:
+        for name in options.benches:
+            print(f"\n{name}")
+            failures += [f"{name}: {text}" for text in _run(name, options)]
+    finally:
+        servers.pytest_unconfigure()
+    for text in failures:
+        print(f"below its least: {text}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _run(name: str, options: argparse.Namespace) -> list[str]:
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+    if name == "decode":
+        from tests.bench import decode
+
+        return decode.run()
+    if name == "rest":
+        from tests.bench import rest
+
+        return rest.run()
+    from tests.bench import endtoend
+
+    result = endtoend.run(seconds=options.seconds, instruments=options.instruments)
+    endtoend.report(result)
+    return result.failures()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Exchange → feed → MongoDB and WebSocket client, 1,000 instruments in full mode: what arrives, how late, and whether all of it.
+
+`python -m tests.bench endtoend [--seconds 60] [--instruments 1000]`. What was sent is the exchange's ledger, decoded with the
+official SDK's module; what was stored is read from MongoDB. Fails when an update is lost, doubled or changed, when the load was
+lower than promised, or when the median way to a client takes too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, NamedTuple
+
+import websockets
+from google.protobuf.json_format import MessageToDict
+
+from broker.simulator.ledger import LedgerReader
+from instruments.selectors import instrument_ids
+from marketdata import store
+from marketdata.live_state import quotes_read
+from tests.fakes.stack import Stack
+from tests.payloads.figures import Figures, content_hash, figures_of, stored_updates
+
+UPDATES_PER_SECOND = 1.6
+"""Each instrument's least rate; the broker's own at the busiest (FACTS §3.5)."""
+MEDIAN_MS = 60.0
+SETTLE_SECONDS = 5.0
+
+
+class Result(NamedTuple):
+    """What a run showed.
+
+    Attributes:
+        instruments: subscribed in full mode all the time.
+        updates: sent by the exchange, by its ledger.
+        per_second: updates sent a second while it was measured.
+        slowest: updates a second of the instrument with the fewest.
+        stored: ticks in MongoDB.
+        wrong: keys whose stored content is not what was sent.
+        delivered: quotes that the client got.
+        latency_ms: exchange's clock to client, sorted.
+        feed_cpu: share of a core that the feed took.
+    """
+
+    instruments: int
+    updates: int
+    per_second: float
+    slowest: float
+    stored: int
+    wrong: list[str]
+    delivered: int
+    latency_ms: list[float]
+    feed_cpu: float
+
+    def percentile(self, share: int) -> float:
+        """Return a percentile of the way to the client, ms."""
+        return quantiles(self.latency_ms, n=100)[share - 1]
+
+    def failures(self) -> list[str]:
+        """Say what is below its "at least"."""
+        found = []
+        if self.wrong:
+            found.append(f"{len(self.wrong)} instruments are not stored as they were sent, {self.wrong[0]} first")
+        if self.stored != self.updates:
+            found.append(f"{self.updates} updates sent, {self.stored} stored")
+        if self.slowest < UPDATES_PER_SECOND:
+            found.append(f"the slowest instrument had {self.slowest:.2f} updates/s, below {UPDATES_PER_SECOND}")
+        if self.percentile(50) > MEDIAN_MS:
+            found.append(f"p50 to the client is {self.percentile(50):.0f} ms, above {MEDIAN_MS:.0f}")
+        return found
+
+
+def run(*, seconds: float, instruments: int) -> Result:
+    """Start everything, measure for `seconds`, compare ledger and store."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Path(folder) / "ledger"
+        stack = Stack(
+            Path(folder),
+            *("--instruments", str(instruments), "--seed", "5", "--ledger", str(ledger)),
+            TRADINGOK_LIMIT_FULL=str(instruments),
+            TRADINGOK_STRIKES="500",
+            TRADINGOK_WEEKLIES="5",
+            TRADINGOK_MONTHLIES="3",
+        )
+        try:
+            stack.wait_for(lambda: _feed(stack)["subscribed_full"] == instruments)
+            time.sleep(SETTLE_SECONDS)
+            before, at = stack.exchange.state(), time.time()
+            cpu = _cpu_seconds(stack)
+            keys = [entry.key for entry in quotes_read().values()]
+            delivered, latency_ms = asyncio.run(_listen(stack, keys, seconds))
+            elapsed = time.time() - at
+            cpu = (_cpu_seconds(stack) - cpu) / elapsed
+            sent = stack.exchange.state()["updates_sent_total"] - before["updates_sent_total"]
+            stack.exchange.fault(kind="mute")
+            total = stack.exchange.state()["updates_sent_total"]
+            stack.wait_for(lambda: _feed(stack)["ticks_decoded_total"] >= total)
+            assert stack.feed.stop() == 0, stack.feed.told()
+            counts = _sent_between(ledger, at, at + elapsed)
+            wrong, stored = _compare(ledger)
+            whole = [count for key, count in counts.items() if count > elapsed]  # an instrument that left in between has fewer
+            return Result(len(whole), total, sent / elapsed, min(whole) / elapsed, stored, wrong, delivered, sorted(latency_ms), cpu)
+        finally:
+            stack.stop()
+
+
+def _feed(stack: Stack) -> dict[str, Any]:
+    """Return the counters of the feed as REST tells them."""
+    counters: dict[str, Any] = stack.get("/api/broker-status")["shards"][0]["counters"]
+    return counters
+
+
+def _cpu_seconds(stack: Stack) -> float:
+    """Return the processor time that the feed process has taken."""
+    fields = Path(f"/proc/{stack.feed.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+async def _listen(stack: Stack, keys: list[str], seconds: float) -> tuple[int, list[float]]:
+    """Follow everything on one WebSocket connection; return quotes received and their ages in ms."""
+    ages: list[float] = []
+    headers = {"Authorization": f"Bearer {stack.api_key}"}
+    async with websockets.connect(stack.ws_url, additional_headers=headers, max_size=None) as socket:
+        await socket.send(json.dumps({"id": 1, "op": "subscribe", "instruments": keys, "mode": "full"}))
+        began = time.monotonic()
+        while (left := began + seconds - time.monotonic()) > 0:
+            try:
+                message = json.loads(await asyncio.wait_for(socket.recv(), left))
+            except TimeoutError:
+                break
+            now_ms = time.time() * 1000
+            if message.get("event") == "market:tick" and time.monotonic() - began > 2:  # after the snapshot
+                ages.extend(now_ms - quote["broker_ms"] for _, _, quote in message["ticks"])
+    return len(ages), ages
+
+
+def _sent_between(ledger: Path, start: float, end: float) -> dict[str, int]:
+    """Return updates by key that the exchange sent in a stretch of time (seconds since 1970)."""
+    frames = {frame.number for frame in LedgerReader(ledger).frames() if start * 1e9 <= frame.sent_ns < end * 1e9}
+    counts: dict[str, int] = defaultdict(int)
+    for update in LedgerReader(ledger).updates():
+        if update.frame in frames:
+            counts[update.key] += 1
+    return counts
+
+
+def _compare(ledger: Path) -> tuple[list[str], int]:
+    """Return the keys whose stored updates are not those of the ledger, and how many ticks are stored."""
+    from upstox_client.feeder.proto import MarketDataFeedV3_pb2 as sdk
+
+    sent: dict[str, list[Figures]] = defaultdict(list)
+    for frame in LedgerReader(ledger).frames():
+        for key, feed in MessageToDict(sdk.FeedResponse.FromString(frame.content)).get("feeds", {}).items():
+            sent[key].append(figures_of(feed))
+    ids = instrument_ids(sent)
+    wrong = [key for key, updates in sent.items() if content_hash(updates) != content_hash(stored_updates(ids[key]))]
+    return wrong, store.ticks_collection().count_documents({})
+
+
+def report(result: Result) -> None:
+    """Print the table."""
+    rows = [
+        ("instruments in full mode", f"{result.instruments:,}"),
+        ("updates a second, all / slowest instrument", f"{result.per_second:,.0f} / {result.slowest:.2f}"),
+        ("updates sent, by the ledger", f"{result.updates:,}"),
+        ("ticks stored", f"{result.stored:,}"),
+        ("instruments stored other than sent", f"{len(result.wrong)}"),
+        ("quotes delivered to one WebSocket client", f"{result.delivered:,}"),
+        ("exchange → client, p50 / p99", f"{result.percentile(50):.0f} ms / {result.percentile(99):.0f} ms"),
+        ("the feed's share of a core", f"{result.feed_cpu:.0%}"),
+    ]
+    for name, value in rows:
+        print(f"  {name:<45}{value:>22}")
