@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from django.conf import settings
+from django.core.cache import cache
 
 from instruments.domain.expiry import Expiry, expiries_of, expiry_words
 from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE, ms_of, split_key
-from instruments.domain.universe import Contract, Rule, Universe, resolve
+from instruments.domain.universe import Contract, Rule, Selection, Universe, resolve
 from instruments.models import Instrument, SubscriptionRule
-from instruments.store import Document, instruments_collection
+from instruments.store import Document, instruments_collection, spots_read
 
 ID_PREFIX = "id:"
 
@@ -125,8 +126,79 @@ def universe_resolve(*, spots: Mapping[str, float], at_ms: int) -> Universe:
         spots: price by the underlying's key, as far as it is known · INR.
         at_ms: market time · ms UTC.
     """
-    rules = [rule_of(row) for row in SubscriptionRule.objects.filter(enabled=True)]
+    return _resolve_rules([rule_of(row) for row in SubscriptionRule.objects.filter(enabled=True)], spots, at_ms)
+
+
+def _resolve_rules(rules: Sequence[Rule], spots: Mapping[str, float], at_ms: int) -> Universe:
     return resolve(_contracts_for(rules), spots, rules, mode_limits(rules), now_ms=at_ms)
+
+
+class FollowedRule(NamedTuple):
+    """A stored rule, and what it selects now; None while it is disabled."""
+
+    row: SubscriptionRule
+    selection: Selection | None
+
+
+class Followed(NamedTuple):
+    """What the rules mean now.
+
+    Attributes:
+        at: market time of this answer.
+        spots_at_ms: market time of the prices, which the feed recorded; None when it never has.
+        rules: all, in order of priority.
+        limits: mode → keys on one connection.
+        ids: instruments followed in any mode, ascending.
+    """
+
+    at: datetime
+    spots_at_ms: int | None
+    rules: list[FollowedRule]
+    limits: dict[str, int]
+    universe: Universe
+    ids: list[int]
+
+
+FOLLOWED_SECONDS = 5
+_FOLLOWED = "instruments.followed"
+
+
+def followed(at: datetime) -> Followed:
+    """Resolve the rules as the feed does, with the prices that it recorded last; kept for FOLLOWED_SECONDS in this process.
+
+    What clients demand beyond the rules is not in it.
+    """
+    known: Followed | None = cache.get(_FOLLOWED)
+    if known is None or abs((at - known.at).total_seconds()) > FOLLOWED_SECONDS:
+        known = _followed(at)
+        cache.set(_FOLLOWED, known, FOLLOWED_SECONDS)
+    return known
+
+
+def _followed(at: datetime) -> Followed:
+    rows = sorted(SubscriptionRule.objects.all(), key=lambda row: (row.priority, row.name))
+    rules = [rule_of(row) for row in rows if row.enabled]
+    recorded = spots_read()
+    universe = _resolve_rules(rules, recorded.spots, ms_of(at))
+    selections = iter(universe.selections)  # in the order of `rules`, which is sorted as `resolve` sorts
+    ids = instrument_ids(key for keys in universe.by_mode.values() for key in keys)
+    return Followed(
+        at,
+        recorded.at_ms,
+        [FollowedRule(row, next(selections) if row.enabled else None) for row in rows],
+        mode_limits(rules),
+        universe,
+        sorted(ids.values()),
+    )
+
+
+def market_now() -> datetime:
+    """Market time for answers that no feed gives: now, or in a replay the recorded time, moved on by what has passed since."""
+    now = datetime.now(UTC)
+    recorded = spots_read()
+    if recorded.at_ms is None or recorded.written_at is None:
+        return now
+    return datetime.fromtimestamp(recorded.at_ms / 1000, UTC) + (now - recorded.written_at)
 
 
 def mode_limits(rules: Iterable[Rule]) -> dict[str, int]:

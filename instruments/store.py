@@ -114,18 +114,26 @@ def is_marked(name: str) -> bool:
     return state_collection().find_one({"_id": f"done:{name}"}) is not None
 
 
+class RecordedSpots(NamedTuple):
+    """Prices that the rules were resolved with. `at_ms`: their market time, ms UTC · `written_at`: by our clock; None: never written."""
+
+    spots: dict[str, float]
+    at_ms: int | None
+    written_at: datetime | None
+
+
 def spots_write(spots: Mapping[str, float], at_ms: int) -> None:
     """Replace the spots that the rules were resolved with last."""
     pairs = [[key, price] for key, price in spots.items()]  # keys of instruments may hold dots, which field names may not
-    state_collection().replace_one({"_id": SPOTS}, {"at_ms": at_ms, "spots": pairs}, upsert=True)
+    state_collection().replace_one({"_id": SPOTS}, {"at_ms": at_ms, "written_at": datetime.now(UTC), "spots": pairs}, upsert=True)
 
 
-def spots_read() -> tuple[dict[str, float], int | None]:
-    """Return the spots recorded last and their market time, ms UTC; nothing and None when there are none."""
+def spots_read() -> RecordedSpots:
+    """Return the spots recorded last."""
     document = state_collection().find_one({"_id": SPOTS})
     if document is None:
-        return {}, None
-    return dict(document["spots"]), document["at_ms"]
+        return RecordedSpots({}, None, None)
+    return RecordedSpots(dict(document["spots"]), document["at_ms"], document["written_at"])
 
 
 def row_fields(row: InstrumentRow) -> Document:

@@ -1,0 +1,205 @@
+"""Query parameters of the instrument API, and the MongoDB query each combination becomes.
+
+Law of the list: it is ordered by id, and every combination of filters has an index that gives that order and holds the fields of all its
+filters, so that only what is answered is fetched. The index is named in the query: the planner need not guess.
+
+    filters given                       index
+    underlying, and any other           instrument_underlying   (a strike range needs an underlying)
+    expiry, without underlying          instrument_expiry
+    segment, with or without type       instrument_segment
+    type alone                          instrument_type
+    none                                instrument_active
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, NamedTuple
+
+from rest_framework import serializers
+from rest_framework.request import Request
+
+from instruments.domain.expiry import check_expiry_word
+from instruments.domain.instrument import IST, day_end
+from instruments.selectors import followed, underlying_expiries
+from instruments.store import Document
+
+LIMIT = 50
+LIMIT_MAX = 1000
+STRIKE_MAX = 10_000_000.0
+EARLIEST_MS, LATEST_MS = 946_684_800_000, 4_102_444_800_000
+"""2000-01-01 and 2100-01-01 UTC: other numbers are mistakes, most often seconds given for milliseconds."""
+
+
+class QuerySerializer(serializers.Serializer[Any]):
+    """Reads query parameters; one that it does not know is an error, so that a misspelt filter cannot silently return everything."""
+
+    @classmethod
+    def read(cls, request: Request) -> dict[str, Any]:
+        """Return the validated parameters.
+
+        Raises:
+            ValidationError: naming the field.
+        """
+        fields = cls().fields
+        unknown = next((name for name in request.query_params if name not in fields and name != "format"), None)
+        if unknown is not None:
+            raise serializers.ValidationError(
+                {unknown[:40]: f"There is no such parameter. This address takes {', '.join(sorted(fields))}."}
+            )
+        repeated = next((name for name, values in request.query_params.lists() if len(values) > 1), None)
+        if repeated is not None:
+            raise serializers.ValidationError({repeated[:40]: "This parameter is given more than once."})
+        serializer = cls(data=request.query_params.dict())
+        serializer.is_valid(raise_exception=True)
+        validated: dict[str, Any] = serializer.validated_data
+        return validated
+
+
+class NameField(serializers.RegexField):
+    """A segment, type or symbol in any case."""
+
+    def __init__(self, what: str, **options: Any) -> None:
+        super().__init__(r"^[\w&.\- ]{1,40}$", required=False, error_messages={"invalid": f"This is no {what}."}, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        return str(super().to_internal_value(data)).upper()
+
+
+class MomentField(serializers.Field[datetime, Any, Any, Any]):
+    """A time: epoch milliseconds, or ISO 8601 (IST when it names no offset)."""
+
+    default_error_messages = {"invalid": "Takes epoch milliseconds from 2000 to 2100, or ISO 8601 as in 2026-11-20T09:15:00+05:30."}
+
+    def to_internal_value(self, data: Any) -> datetime:
+        text = str(data)
+        try:
+            if text.isascii() and text.isdigit():
+                if not EARLIEST_MS <= int(text[:20]) <= LATEST_MS:
+                    self.fail("invalid")
+                return datetime.fromtimestamp(int(text) / 1000, UTC)
+            moment = datetime.fromisoformat(text.replace(" ", "+"))
+        except ValueError:
+            self.fail("invalid")
+        return moment if moment.tzinfo else moment.replace(tzinfo=IST)
+
+    def to_representation(self, value: datetime) -> int:
+        return round(value.timestamp() * 1000)
+
+
+class ListQuery(QuerySerializer):
+    """Filters and paging of the instrument list."""
+
+    segment = NameField("segment", help_text="NSE_EQ, NSE_FO, NSE_INDEX, …")
+    instrument_type = NameField("instrument type", help_text="INDEX, EQ, FUT, CE, PE, …")
+    underlying = NameField("underlying", help_text="Symbol of the underlying: NIFTY, BANKNIFTY, RELIANCE.")
+    expiry = serializers.CharField(required=False, max_length=12, help_text="YYYY-MM-DD; with an underlying also @w0, @w1, @m0, …")
+    strike_min = serializers.FloatField(required=False, min_value=0, max_value=STRIKE_MAX, help_text="INR; needs `underlying`.")
+    strike_max = serializers.FloatField(required=False, min_value=0, max_value=STRIKE_MAX, help_text="INR; needs `underlying`.")
+    subscribed = serializers.BooleanField(
+        required=False, allow_null=True, default=None, help_text="true: only what the rules follow now; false: only the rest."
+    )
+    after = serializers.IntegerField(required=False, min_value=0, max_value=2**63 - 1, help_text="Cursor: the last page's last id.")
+    limit = serializers.IntegerField(required=False, default=LIMIT, min_value=1, max_value=LIMIT_MAX, help_text=f"1 to {LIMIT_MAX}.")
+
+    def validate_expiry(self, value: str) -> str:
+        try:
+            check_expiry_word(value)
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from None
+        return value
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        for name in ("strike_min", "strike_max"):
+            if attrs.get(name) is not None and "underlying" not in attrs:
+                raise serializers.ValidationError({name: "A range of strikes needs `underlying`."})
+            if attrs.get(name) != attrs.get(name):
+                raise serializers.ValidationError({name: "Takes a number."})
+        if attrs.get("strike_min", 0.0) > attrs.get("strike_max", STRIKE_MAX):
+            raise serializers.ValidationError({"strike_min": "Must not be above `strike_max`."})
+        if attrs.get("expiry", "").startswith("@") and "underlying" not in attrs:
+            raise serializers.ValidationError({"expiry": f"{attrs['expiry']} needs `underlying`; without one give YYYY-MM-DD."})
+        return attrs
+
+
+class SearchQuery(QuerySerializer):
+    """Parameters of the search."""
+
+    q = serializers.CharField(max_length=60, help_text="As typed: nifty 25000 ce, banknifty fut, reliance.")
+    limit = serializers.IntegerField(required=False, default=20, min_value=1, max_value=100, help_text="1 to 100.")
+
+
+class DetailQuery(QuerySerializer):
+    """Parameters of one instrument."""
+
+    as_of = MomentField(required=False, help_text="Whom the key meant then; epoch ms or ISO 8601. Default: now.")
+
+
+class MomentQuery(QuerySerializer):
+    """Parameters of the expiries."""
+
+    at = MomentField(required=False, help_text="Market time; epoch ms or ISO 8601. Default: now.")
+
+
+class NoQuery(QuerySerializer):
+    """An address without parameters."""
+
+
+class ListRequest(NamedTuple):
+    """A query ready for MongoDB: what, by which index, and how many documents a page has."""
+
+    wanted: Document
+    hint: str
+    limit: int
+
+
+def list_request(asked: Mapping[str, Any], now: datetime) -> ListRequest:
+    """Turn validated ListQuery parameters into a query.
+
+    Args:
+        now: market time (aware), for relative expiries and for what is followed.
+
+    Raises:
+        ValidationError: the underlying has no such expiry.
+    """
+    wanted: Document = {"active": True}
+    for parameter, field in (("segment", "segment"), ("instrument_type", "instrument_type"), ("underlying", "underlying_symbol")):
+        if parameter in asked:
+            wanted[field] = asked[parameter]
+    if "expiry" in asked:
+        wanted["expiry"] = _expiry_moment(asked["expiry"], asked.get("underlying"), now)
+    strikes = {operator: asked[name] for name, operator in (("strike_min", "$gte"), ("strike_max", "$lte")) if name in asked}
+    if strikes:
+        wanted["strike_price"] = strikes
+    conditions = _id_conditions(asked.get("after", 0), asked.get("subscribed"), now)
+    return ListRequest({**wanted, "_id": conditions}, _index_for(wanted), asked["limit"])
+
+
+def _id_conditions(after: int, subscribed: bool | None, now: datetime) -> Document:
+    if subscribed is None:
+        return {"$gt": after}
+    ids: Sequence[int] = followed(now).ids
+    ahead = [instrument for instrument in ids if instrument > after]
+    return {"$in": ahead} if subscribed else {"$gt": after, "$nin": ahead}
+
+
+def _index_for(wanted: Document) -> str:
+    for field, index in (
+        ("underlying_symbol", "instrument_underlying"),
+        ("expiry", "instrument_expiry"),
+        ("segment", "instrument_segment"),
+        ("instrument_type", "instrument_type"),
+    ):
+        if field in wanted:
+            return index
+    return "instrument_active"
+
+
+def _expiry_moment(word: str, underlying: str | None, now: datetime) -> datetime:
+    if not word.startswith("@") or underlying is None:
+        return day_end(date.fromisoformat(word))
+    found = next((listed for listed in underlying_expiries(underlying, now) if word in listed.words), None)
+    if found is None:
+        raise serializers.ValidationError({"expiry": f"{underlying} has no living expiry {word}."})
+    return day_end(found.expiry.date)

@@ -1,0 +1,200 @@
+"""What the answers look like: ready rows made of stored documents, and their description for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from instruments.domain.instrument import ist_date, ms_of
+from instruments.selectors import FollowedRule, UnderlyingExpiry
+from instruments.store import Document
+
+Row = dict[str, Any]
+
+
+def instrument_row(document: Document) -> Row:
+    """One instrument as the API shows it."""
+    expiry = document["expiry"]
+    expiry_ms = None if expiry is None else ms_of(expiry)
+    return {
+        "id": document["_id"],
+        "key": document["instrument_key"],
+        "segment": document["segment"],
+        "exchange": document["exchange"],
+        "instrument_type": document["instrument_type"],
+        "trading_symbol": document["trading_symbol"],
+        "name": document["name"],
+        "underlying_key": document["underlying_key"],
+        "underlying_symbol": document["underlying_symbol"],
+        "expiry": None if expiry_ms is None else ist_date(expiry_ms).isoformat(),
+        "expiry_ms": expiry_ms,
+        "weekly": document["weekly"],
+        "strike_price": document["strike_price"],
+        "lot_size": document["lot_size"],
+        "tick_size": document["tick_size"],
+        "freeze_quantity": document["freeze_quantity"],
+        "exchange_token": document["exchange_token"],
+        "isin": document["isin"],
+        "placeholder": document["placeholder"],
+        "active": document["active"],
+        "active_from_ms": ms_of(document["active_from"]),
+        "active_to_ms": None if document["active_to"] is None else ms_of(document["active_to"]),
+    }
+
+
+class InstrumentSerializer(serializers.Serializer[Row]):
+    """One instrument. null = it has none, or the master does not say."""
+
+    id = serializers.IntegerField(help_text="Ours, for ever: `id:<n>` names this instrument everywhere.")
+    key = serializers.CharField(help_text="The broker's; may mean another contract later.")
+    segment = serializers.CharField()
+    exchange = serializers.CharField()
+    instrument_type = serializers.CharField(help_text="INDEX, EQ and other series, FUT, CE, PE; UNKNOWN for a placeholder.")
+    trading_symbol = serializers.CharField()
+    name = serializers.CharField()
+    underlying_key = serializers.CharField(allow_null=True)
+    underlying_symbol = serializers.CharField(allow_null=True)
+    expiry = serializers.DateField(allow_null=True, help_text="Day in India.")
+    expiry_ms = serializers.IntegerField(allow_null=True, help_text="23:59:59 IST of that day, ms UTC; trading ends earlier.")
+    weekly = serializers.BooleanField(allow_null=True, help_text="false in the month's slot.")
+    strike_price = serializers.FloatField(allow_null=True, help_text="INR")
+    lot_size = serializers.IntegerField(allow_null=True, help_text="Units")
+    tick_size = serializers.FloatField(allow_null=True, help_text="INR")
+    freeze_quantity = serializers.FloatField(allow_null=True, help_text="Units")
+    exchange_token = serializers.CharField(allow_null=True)
+    isin = serializers.CharField(allow_null=True)
+    placeholder = serializers.BooleanField(help_text="Seen in the feed, unknown to the master.")
+    active = serializers.BooleanField()
+    active_from_ms = serializers.IntegerField(help_text="Since when it holds its key, ms UTC")
+    active_to_ms = serializers.IntegerField(allow_null=True, help_text="Until when, ms UTC")
+
+
+class InstrumentPageSerializer(serializers.Serializer[Row]):
+    """A page of instruments, by id."""
+
+    results = InstrumentSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="Address of the next page; null on the last.")
+
+
+class SearchResultSerializer(serializers.Serializer[Row]):
+    """What was found, best first."""
+
+    results = InstrumentSerializer(many=True)
+
+
+def expiry_row(listed: UnderlyingExpiry) -> Row:
+    """One expiry as the API shows it."""
+    return {
+        "segment": listed.segment,
+        "expiry": listed.expiry.date.isoformat(),
+        "expiry_ms": listed.expiry.expiry_ms,
+        "kind": listed.expiry.kind.value,
+        "words": listed.words,
+        "futures": listed.futures,
+        "strikes": listed.strikes,
+    }
+
+
+class ExpirySerializer(serializers.Serializer[Row]):
+    """One living expiry."""
+
+    segment = serializers.CharField()
+    expiry = serializers.DateField(help_text="Day in India.")
+    expiry_ms = serializers.IntegerField(help_text="23:59:59 IST, ms UTC")
+    kind = serializers.ChoiceField(["weekly", "monthly", "quarterly"])
+    words = serializers.ListField(child=serializers.CharField(), help_text="@w0: this week's; @m0: the nearest monthly.")
+    futures = serializers.IntegerField(help_text="Futures listed.")
+    strikes = serializers.IntegerField(help_text="Strikes listed.")
+
+
+class ExpiriesSerializer(serializers.Serializer[Row]):
+    """The living expiries of an underlying, nearest first."""
+
+    underlying = serializers.CharField()
+    results = ExpirySerializer(many=True)
+
+
+def rule_row(rule: FollowedRule) -> Row:
+    """One rule and what it means now."""
+    row, selection = rule.row, rule.selection
+    return {
+        "id": str(row.pk),
+        "name": row.name,
+        "what": row.what,
+        "underlying": row.underlying,
+        "expiries": list(row.expiries),
+        "strikes": row.strikes,
+        "keys": list(row.keys),
+        "mode": row.mode,
+        "priority": row.priority,
+        "enabled": row.enabled,
+        "resolved": None
+        if selection is None
+        else {
+            "instruments": len(selection.keys),
+            "expiries": [day.isoformat() for day in selection.expiries],
+            "at_the_money": {day.isoformat(): strike for day, strike in selection.at_the_money.items()},
+        },
+    }
+
+
+class ResolvedSerializer(serializers.Serializer[Row]):
+    """What a rule means now, before limits."""
+
+    instruments = serializers.IntegerField()
+    expiries = serializers.ListField(child=serializers.DateField())
+    at_the_money = serializers.DictField(child=serializers.FloatField(), help_text="Expiry → strike taken for the money, INR.")
+
+
+class SubscriptionRuleSerializer(serializers.Serializer[Row]):
+    """One rule."""
+
+    id = serializers.CharField()
+    name = serializers.CharField()
+    what = serializers.ChoiceField(["index", "equity", "futures", "options", "keys"])
+    underlying = serializers.CharField(allow_blank=True)
+    expiries = serializers.ListField(child=serializers.CharField())
+    strikes = serializers.CharField()
+    keys = serializers.ListField(child=serializers.CharField())
+    mode = serializers.ChoiceField(["ltpc", "option_greeks", "full", "full_d30"])
+    priority = serializers.IntegerField()
+    enabled = serializers.BooleanField()
+    resolved = ResolvedSerializer(allow_null=True, help_text="null while the rule is disabled.")
+
+
+class ModeSerializer(serializers.Serializer[Row]):
+    """How much of a mode's limit is used."""
+
+    mode = serializers.CharField()
+    instruments = serializers.IntegerField()
+    limit = serializers.IntegerField(help_text="The broker's, on one connection, with the modes that the rules use.")
+
+
+class CutSerializer(serializers.Serializer[Row]):
+    """What a rule asked for and does not get."""
+
+    rule = serializers.CharField()
+    mode = serializers.CharField()
+    reason = serializers.CharField()
+    instruments = serializers.IntegerField(help_text="0: the rule matched nothing.")
+    keys = serializers.ListField(child=serializers.CharField(), help_text="The first 20.")
+
+
+class SubscriptionsSerializer(serializers.Serializer[Row]):
+    """The rules that decide what is followed, and what they mean now."""
+
+    at = serializers.IntegerField(help_text="Market time of this answer, ms UTC")
+    prices_at = serializers.IntegerField(
+        allow_null=True,
+        help_text="Market time of the underlyings' prices, ms UTC; null: none known, the middle of each strike list is taken.",
+    )
+    results = SubscriptionRuleSerializer(many=True)
+    modes = ModeSerializer(many=True)
+    cut = CutSerializer(many=True)
+
+
+class SubscriptionDetailSerializer(SubscriptionRuleSerializer):
+    """One rule with the instruments it means now, before limits."""
+
+    instruments = serializers.ListField(child=serializers.CharField(), help_text="Keys, most important first.")

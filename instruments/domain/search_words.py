@@ -1,0 +1,134 @@
+"""A search as a trader types it ("nifty 25000 ce", "banknifty nov fut", "reliance"), taken apart. Pure; no instrument is looked at."""
+
+from __future__ import annotations
+
+import calendar
+import re
+from datetime import date
+from typing import NamedTuple
+
+from instruments.domain.instrument import FUTURE_TYPE, OptionType
+
+TYPE_WORDS = {
+    "CE": OptionType.CALL.value,
+    "CALL": OptionType.CALL.value,
+    "CALLS": OptionType.CALL.value,
+    "PE": OptionType.PUT.value,
+    "PUT": OptionType.PUT.value,
+    "PUTS": OptionType.PUT.value,
+    "FUT": FUTURE_TYPE,
+    "FUTS": FUTURE_TYPE,
+    "FUTURE": FUTURE_TYPE,
+    "FUTURES": FUTURE_TYPE,
+}
+SLOT_WORDS = {"WEEKLY": True, "MONTHLY": False}
+MONTHS = {calendar.month_abbr[number].upper(): number for number in range(1, 13)}
+STRIKE_DIGITS_MAX = 7
+
+_SEPARATORS = re.compile(r"[\s,/]+")
+_STRIKE_WITH_SIDE = re.compile(r"(\d+(?:\.\d+)?)(CE|PE)")
+_NUMBER = re.compile(r"\d+(?:\.\d*)?")
+_DAY_MONTH = re.compile(r"(\d{1,2})?(JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)[A-Z]*(\d{2}|\d{4})?")
+_ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class SearchWords(NamedTuple):
+    """What the words of a search say.
+
+    Attributes:
+        text: upper case, blanks single: the whole query, for symbols and names.
+        names: the words that say none of the following.
+        strike: as typed ("25000", "250": the beginning of one); None where none was.
+        instrument_type: CE, PE or FUT.
+        weekly: True for "weekly", False for "monthly".
+        day, month, year: parts of an expiry date, as far as given.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    strike: str | None = None
+    instrument_type: str | None = None
+    weekly: bool | None = None
+    day: int | None = None
+    month: int | None = None
+    year: int | None = None
+
+    @property
+    def joined(self) -> str:
+        """The whole query without blanks: "BANK NIFTY" is BANKNIFTY."""
+        return self.text.replace(" ", "")
+
+    @property
+    def asks_for_derivatives(self) -> bool:
+        """True when a word makes sense for futures and options only."""
+        return self.instrument_type is not None or self.month is not None or self.weekly is not None
+
+    def expiry_matches(self, expiry: date) -> bool:
+        """True unless a given part of the date differs."""
+        wanted = ((self.day, expiry.day), (self.month, expiry.month), (self.year, expiry.year))
+        return all(asked is None or asked == actual for asked, actual in wanted)
+
+
+def read_search(query: str) -> SearchWords:
+    """Take a search apart. Every text is a search; words that say nothing special are names."""
+    text = " ".join(query.upper().split())
+    found: dict[str, int | str | bool | None] = {}
+    names: list[str] = []
+    tokens = [token for token in _SEPARATORS.split(text) if token]
+    for place, token in enumerate(tokens):
+        following = tokens[place + 1] if place + 1 < len(tokens) else ""
+        if not _read_token(token, following, bool(names), found):
+            names.append(token)
+    return SearchWords(text, tuple(names), **found)  # type: ignore[arg-type]
+
+
+def _read_token(token: str, following: str, named: bool, found: dict[str, int | str | bool | None]) -> bool:
+    """Put what a token says into `found`; False when it is a name. The first word is always a name."""
+    if not named:
+        return False
+    if token in TYPE_WORDS:
+        found["instrument_type"] = TYPE_WORDS[token]
+    elif token in SLOT_WORDS:
+        found["weekly"] = SLOT_WORDS[token]
+    elif glued := _STRIKE_WITH_SIDE.fullmatch(token):
+        found["strike"], found["instrument_type"] = glued[1], glued[2]
+    elif _ISO_DAY.fullmatch(token):
+        found["year"], found["month"], found["day"] = (int(part) for part in token.split("-"))
+    elif dated := _DAY_MONTH.fullmatch(token):
+        found["month"] = MONTHS[dated[2]]
+        found["day"] = int(dated[1]) if dated[1] else found.get("day")
+        found["year"] = _year(dated[3]) if dated[3] else found.get("year")
+    elif _NUMBER.fullmatch(token) and len(token.split(".")[0]) <= STRIKE_DIGITS_MAX:
+        _read_number(token, following, found)
+    else:
+        return False
+    return True
+
+
+def _read_number(token: str, following: str, found: dict[str, int | str | bool | None]) -> None:
+    """A number is a day before a month, a year behind one, else a strike."""
+    number = float(token)
+    if _DAY_MONTH.fullmatch(following) and not following[0].isdigit() and 1 <= number <= 31:
+        found["day"] = int(number)
+    elif found.get("month") and "year" not in found and (20 <= number <= 99 or 2020 <= number <= 2099) and "." not in token:
+        found["year"] = _year(token)
+    else:
+        found["strike"] = token
+
+
+def _year(text: str) -> int:
+    return int(text) if len(text) == 4 else 2000 + int(text)
+
+
+def strike_ranges(typed: str) -> list[tuple[float, float]]:
+    """The strikes that begin with what was typed: "250" → [250, 251), [2500, 2510), [25000, 25100), …
+
+    Returns:
+        half-open ranges, INR, smallest first; the first holds the number itself.
+    """
+    low = float(typed)
+    ranges = [(low, low + (1.0 if "." not in typed else 0.1))]
+    if "." not in typed and low > 0:
+        digits = len(typed)
+        ranges += [(low * 10**zeros, (low + 1) * 10**zeros) for zeros in range(1, STRIKE_DIGITS_MAX - digits + 1)]
+    return ranges
