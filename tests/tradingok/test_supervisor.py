@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
@@ -190,7 +191,7 @@ def test_servers_start_first_and_stop_last_and_come_back_when_killed(tmp_path: P
         subprocess.run(["kill", "-9", str(mongod["pid"])], check=True)
         run.says("mongod: ended, restarting in 1 s")
         run.says(r"mongod: running", times=2)
-        with MongoClient(mongod["url"], serverSelectionTimeoutMS=5000) as client:
+        with MongoClient[dict[str, Any]](mongod["url"], serverSelectionTimeoutMS=5000) as client:
             assert client.admin.command("hello")["isWritablePrimary"]
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -66,8 +67,7 @@ class Command(BaseCommand):
 
         def say(line: str) -> None:
             record.info(line)
-            self.stdout.write(f"{time.strftime('%H:%M:%S')} {line}")
-            self.stdout.flush()
+            self._show(f"{time.strftime('%H:%M:%S')} {line}")
 
         supervisor = Supervisor(environment=environment, logs=logs, say=say, marker=str(settings.VAR.resolve()))
         return supervisor.run(
@@ -82,10 +82,13 @@ class Command(BaseCommand):
         market = f"simulated exchange ({exchange}): prices are made up" if exchange else "Upstox"
         link = supervisor.ask([*plan.MANAGE, "signinlink", "--base-url", base])
         # The link goes to the terminal only, never to a log.
-        self.stdout.write(
-            SUMMARY.format(link=link, base=base, market=market, var=settings.VAR, logs=supervisor.logs, manage=_short_manage())
-        )
-        self.stdout.flush()
+        self._show(SUMMARY.format(link=link, base=base, market=market, var=settings.VAR, logs=supervisor.logs, manage=_short_manage()))
+
+    def _show(self, text: str) -> None:
+        """Show it at the terminal. A terminal that is gone (closed, or the reader of a pipe ended) must not end what runs."""
+        with contextlib.suppress(OSError):
+            self.stdout.write(text)
+            self.stdout.flush()
 
 
 def _short_manage() -> str:
