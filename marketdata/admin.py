@@ -21,6 +21,7 @@ from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
 
 from instruments.models import Instrument
+from instruments.search import search
 from instruments.selectors import UnknownInstrument, instrument_resolve
 from marketdata import store
 from marketdata.domain.candle import STORED_INTERVALS, candle_id
@@ -40,6 +41,13 @@ class Row(NamedTuple):
 
     id: int
     cells: list[str]
+
+
+class Choice(NamedTuple):
+    """An instrument that the words of a search may mean."""
+
+    id: int
+    symbol: str
 
 
 class EstimatedPaginator(Paginator):  # type: ignore[type-arg]
@@ -129,24 +137,24 @@ class SeriesAdmin(ReadOnlyAdmin):
             return {}
         query: dict[str, Any] = {name: asked[name] for name in ("day", "interval") if name in asked}
         if instrument is None:
-            return {"choices": [{"label": str(row), "query": urlencode({"instrument": f"id:{row.pk}", **query})} for row in others]}
+            return {"choices": [{"label": row.symbol, "query": urlencode({"instrument": f"id:{row.id}", **query})} for row in others]}
         rows = self.rows(instrument, asked)
         more = {"instrument": f"id:{instrument.pk}", **query, "after": rows[-1].id} if len(rows) == PAGE_ROWS else None
         return {"instrument": instrument, "rows": rows, "period": self.period(asked), "older": urlencode(more) if more else ""}
 
 
-def find_instrument(name: str, day: date) -> tuple[Instrument | None, list[Instrument]]:
-    """Return the instrument that a key, symbol or `id:<n>` means on a day, or those it may mean."""
+def find_instrument(name: str, day: date) -> tuple[Instrument | None, list[Choice]]:
+    """Return the instrument that a key, symbol or `id:<n>` means on a day, or those that the words may mean."""
     name = name.strip()
     for as_of in (datetime.combine(day, time.max, IST), None):
         try:
             return instrument_resolve(name, as_of=as_of), []
         except UnknownInstrument:
             continue
-    found: list[Instrument] = []
-    exact = [row for row in found if row.trading_symbol.casefold() == name.casefold()]
+    found = [Choice(row["_id"], row["trading_symbol"]) for row in search(name, limit=CHOICES, at=datetime.combine(day, time.min, IST))]
+    exact = [choice for choice in found if choice.symbol.casefold() == name.casefold()]
     if len(exact) == 1 or len(found) == 1:
-        return (exact or found)[0], []
+        return instrument_resolve(f"id:{(exact or found)[0].id}"), []
     return None, found
 
 

@@ -34,10 +34,13 @@ def staff() -> Client:
     return client
 
 
-def make_instrument(identifier: int, symbol: str, *, key: str = "", since: int = 2020, until: int | None = None) -> None:
-    key = key or f"NSE_FO|{identifier}"
+def make_instrument(
+    identifier: int, symbol: str, *, key: str = "", segment: str = "NSE_FO", since: int = 2020, until: int | None = None
+) -> None:
+    key = key or f"{segment}|{identifier}"
     Instrument.objects.create(
-        id=identifier, identity=f"{key}-{identifier}", instrument_key=key, segment="NSE_FO", exchange="NSE", instrument_type="FUT",
+        id=identifier, identity=f"{key}-{identifier}", instrument_key=key, segment=segment, exchange="NSE",
+        instrument_type="FUT" if segment == "NSE_FO" else "EQ",
         trading_symbol=symbol, name=symbol, active=until is None, active_from=datetime(since, 1, 1, tzinfo=UTC),
         active_to=None if until is None else datetime(until, 1, 1, tzinfo=UTC),
     )  # fmt: skip
@@ -99,6 +102,20 @@ def test_ticks_of_an_instrument_and_day_newest_first_page_by_page(staff: Client)
         if not query:
             break
     assert seen == [float(1000 + number) for number in range(250, 0, -1)]
+
+
+def test_words_find_the_instrument_or_ask_which_one(staff: Client) -> None:
+    make_instrument(7, "INFY", segment="NSE_EQ")
+    make_instrument(8, "INFYBEES", segment="NSE_EQ")
+    make_instrument(9, "TCS", segment="NSE_EQ")
+    store.ticks_write([tick(1, 7, 0, 22.5), tick(2, 9, 0, 33.5)])
+    assert "22.5" in text(staff, TICKS, instrument="infy", day=DAY)
+    assert "33.5" in text(staff, TICKS, instrument="tc", day=DAY)
+    asked = staff.get(TICKS, {"instrument": "inf", "day": DAY})
+    assert "Which one?" in asked.content.decode()
+    assert {choice["label"] for choice in shown(asked)["choices"]} == {"INFY", "INFYBEES"}
+    chosen = {choice["label"]: choice["query"] for choice in shown(asked)["choices"]}["INFY"]
+    assert "22.5" in text(staff, f"{TICKS}?{chosen}")
 
 
 def test_a_page_mark_of_another_time_or_instrument_shows_nothing_wrong(staff: Client) -> None:

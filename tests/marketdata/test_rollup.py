@@ -150,6 +150,13 @@ def test_a_clock_that_ran_ahead_does_not_blind_the_roll_up() -> None:
     assert len(stored(2, "1d")) == 1
 
 
+def test_a_clock_that_was_set_back_does_not_blind_the_roll_up() -> None:
+    store.collection(services.WATERMARKS).insert_one({"_id": services.ROLL_UP, "u": datetime.now(UTC) + timedelta(hours=2)})
+    store.candles_write([minute(1, OPEN)])
+    assert services.candles_roll_up().written == 4
+    assert services.candles_roll_up().changed == 1
+
+
 def test_after_an_outage_it_catches_up_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "CHUNK_MINUTES", 50)
     monkeypatch.setattr(services, "CHUNK_BUCKETS", 7)
