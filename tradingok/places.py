@@ -12,13 +12,18 @@ from pathlib import Path
 
 from tradingok import env
 
-DEFAULT_URLS = {"mongod": "mongodb://127.0.0.1:27017/?directConnection=true", "valkey": "redis://127.0.0.1:6379/0"}
+DEFAULT_URLS = {
+    "mongod": "mongodb://127.0.0.1:27017/?directConnection=true",
+    "valkey": "redis://127.0.0.1:6379/0",
+    "exchange": "",
+}
 
 
 def remembered_url(var: Path, server: str) -> str:
-    """The address that the embedded `server` ("mongod" or "valkey") had when it was last started in `var`.
+    """The address that `server` ("mongod", "valkey" or "exchange") had when it was last started in `var`.
 
-    Where none was ever started, the server's usual local address, so that commands fail with a plain "refused".
+    Where no embedded server was ever started, its usual local address, so that commands fail with a plain "refused".
+    The exchange has one only while `make run` runs it: then commands in other terminals speak to it, too.
     """
     try:
         url = json.loads((var / server / "address.json").read_text())["url"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,11 @@ def check_port(host: str, port: int) -> None:
 def programs(supervisor: Supervisor, *, var: Path, host: str, port: int) -> Iterator[Program]:
     """Give the programs one by one; each is ready before the next is asked for."""
     environment = supervisor.environment
+    address = var / "exchange" / "address.json"
+    forget_exchange(address)
     yield Program("migrate", [*MANAGE, "migrate", "--no-input"], once=True, required=True)
     if not environment.get("TRADINGOK_EXCHANGE_URL") and supervisor.ask([*MANAGE, "whichbroker"]) == "exchange":
-        exchange_port = remembered_port(var / "exchange" / "port")
+        exchange_port = remember_exchange(address)
         environment["TRADINGOK_EXCHANGE_URL"] = f"http://{ports.LOOPBACK}:{exchange_port}"
         command = [*MANAGE, "runexchange", "--port", str(exchange_port)]
         yield Program("exchange", command, ready=lambda: ports.accepts(exchange_port))
@@ -40,16 +43,26 @@ def programs(supervisor: Supervisor, *, var: Path, host: str, port: int) -> Iter
     yield Program("beat", [*CELERY, "beat"])
 
 
-def remembered_port(file: Path) -> int:
-    """The port that `file` names if it is free now, else another, which it then names."""
-    try:
-        last = int(file.read_text())
-    except (OSError, ValueError):
-        last = None
-    port = ports.choose(last if last and 0 < last < 65536 else None)
+def remember_exchange(file: Path) -> int:
+    """Choose the exchange's port, the last one if it is free, and let `file` name its address to commands in other terminals."""
+    port = ports.choose(_last_port(file))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(str(port))
+    file.write_text(json.dumps({"url": f"http://{ports.LOOPBACK}:{port}", "port": port}))
     return port
+
+
+def forget_exchange(file: Path) -> None:
+    """Leave only the port in `file`: the exchange does not run, and other commands must not look for it."""
+    if port := _last_port(file):
+        file.write_text(json.dumps({"port": port}))
+
+
+def _last_port(file: Path) -> int | None:
+    try:
+        port = json.loads(file.read_text())["port"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return port if isinstance(port, int) and 0 < port < 65536 else None
 
 
 def is_live(host: str, port: int) -> bool:

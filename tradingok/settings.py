@@ -232,7 +232,11 @@ UPSTOX_CLIENT_ID = env.secret("UPSTOX_CLIENT_ID", "API key of your Upstox app, t
 UPSTOX_CLIENT_SECRET = env.secret("UPSTOX_CLIENT_SECRET", "API secret of your Upstox app.")
 UPSTOX_REDIRECT_URI = env.text("UPSTOX_REDIRECT_URI", "", "Redirect URI of your Upstox app, exactly as registered.")
 EXCHANGE_URL = env.url(
-    "TRADINGOK_EXCHANGE_URL", "", "Address of the simulated exchange; set by `make run`. Wins over the real broker.", schemes=("http",)
+    "TRADINGOK_EXCHANGE_URL",
+    "" if UPSTOX_ACCESS_TOKEN or UPSTOX_CLIENT_ID else remembered_url(VAR, "exchange"),
+    "Address of a simulated exchange. Wins over the real broker. Unset: the one that `make run` started, if it did.",
+    schemes=("http",),
+    shown="",
 )
 UPSTOX_API_URL = EXCHANGE_URL or env.url(
     "UPSTOX_API_URL", "https://api.upstox.com", "The broker's REST address.", schemes=("https", "http")

@@ -48,7 +48,10 @@ class Command(BaseCommand):
             make_folders(settings.VAR, logs)
             with FileLock(settings.VAR / "supervisor.lock"):
                 plan.check_port(settings.HOST, settings.PORT)
-                code = self._run(logs)
+                try:
+                    code = self._run(logs)
+                finally:
+                    plan.forget_exchange(settings.VAR / "exchange" / "address.json")
         except LockHeld as error:
             raise CommandError(
                 f"TradingOK already runs on {settings.VAR} (process {error.holder}). For another copy set TRADINGOK_VAR and PORT."
