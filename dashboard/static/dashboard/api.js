@@ -17,22 +17,23 @@ const rows = (answer) => (Array.isArray(answer) ? answer : answer.results ?? [])
 /** Instruments as a trader types them: "nifty 25000 ce". */
 export const search = async (q, signal) => rows(await get("/api/marketdata/instruments/search/", { q, limit: 20 }, signal));
 
-/** One instrument by "id:5" or by key; null where there is none. */
-export async function instrument(name) {
+async function orNothing(nothing, asking) {
   try {
-    return await get(`/api/marketdata/instruments/${encodeURIComponent(name)}/`);
+    return await asking;
   } catch (error) {
-    if (error instanceof ApiError && [400, 404, 410].includes(error.status)) return null;
+    if (error instanceof ApiError && error.status === 404) return nothing;
     throw error;
   }
 }
 
+/** One instrument by "id:5" or by key; null where there is none. */
+export const instrument = (name) => orNothing(null, get(`/api/marketdata/instruments/${encodeURIComponent(name)}/`));
+
 /** Instruments by filter: {subscribed, instrument_type, underlying, …}; the first page. */
 export const instruments = async (filter) => rows(await get("/api/marketdata/instruments/", filter));
 
-/** Expiry days of an underlying, nearest first, as "2026-11-24". */
-export const expiries = async (underlying) =>
-  rows(await get(`/api/marketdata/underlyings/${encodeURIComponent(underlying)}/expiries/`)).map((row) => row.date ?? row);
+/** Living expiries of an underlying, nearest first: [{expiry: "2026-11-24", strikes: 80, …}…]. */
+export const expiries = async (underlying) => rows(await orNothing([], get(`/api/marketdata/underlyings/${encodeURIComponent(underlying)}/expiries/`)));
 
 /** Latest quotes by instrument id. */
 export async function latest(names) {

@@ -97,7 +97,7 @@ export class Detail {
 }
 
 function about(instrument) {
-  const parts = [instrument.name, instrument.instrument_key];
+  const parts = [instrument.name, instrument.key];
   if (instrument.lot_size > 1) parts.push(`lot ${format.whole(instrument.lot_size)}`);
   return parts.filter((part) => part && part !== instrument.trading_symbol).join(" · ");
 }

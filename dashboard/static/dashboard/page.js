@@ -33,7 +33,7 @@ onColoursChange(() => list.redraw());
 
 function add(instruments) {
   for (const instrument of instruments) {
-    idOfKey.set(instrument.instrument_key, instrument.id);
+    idOfKey.set(instrument.key, instrument.id);
     list.add(instrument);
   }
   feed.subscribe(instruments.map(({ id }) => `id:${id}`));
@@ -41,7 +41,7 @@ function add(instruments) {
 }
 
 function remove(id) {
-  idOfKey.delete(list.rows.get(id)?.instrument.instrument_key);
+  idOfKey.delete(list.rows.get(id)?.instrument.key);
   list.remove(id);
   feed.unsubscribe([`id:${id}`]);
   changed();
@@ -63,7 +63,10 @@ feed.on("feed:status", (message) => status.feedChanged(message));
 feed.on("market:status", (message) => status.marketChanged(message.segments));
 feed.on("heartbeat", (message) => status.serverTime(message.time));
 feed.on("subscribe", ({ results }) => {
-  for (const result of results) if (result.instrument != null) idOfKey.set(result.key, result.instrument); // a key may have passed to another contract
+  for (const result of results) {
+    if (result.instrument != null) idOfKey.set(result.key, result.instrument); // a key may have passed to another contract
+    if (result.status === "error" && result.item.startsWith("id:")) list.refuse(Number(result.item.slice(3)), result.message);
+  }
 });
 feed.on("market:tick", ([key, , quote]) => {
   const id = idOfKey.get(key);

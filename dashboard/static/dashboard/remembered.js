@@ -34,7 +34,7 @@ export async function watchlist() {
   const stamps = remembered();
   if (!Array.isArray(stamps)) return defaults();
   const rows = await Promise.all(stamps.map(([id]) => instrument(`id:${id}`)));
-  const same = rows.filter((row, at) => row && stamp(row)[1] === stamps[at][1]);
+  const same = rows.filter((row, at) => row?.active && stamp(row)[1] === stamps[at][1]);
   return same.length || !stamps.length ? same : defaults();
 }
 
@@ -47,11 +47,11 @@ async function defaults() {
   return [...indices, ...futures.map(nearest).filter(Boolean), ...options.flat()];
 }
 
-const nearest = (rows) => [...rows].sort((a, b) => Date.parse(a.expiry) - Date.parse(b.expiry))[0];
+const nearest = (rows) => [...rows].sort((a, b) => a.expiry_ms - b.expiry_ms)[0];
 
 /** Calls and puts of the nearest expiry around the last price of the underlying (its future's, where the index has none). */
 async function nearTheMoney(underlying, future) {
-  const expiry = (await expiries(underlying))[0];
+  const expiry = (await expiries(underlying)).find((listed) => listed.strikes)?.expiry;
   const price = future && (await priceOf(future));
   if (!expiry || !price) return [];
   const window = price * STRIKE_WINDOW;

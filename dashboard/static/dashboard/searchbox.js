@@ -97,7 +97,7 @@ function optionElement(instrument, at) {
   const symbol = document.createElement("span");
   symbol.textContent = instrument.trading_symbol;
   const about = document.createElement("small");
-  about.textContent = [instrument.segment.replace("_", " "), instrument.expiry ? format.day(Date.parse(instrument.expiry)) : instrument.name].filter(Boolean).join(" · ");
+  about.textContent = [instrument.segment.replace("_", " "), instrument.expiry_ms ? format.day(instrument.expiry_ms) : instrument.name].filter(Boolean).join(" · ");
   element.append(symbol, about);
   return element;
 }

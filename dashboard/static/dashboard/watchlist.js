@@ -79,6 +79,12 @@ export class Watchlist {
     this.frame ||= requestAnimationFrame(() => this.draw());
   }
 
+  /** Say why nothing comes for a row. */
+  refuse(id, reason) {
+    const segment = this.rows.get(id)?.element.querySelector(".segment");
+    if (segment) segment.textContent = reason;
+  }
+
   draw() {
     this.frame = 0;
     for (const id of this.dirty) this.drawRow(this.rows.get(id));
@@ -154,7 +160,7 @@ function rowElement(instrument) {
   const element = document.getElementById("row").content.firstElementChild.cloneNode(true);
   element.dataset.id = instrument.id;
   element.querySelector(".symbol").textContent = instrument.trading_symbol;
-  element.querySelector(".symbol").title = `${instrument.name || instrument.trading_symbol} · ${instrument.instrument_key}`;
+  element.querySelector(".symbol").title = `${instrument.name || instrument.trading_symbol} · ${instrument.key}`;
   element.querySelector(".segment").textContent = instrument.segment.replace("_", " ");
   element.querySelector("button").setAttribute("aria-label", `Remove ${instrument.trading_symbol}`);
   return element;

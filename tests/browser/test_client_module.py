@@ -1,0 +1,212 @@
+"""`dashboard/tradingok.js` in a real browser against a server that follows a script."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from queue import Queue
+from socket import SHUT_RDWR
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+from websockets.http11 import Request, Response
+from websockets.sync.server import Server, ServerConnection, serve
+
+import dashboard
+from tests.browser.conftest import OpenPage
+
+MODULE = Path(dashboard.__file__).parent / "static/dashboard/tradingok.js"
+PAGE = "<!doctype html><title>client</title><link rel=icon href='data:,'>"
+
+HELLO = {"event": "hello", "protocol": 1, "epoch": 7, "feed": {}, "market": {}, "time": 0}
+SECONDS = 20.0
+
+
+class ScriptedServer:
+    """Greets each connection and keeps it; the test says what is sent and reads what came.
+
+    Attributes:
+        address: host and port, for the page and the WebSocket.
+        opened: connections, in order.
+        commands: what clients asked, in order.
+    """
+
+    def __init__(self) -> None:
+        self.opened: Queue[ServerConnection] = Queue()
+        self.commands: Queue[dict[str, Any]] = Queue()
+        self._server: Server = serve(self._talk, "127.0.0.1", 0, process_request=self._page)
+        self.address = f"127.0.0.1:{self._server.socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def _page(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Answer what is no WebSocket: the module, and an empty page."""
+        if request.path == "/ws/market/":
+            return None
+        module = request.path == "/tradingok.js"
+        response = connection.respond(HTTPStatus.OK, MODULE.read_text() if module else PAGE)
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = "text/javascript" if module else "text/html"
+        return response
+
+    def _talk(self, connection: ServerConnection) -> None:
+        connection.send(json.dumps(HELLO))
+        self.opened.put(connection)
+        for text in connection:
+            self.commands.put(json.loads(text))
+
+    def connection(self) -> ServerConnection:
+        """Wait for the next connection."""
+        return self.opened.get(timeout=SECONDS)
+
+    def command(self) -> dict[str, Any]:
+        """Wait for the next command."""
+        return self.commands.get(timeout=SECONDS)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join(SECONDS)
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def page(open_page: OpenPage, server: ScriptedServer) -> Page:
+    """A page with nothing but the module: `feed`, and all that it emitted in `seen`."""
+    opened = open_page(f"http://{server.address}/")
+    opened.evaluate(
+        """async () => {
+            const { connect } = await import("/tradingok.js");
+            window.seen = [];
+            window.feed = connect();
+            for (const event of ["connection", "hello", "market:tick", "feed:status", "subscribe", "list", "bye", "error"])
+              feed.on(event, (value) => seen.push([event, value]));
+        }"""
+    )
+    return opened
+
+
+def seen(page: Page, event: str) -> list[Any]:
+    found: list[Any] = page.evaluate("(event) => seen.filter(([name]) => name === event).map(([, value]) => value)", event)
+    return found
+
+
+def wait_seen(page: Page, event: str, count: int) -> list[Any]:
+    page.wait_for_function("([event, count]) => seen.filter(([name]) => name === event).length >= count", arg=[event, count])
+    return seen(page, event)
+
+
+def ticks(*entries: list[Any]) -> str:
+    return json.dumps({"event": "market:tick", "n": 1, "ticks": list(entries)})
+
+
+def test_subscribing_before_the_greeting_asks_once_it_has_come(page: Page, server: ScriptedServer) -> None:
+    page.evaluate("feed.subscribe(['A|1', 'id:5']).subscribe(['B|2'], 'ltpc')")
+    server.connection()
+    asked = [server.command(), server.command()]
+    assert {(command["op"], command["mode"], *command["instruments"]) for command in asked} == {
+        ("subscribe", "full", "A|1", "id:5"),
+        ("subscribe", "ltpc", "B|2"),
+    }
+    assert all(isinstance(command["id"], int) for command in asked)
+
+
+def test_a_quote_keeps_the_levels_that_did_not_change(page: Page, server: ScriptedServer) -> None:
+    connection = server.connection()
+    connection.send(ticks(["A|1", 1, {"last_price": 10.5, "depth": [[10, 1, 11, 2]]}]))
+    connection.send(ticks(["A|1", 2, {"last_price": 10.75}]))
+    assert wait_seen(page, "market:tick", 2)[1] == ["A|1", 2, {"last_price": 10.75, "depth": [[10, 1, 11, 2]]}]
+
+
+def test_after_a_lost_connection_it_comes_back_and_subscribes_again(page: Page, server: ScriptedServer) -> None:
+    page.evaluate("feed.subscribe(['A|1', 'A|2'])")
+    first = server.connection()
+    assert server.command()["instruments"] == ["A|1", "A|2"]
+    page.evaluate("feed.unsubscribe(['A|2'])")
+    assert server.command()["op"] == "unsubscribe"
+    first.socket.shutdown(SHUT_RDWR)
+    server.connection()
+    assert server.command() == {"id": 3, "op": "subscribe", "instruments": ["A|1"], "mode": "full"}
+    assert [value["state"] for value in seen(page, "connection")][-2:] == ["waiting", "connecting"]
+
+
+def test_levels_from_before_a_reconnect_are_forgotten(page: Page, server: ScriptedServer) -> None:
+    first = server.connection()
+    first.send(ticks(["A|1", 9, {"last_price": 1, "depth": [[1, 1, 1, 1]]}]))
+    wait_seen(page, "market:tick", 1)
+    first.close(4001)
+    server.connection().send(ticks(["A|1", 1, {"last_price": 2}]))
+    assert wait_seen(page, "market:tick", 2)[1] == ["A|1", 1, {"last_price": 2}]
+
+
+@pytest.mark.parametrize("code", [4101, 4103, 4104, 4105])
+def test_a_refusal_is_final(page: Page, server: ScriptedServer, code: int) -> None:
+    server.connection().close(code)
+    page.wait_for_function("seen.some(([event, value]) => event === 'connection' && value.state === 'closed')")
+    assert seen(page, "connection")[-1]["code"] == code
+    page.wait_for_timeout(1500)  # longer than the first wait
+    assert server.opened.empty()
+
+
+def test_a_bye_says_whether_to_come_back(page: Page, server: ScriptedServer) -> None:
+    connection = server.connection()
+    connection.send(json.dumps({"event": "bye", "code": 4000, "reconnect": False, "after_ms": None}))
+    connection.close(4000)
+    page.wait_for_function("seen.some(([event, value]) => event === 'connection' && value.state === 'closed')")
+
+
+def test_a_bye_says_after_how_long_to_come_back(page: Page, server: ScriptedServer) -> None:
+    connection = server.connection()
+    connection.send(json.dumps({"event": "bye", "code": 4001, "reconnect": True, "after_ms": 2000}))
+    connection.close(4001)
+    page.wait_for_function("seen.some(([event, value]) => event === 'connection' && value.state === 'waiting')")
+    assert 2000 <= seen(page, "connection")[-1]["wait"] <= 3000
+    server.connection()
+
+
+def test_waits_grow_until_data_comes_and_never_exceed_their_bound(page: Page, server: ScriptedServer) -> None:
+    waits = []
+    for number in range(3):
+        server.connection().close(4000)  # a greeting, but no data
+        page.wait_for_function(
+            "(count) => seen.filter(([event, value]) => event === 'connection' && value.state === 'waiting').length > count", arg=number
+        )
+        waits.append(seen(page, "connection")[-1]["wait"])
+    assert [low <= wait <= low * 1.5 for wait, low in zip(waits, (500, 1000, 2000), strict=True)] == [True] * 3
+    connection = server.connection()
+    connection.send(ticks(["A|1", 1, {"last_price": 1}]))
+    wait_seen(page, "market:tick", 1)
+    connection.close(4000)
+    page.wait_for_function("seen.filter(([event, value]) => event === 'connection' && value.state === 'waiting').length === 4")
+    assert 500 <= seen(page, "connection")[-1]["wait"] <= 750
+
+
+def test_long_lists_are_asked_for_in_pieces(page: Page, server: ScriptedServer) -> None:
+    server.connection()
+    page.evaluate("feed.subscribe(Array.from({length: 1200}, (_, number) => `id:${number}`))")
+    assert [len(server.command()["instruments"]) for _ in range(3)] == [500, 500, 200]
+
+
+def test_closing_ends_it_for_good(page: Page, server: ScriptedServer) -> None:
+    server.connection()
+    page.evaluate("feed.close()")
+    page.wait_for_function("seen.some(([event, value]) => event === 'connection' && value.state === 'closed')")
+
+
+def test_pushes_and_replies_come_under_their_own_names(page: Page, server: ScriptedServer) -> None:
+    connection = server.connection()
+    connection.send(json.dumps({"event": "feed:status", "state": "stale"}))
+    connection.send(json.dumps({"id": 1, "op": "list", "instruments": [], "channels": []}))
+    connection.send(json.dumps({"event": "error", "id": 3, "code": 411}))
+    wait_seen(page, "error", 1)
+    assert seen(page, "feed:status")[0]["state"] == "stale"
+    assert seen(page, "list")[0]["id"] == 1
