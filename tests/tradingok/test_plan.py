@@ -1,0 +1,89 @@
+"""The plan of `manage.py up`: ports, the exchange's remembered address, whether the web server lives."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tradingok import plan, ports
+from tradingok.places import remembered_url
+from tradingok.supervisor import StartFailed
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    """A web server that answers everything with `status`; gives its port."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.HTTPServer((ports.LOOPBACK, 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "lives"), [(200, True), (301, True), (500, False), (404, False)])
+def test_a_web_server_lives_when_it_answers_well_or_sends_to_https(status: int, lives: bool) -> None:
+    with answering(status) as port:
+        assert plan.is_live("127.0.0.1", port) is lives
+        assert plan.is_live("0.0.0.0", port) is lives
+
+
+def test_a_web_server_that_is_not_there_does_not_live() -> None:
+    assert not plan.is_live("127.0.0.1", ports.choose())
+
+
+def test_a_port_in_use_is_refused_with_another_to_try() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StartFailed, match=rf"Port {port} is in use.*PORT={port + 1} make run"):
+            plan.check_port("127.0.0.1", port)
+    plan.check_port("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(StartFailed, match=r"TRADINGOK_HOST=192\.0\.2\.1"):
+        plan.check_port("192.0.2.1", 8080)
+
+
+def test_the_exchange_is_remembered_while_it_runs_and_its_port_afterwards(tmp_path: Path) -> None:
+    file = tmp_path / "exchange" / "address.json"
+    port = plan.remember_exchange(file)
+    assert remembered_url(tmp_path, "exchange") == f"http://127.0.0.1:{port}"
+    plan.forget_exchange(file)
+    assert remembered_url(tmp_path, "exchange") == ""
+    assert plan.remember_exchange(file) == port
+
+
+def test_forgetting_an_exchange_that_never_ran_writes_nothing(tmp_path: Path) -> None:
+    plan.forget_exchange(tmp_path / "exchange" / "address.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"port": "x"}', '{"port": 99999999}', json.dumps({"port": None})])
+def test_an_unreadable_memory_gives_another_port(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "address.json"
+    file.write_text(content)
+    assert ports.is_free(plan.remember_exchange(file))
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("127.0.0.1", "127.0.0.1"), ("10.0.0.5", "10.0.0.5")]
+)
+def test_every_listening_address_has_one_to_reach_it(host: str, expected: str) -> None:
+    assert plan.reachable(host) == expected
