@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django_mongodb_backend.fields import ArrayField
+
+from instruments.domain.expiry import check_expiry_word
+from instruments.domain.instrument import split_key
+from instruments.domain.universe import check_strikes_word
 
 
 class Instrument(models.Model):
@@ -118,3 +125,31 @@ class SubscriptionRule(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Check the words, and that the rule says enough to mean something.
+
+        Raises:
+            ValidationError: by field.
+        """
+        wrong: dict[str, list[str]] = {}
+        derivative = self.what in (self.What.FUTURES, self.What.OPTIONS)
+        if not self.underlying and self.what in (self.What.EQUITY, self.What.FUTURES, self.What.OPTIONS):
+            wrong["underlying"] = [f"A rule for {self.what} needs an underlying, as in NIFTY or RELIANCE."]
+        if derivative and not self.expiries:
+            wrong["expiries"] = ["Say which expiries: @w0 (this week's), @m0 (the nearest monthly), or YYYY-MM-DD."]
+        if self.what == self.What.KEYS and not self.keys:
+            wrong["keys"] = ["A rule for keys needs some, as in NSE_FO|51420."]
+        for field, values, check in (("expiries", self.expiries, check_expiry_word), ("keys", self.keys, split_key)):
+            for value in values or []:
+                _collect(wrong, field, check, value)
+        _collect(wrong, "strikes", check_strikes_word, self.strikes)
+        if wrong:
+            raise ValidationError(wrong)
+
+
+def _collect(wrong: dict[str, list[str]], field: str, check: Callable[[str], object], value: str) -> None:
+    try:
+        check(value)
+    except ValueError as error:
+        wrong.setdefault(field, []).append(str(error))

@@ -74,6 +74,16 @@ def _holder(key: str, as_of: datetime | None) -> Instrument | None:
     return None if document is None else Instrument.objects.get(pk=document["_id"])
 
 
+def underlying_is_known(symbol: str) -> bool:
+    """True when an active instrument is called so or has it as its underlying; also while no master has been loaded."""
+    instruments = instruments_collection()
+    if instruments.find_one({"active": True, "underlying_symbol": symbol}, {"_id": 1}, hint="instrument_chain"):
+        return True
+    if instruments.find_one({"trading_symbol": symbol, "active": True}, {"_id": 1}, hint="instrument_symbol"):
+        return True
+    return instruments.find_one({"active": True, "placeholder": False}, {"_id": 1}, hint="instrument_active") is None
+
+
 class UnderlyingExpiry(NamedTuple):
     """One living expiry of an underlying.
 

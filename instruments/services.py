@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from django.conf import settings
+from django_mongodb_backend import transaction
 from pymongo.errors import OperationFailure
 
 from instruments import store
@@ -261,7 +262,8 @@ def rules_default_create() -> int:
         if store.is_marked(RULES_MADE) or SubscriptionRule.objects.exists():
             return 0
         made = _default_rules()
-        SubscriptionRule.objects.bulk_create(made)
+        with transaction.atomic():
+            SubscriptionRule.objects.bulk_create(made)
         store.mark(RULES_MADE)
     return len(made)
 

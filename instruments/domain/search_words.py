@@ -110,7 +110,7 @@ def _read_number(token: str, following: str, found: dict[str, int | str | bool |
     number = float(token)
     if _DAY_MONTH.fullmatch(following) and not following[0].isdigit() and 1 <= number <= 31:
         found["day"] = int(number)
-    elif found.get("month") and "year" not in found and (20 <= number <= 99 or 2020 <= number <= 2099) and "." not in token:
+    elif found.get("month") and not found.get("year") and (20 <= number <= 99 or 2020 <= number <= 2099) and "." not in token:
         found["year"] = _year(token)
     else:
         found["strike"] = token

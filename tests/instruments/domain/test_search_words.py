@@ -1,0 +1,69 @@
+"""A trader's search, taken apart."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instruments.domain.search_words import SearchWords, read_search, strike_ranges
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("nifty 25000 ce", SearchWords("NIFTY 25000 CE", ("NIFTY",), "25000", "CE")),
+        ("  NIFTY   25000CE ", SearchWords("NIFTY 25000CE", ("NIFTY",), "25000", "CE")),
+        ("banknifty fut", SearchWords("BANKNIFTY FUT", ("BANKNIFTY",), None, "FUT")),
+        ("bank nifty futures", SearchWords("BANK NIFTY FUTURES", ("BANK", "NIFTY"), None, "FUT")),
+        ("reliance", SearchWords("RELIANCE", ("RELIANCE",))),
+        ("nifty put 24950", SearchWords("NIFTY PUT 24950", ("NIFTY",), "24950", "PE")),
+        ("nifty 28 jul 25000 pe", SearchWords("NIFTY 28 JUL 25000 PE", ("NIFTY",), "25000", "PE", day=28, month=7)),
+        ("nifty 28jul26 25000 pe", SearchWords("NIFTY 28JUL26 25000 PE", ("NIFTY",), "25000", "PE", day=28, month=7, year=2026)),
+        ("NIFTY 25000 CE 28 JUL 26", SearchWords("NIFTY 25000 CE 28 JUL 26", ("NIFTY",), "25000", "CE", day=28, month=7, year=2026)),
+        ("nifty 2026-07-28 25000", SearchWords("NIFTY 2026-07-28 25000", ("NIFTY",), "25000", day=28, month=7, year=2026)),
+        ("nifty december 25000", SearchWords("NIFTY DECEMBER 25000", ("NIFTY",), "25000", month=12)),
+        ("nifty weekly 25000 ce", SearchWords("NIFTY WEEKLY 25000 CE", ("NIFTY",), "25000", "CE", weekly=True)),
+        ("crompton 132.5 ce", SearchWords("CROMPTON 132.5 CE", ("CROMPTON",), "132.5", "CE")),
+        ("25000", SearchWords("25000", ("25000",))),
+        ("ce", SearchWords("CE", ("CE",))),
+        ("", SearchWords("", ())),
+    ],
+)
+def test_words_mean_what_a_trader_means(typed: str, expected: SearchWords) -> None:
+    assert read_search(typed) == expected
+
+
+@given(st.text(max_size=60))
+def test_every_text_is_a_search(typed: str) -> None:
+    words = read_search(typed)
+    if words.strike is not None:
+        assert strike_ranges(words.strike)
+
+
+@pytest.mark.parametrize(
+    ("typed", "ranges"),
+    [
+        ("2500000", [(2500000.0, 2500001.0)]),
+        ("25000", [(25000.0, 25001.0), (250000.0, 250010.0), (2500000.0, 2500100.0)]),
+        ("132.5", [(132.5, 132.6)]),
+    ],
+)
+def test_strikes_that_begin_so(typed: str, ranges: list[tuple[float, float]]) -> None:
+    assert strike_ranges(typed) == ranges
+
+
+@given(st.integers(1, 9_999_999), st.integers(1, 7))
+def test_a_strike_is_found_by_each_of_its_beginnings(strike: int, length: int) -> None:
+    typed = str(strike)[:length]
+    assert any(low <= strike < high for low, high in strike_ranges(typed))
+
+
+def test_parts_of_a_date_that_are_not_given_match_any() -> None:
+    words = read_search("nifty 28 jul ce")
+    assert words.expiry_matches(date(2026, 7, 28))
+    assert words.expiry_matches(date(2027, 7, 28))
+    assert not words.expiry_matches(date(2026, 7, 21))
+    assert read_search("nifty ce").expiry_matches(date(2026, 7, 21))

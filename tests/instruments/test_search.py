@@ -1,0 +1,107 @@
+"""Search on the real mongod: what is found, in which order, and how little is read for it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from broker.upstox.master import parse_master, unpack_master
+from instruments.models import Instrument
+from instruments.search import CANDIDATES, search
+from instruments.services import instrument_placeholder_create, instruments_refresh
+from tests.instruments.explain import assert_by_index, profiled
+from tests.instruments.rows import DAY_1, REAL_MASTER, market, needs_real_master
+
+pytestmark = pytest.mark.django_db
+AFTER_TRADING = datetime.fromisoformat("2026-11-17T15:40:00+05:30")
+
+
+@pytest.fixture(autouse=True)
+def small_market(db: None) -> None:
+    instruments_refresh(rows=market(), source="test", as_of=DAY_1)
+
+
+def found(query: str, limit: int = 8, at: datetime = DAY_1) -> list[str]:
+    return [document["trading_symbol"] for document in search(query, limit=limit, at=at)]
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        (
+            "nifty 25000 ce",
+            ["NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 CE 23 NOV 26", "NIFTY 25000 CE 01 DEC 26", "NIFTY 25000 CE 29 DEC 26"],
+        ),
+        ("nifty 25000ce dec", ["NIFTY 25000 CE 01 DEC 26", "NIFTY 25000 CE 29 DEC 26"]),
+        ("nifty monthly 25000 pe", ["NIFTY 25000 PE 23 NOV 26", "NIFTY 25000 PE 29 DEC 26"]),
+        ("NIFTY 25050 PE 23 NOV 26", ["NIFTY 25050 PE 23 NOV 26"]),
+        ("banknifty fut", ["BANKNIFTY FUT 23 NOV 26"]),
+        ("bank nifty", ["BANKNIFTY", "BANKNIFTY FUT 23 NOV 26", "BANKNIFTY 50000 CE 23 NOV 26"]),
+        ("reliance", ["RELIANCE", "RELINFRA"]),
+        ("reliance industries", ["RELIANCE"]),
+        ("rel", ["RELIANCE", "RELINFRA"]),
+        ("hdfc bank", ["HDFCBANK"]),
+        ("india vix", ["INDIA VIX"]),
+        ("nifty", ["NIFTY", "NIFTY FUT 23 NOV 26", "NIFTY FUT 29 DEC 26", "BANKNIFTY", "NIFTY 24500 CE 17 NOV 26"]),
+        ("nifty 2505", ["NIFTY 25050 CE 17 NOV 26", "NIFTY 25050 PE 17 NOV 26", "NIFTY 25050 CE 23 NOV 26"]),
+        ("nif 25000 ce", ["NIFTY 25000 CE 17 NOV 26"]),
+        ("NSE_INDEX|Nifty 50", ["NIFTY"]),
+    ],
+)
+def test_the_best_comes_first(query: str, first: list[str]) -> None:
+    assert found(query)[: len(first)] == first
+
+
+@pytest.mark.parametrize(
+    "query", ["", "   ", "zzz", "(((", "^.*$", "NSE_FO|404", "id:0", "id:" + "9" * 30, "|", "nifty 99 ce", "ce", "\x00", "x" * 500]
+)
+def test_what_is_not_there_is_not_found(query: str) -> None:
+    assert found(query) == []
+
+
+def test_nothing_comes_twice_and_never_more_than_asked() -> None:
+    symbols = found("nifty", limit=100)
+    assert len(symbols) == len(set(symbols)) == 100
+    assert len(found("nifty", limit=1)) == 1
+
+
+def test_dead_contracts_are_not_found() -> None:
+    assert found("nifty 25000 ce")[0] == "NIFTY 25000 CE 17 NOV 26"
+    assert found("nifty 25000 ce", at=AFTER_TRADING)[0] == "NIFTY 25000 CE 23 NOV 26"
+
+
+def test_retired_instruments_are_found_by_id_only() -> None:
+    gone = Instrument.objects.get(trading_symbol="RELINFRA")
+    instruments_refresh(rows=[row for row in market() if row.trading_symbol != "RELINFRA"], source="test")
+    assert found("relinfra") == []
+    assert found(f"id:{gone.pk}") == ["RELINFRA"]
+
+
+def test_a_placeholder_is_found_by_its_key() -> None:
+    instrument_placeholder_create(keys=["NSE_FO|777777"], at=DAY_1)
+    assert found("NSE_FO|777777") == ["NSE_FO|777777"]
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@needs_real_master
+def test_no_search_scans_the_real_collection() -> None:
+    instruments_refresh(rows=parse_master(unpack_master([REAL_MASTER.read_bytes()])), source="test")
+    july = datetime.fromisoformat("2026-07-07T09:30:00+05:30")
+    for query in (
+        "nifty 25000 ce",
+        "banknifty fut",
+        "reliance",
+        "nifty",
+        "tata",
+        "nifty 250",
+        "nifty jul 25000 pe",
+        "nifty weekly 25000 ce",
+        "zzz",
+    ):
+        with profiled(Instrument._meta.db_table) as entries:
+            search(query, limit=20, at=july)
+        assert_by_index(entries, at_most=CANDIDATES)
+    assert found("nifty 25000 ce", at=july)[:4] == [f"NIFTY 25000 CE {day} JUL 26" for day in ("07", "14", "21", "28")]
+    assert found("reliance", at=july)[:2] == ["RELIANCE", "RELIANCE FUT 28 JUL 26"]
