@@ -10,7 +10,14 @@ from django.utils.functional import Promise
 from rest_framework.renderers import JSONRenderer
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what JSON has for a value that msgspec does not know: lazy text, PyMongo's 64-bit integers, mappings.
+
+    Raises:
+        TypeError: there is nothing for it.
+    """
+    if isinstance(value, int):
+        return int(value)
     if isinstance(value, Promise):
         return str(value)
     if isinstance(value, Mapping):
@@ -18,7 +25,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_encoder = msgspec.json.Encoder(enc_hook=plain)
 
 
 class FastJSONRenderer(JSONRenderer):

@@ -54,7 +54,11 @@ class ApiKeyViewSet(mixins.ListModelMixin, mixins.CreateModelMixin, mixins.Destr
     lookup_value_regex = "[0-9a-f]{64}"
 
     def get_queryset(self) -> QuerySet[ApiKey]:
-        return ApiKey.objects.filter(user=self.request.user.pk).order_by("created_at")
+        return ApiKey.objects.filter(user=self.request.user.pk)
+
+    def list(self, request: Request, *args: object, **kwargs: object) -> Response:
+        keys = sorted(self.get_queryset(), key=lambda key: key.created_at)
+        return Response(self.get_serializer(keys, many=True).data)
 
     def create(self, request: Request, *args: object, **kwargs: object) -> Response:
         serializer = self.get_serializer(data=request.data)

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 from rest_framework.renderers import BaseRenderer
 
-_encoder = msgspec.json.Encoder()
+from accounts.api.rendering import plain
+
+_encoder = msgspec.json.Encoder(enc_hook=plain)
 
 Row = dict[str, Any]
 

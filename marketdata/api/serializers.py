@@ -179,7 +179,7 @@ class GapSerializer(serializers.Serializer[Fields]):
     shard = serializers.IntegerField()
     cause = serializers.ChoiceField(["disconnected", "stale", "stopped"])
     heal_state = serializers.ChoiceField(["open", "healed", "impossible"])
-    detail = serializers.CharField()
+    detail = serializers.CharField(allow_blank=True)
     instruments = serializers.ListField(child=serializers.IntegerField(), help_text="Empty: all of the shard.")
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
@@ -207,7 +207,7 @@ class ShardSerializer(serializers.Serializer[Fields]):
     epoch = serializers.IntegerField(help_text="Start of this run, ms UTC")
     state = serializers.CharField()
     since_ms = serializers.IntegerField()
-    detail = serializers.CharField()
+    detail = serializers.CharField(allow_blank=True)
     report_age_ms = serializers.IntegerField()
     data_age_ms = serializers.IntegerField(allow_null=True)
     frames_per_second = serializers.FloatField()
@@ -227,7 +227,7 @@ class BrokerStatusSerializer(serializers.Serializer[Fields]):
 
     state = serializers.CharField()
     since_ms = serializers.IntegerField(allow_null=True)
-    detail = serializers.CharField()
+    detail = serializers.CharField(allow_blank=True)
     data_age_ms = serializers.IntegerField(allow_null=True)
     time = serializers.IntegerField()
     shards = ShardSerializer(many=True)

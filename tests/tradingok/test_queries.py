@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 from rest_framework.test import APIClient
 
-from accounts.models import User
+from accounts.models import ApiKey, Session, User
 from accounts.services import api_key_create, api_keys_forget, sign_in_link_create
 from instruments.models import Instrument
 from marketdata.api.key_memory import key_memory
 from marketdata.models import Gap, MarketStatus
-from tests.marketdata.api.fixtures import OPEN_MS, make_instrument, publish_latest, status_of, store_minutes, store_ticks
+from tests.marketdata.api.fixtures import OPEN_MS, instrument_of, publish_latest, status_of, store_minutes, store_ticks
 from tests.marketdata.way_out import entry_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
@@ -51,7 +52,7 @@ def examine(operations: list[dict[str, Any]], limit: int) -> None:
     for row in operations:
         told = {name: row.get(name) for name in ("ns", "command", "planSummary", "docsExamined", "keysExamined", "nreturned")}
         assert "COLLSCAN" not in row.get("planSummary", ""), told
-        assert not row.get("hasSortStage"), told
+        assert not row.get("hasSortStage") or row["docsExamined"] <= 1, told  # `.first()` sorts the one that it has found
         assert row.get("docsExamined", 0) <= max(2 * limit, SMALL), told
 
 
@@ -60,15 +61,18 @@ def user() -> User:
     """One of many, in the middle of much of everything."""
     users = [User(username=f"user{number}") for number in range(50)]
     User.objects.bulk_create(users)
-    for one in users:
-        api_key_create(user=one, name="laptop")
-        Client().force_login(one)
-    for number in range(ROWS):
-        segment = ("NSE_EQ", "NSE_FO")[number % 2]
-        make_instrument(number + 1, f"{segment}|{number + 1}", segment=segment)
-        start = datetime.fromtimestamp(OPEN_MS / 1000, UTC) + timedelta(minutes=number)
-        Gap.objects.create(start=start, end=start, cause="stale")
-        MarketStatus.objects.create(segment=segment, status=f"S{number}", since=start)
+    ApiKey.objects.bulk_create(ApiKey(digest=f"{number:064}", name="laptop", user=one, hint="tok_") for number, one in enumerate(users))
+    Session.objects.bulk_create(Session(session_key=f"key{number}", session_data="", expire_date=timezone.now()) for number in range(50))
+    start = datetime.fromtimestamp(OPEN_MS / 1000, UTC)
+    times = [start + timedelta(minutes=number) for number in range(ROWS)]
+    segments = ("NSE_EQ", "NSE_FO")
+    Instrument.objects.bulk_create(
+        instrument_of(number + 1, f"{segments[number % 2]}|{number + 1}", segment=segments[number % 2]) for number in range(ROWS)
+    )
+    Gap.objects.bulk_create(Gap(start=moment, end=moment, cause="stale") for moment in times)
+    MarketStatus.objects.bulk_create(
+        MarketStatus(segment=segments[number % 2], status=f"S{number}", since=times[number]) for number in range(ROWS)
+    )
     for number in range(1, 6):
         store_ticks(number, [OPEN_MS + 7 * n + number for n in range(ROWS)])
         store_minutes(number, ROWS)
@@ -99,31 +103,30 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize("path", REQUESTS)
-@pytest.mark.parametrize("credentials", ["key", "session"])
-def test_a_request_reads_by_index_and_little_more_than_it_gives(user: User, path: str, credentials: str) -> None:
-    client = APIClient()
-    if credentials == "key":
-        client.credentials(HTTP_AUTHORIZATION=f"Bearer {api_key_create(user=user, name='new')}")
-    else:
-        client.force_login(user)
-    limit = 100 if "stats" in path else LIMIT  # as many candles as there are quotes
-    with profiled() as operations:
-        assert client.get(path).status_code == 200
-    assert operations or path == "/api/broker-status"
-    examine(operations, limit)
+def test_each_request_reads_by_index_and_little_more_than_it_gives(user: User) -> None:
+    program = APIClient(headers={"Authorization": f"Bearer {api_key_create(user=user, name='new')}"})
+    browser = APIClient()
+    browser.force_login(user)
+    for client in (program, browser):
+        for path in REQUESTS:
+            api_keys_forget()
+            key_memory.forget()
+            with profiled() as operations:
+                assert client.get(path).status_code == 200, path
+            assert operations, path  # the credentials, at least
+            examine(operations, 100 if "stats" in path else LIMIT)  # stats: as many candles as there are quotes
 
 
-@pytest.mark.parametrize("after", ["oldest", "newest"])
-def test_the_next_page_reads_no_more_than_the_first(user: User, after: str) -> None:
+def test_the_next_page_reads_no_more_than_the_first(user: User) -> None:
     client = APIClient()
     client.force_login(user)
-    address = f"/api/marketdata/ticks/?instrument=id:3&limit={LIMIT}&order={after}"
-    for _ in range(3):
-        with profiled() as operations:
-            address = client.get(address).json()["next"]
-        assert address
-        examine(operations, LIMIT)
+    for order in ("oldest", "newest"):
+        address = f"/api/marketdata/ticks/?instrument=id:3&limit={LIMIT}&order={order}"
+        for _ in range(3):
+            with profiled() as operations:
+                address = client.get(address).json()["next"]
+            assert address
+            examine(operations, LIMIT)
 
 
 def test_signing_in_reads_by_index(user: User) -> None:

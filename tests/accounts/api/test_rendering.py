@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from bson.int64 import Int64
 from django.utils.translation import gettext_lazy
 from rest_framework.utils.serializer_helpers import ReturnDict
 
@@ -18,6 +19,7 @@ from accounts.api.rendering import FastJSONRenderer
         ({"a": None, "b": [1.5, "x"]}, b'{"a":null,"b":[1.5,"x"]}'),
         (b'{"ready":"made"}', b'{"ready":"made"}'),
         ({"lazy": gettext_lazy("Sign in")}, b'{"lazy":"Sign in"}'),
+        ({"wide": Int64(2**60)}, b'{"wide":1152921504606846976}'),
         (ReturnDict({"a": 1}, serializer=None), b'{"a":1}'),
     ],
 )

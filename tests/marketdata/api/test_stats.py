@@ -1,0 +1,69 @@
+"""Market statistics over REST."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from rest_framework.test import APIClient
+
+from marketdata.domain.candle import MINUTE_MS
+from marketdata.selectors import TicksToday
+from marketdata.wire import QuoteEntry
+from tests.marketdata.api.fixtures import publish_latest, status_of, store_minutes, store_ticks
+from tests.marketdata.way_out import entry_of
+
+STATS = "/api/marketdata/stats/"
+pytestmark = pytest.mark.usefixtures("valkey")
+
+
+def market() -> list[QuoteEntry]:
+    """Prices against a previous close of 100; volumes count from 1001."""
+    prices = {1: 110.0, 2: 95.0, 3: 100.0, 4: 120.0, 5: 80.0}
+    segments = {1: "NSE_EQ", 2: "NSE_EQ", 3: "NSE_EQ", 4: "NSE_FO", 5: "NSE_FO"}
+    return [entry_of(number, number, price, key=f"{segments[number]}|{number}") for number, price in prices.items()]
+
+
+def test_the_day_is_compared_with_the_previous_close(client: APIClient) -> None:
+    publish_latest(market(), status_of(now_ms=time.time_ns() // 1_000_000))
+    body = client.get(STATS, {"limit": 2}).json()
+    assert (body["window"], body["state"], body["instruments"]) == ("1d", "live", 5)
+    assert body["breadth"] == {"advances": 2, "declines": 2, "unchanged": 1, "unknown": 0}
+    assert [(row["instrument"], row["change_percent"]) for row in body["gainers"]] == [(4, 20.0), (1, 10.0)]
+    assert [(row["instrument"], row["change_percent"]) for row in body["losers"]] == [(5, -20.0), (2, -5.0)]
+    assert [(row["instrument"], row["volume"]) for row in body["most_active"]] == [(5, 1005), (4, 1004)]
+
+
+def test_one_segment_alone(client: APIClient) -> None:
+    publish_latest(market())
+    body = client.get(STATS, {"segment": "NSE_EQ"}).json()
+    assert (body["instruments"], body["segment"]) == (3, "NSE_EQ")
+    assert client.get(STATS, {"segment": "NSE"}).json()["instruments"] == 0
+
+
+def test_a_shorter_window_is_compared_with_the_candle_that_far_back(client: APIClient) -> None:
+    publish_latest(market())
+    market_ms = client.get(STATS).json()["market_ms"]
+    minute = market_ms // MINUTE_MS * MINUTE_MS
+    store_minutes(1, 10, start_ms=minute - 10 * MINUTE_MS)  # the one five minutes back closes at 5.5
+    body = client.get(STATS, {"window": "5m"}).json()
+    assert body["breadth"] == {"advances": 1, "declines": 0, "unchanged": 0, "unknown": 4}
+    assert body["gainers"][0]["change_percent"] == pytest.approx((110 / 5.5 - 1) * 100)
+
+
+def test_without_quotes_the_lists_are_empty(client: APIClient) -> None:
+    body = client.get(STATS).json()
+    assert (body["instruments"], body["market_ms"], body["gainers"], body["ticks_stored_today"]) == (0, None, [], 0)
+
+
+def test_ticks_of_today_are_counted(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    monkeypatch.setattr("marketdata.api.stats.ticks_today", TicksToday())
+    store_ticks(7, [now_ms - 3 * 86_400_000, now_ms - 2, now_ms - 1])
+    assert client.get(STATS).json()["ticks_stored_today"] == 2
+
+
+@pytest.mark.parametrize(("name", "value"), [("window", "2d"), ("limit", "0"), ("limit", "101"), ("top", "5")])
+def test_it_refuses_what_it_does_not_understand(client: APIClient, name: str, value: str) -> None:
+    answer = client.get(STATS, {name: value})
+    assert (answer.status_code, answer.json()["field"]) == (400, name)

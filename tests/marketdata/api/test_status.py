@@ -1,0 +1,118 @@
+"""Broker status, market status, gaps."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rest_framework.test import APIClient
+
+from marketdata.models import Gap
+from marketdata.store import market_status_write
+from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of
+
+BROKER = "/api/broker-status"
+MARKET = "/api/marketdata/status/"
+GAPS = "/api/marketdata/gaps/"
+
+
+@pytest.mark.usefixtures("valkey")
+def test_broker_status_tells_state_rates_subscriptions_and_lag(client: APIClient) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    counters = {
+        "frames_per_second": 6.5,
+        "ticks_per_second": 1600.0,
+        "subscribed_full": 900.0,
+        "limit_full": 2000.0,
+        "reconnects_total": 2.0,
+        "gaps_total": 1.0,
+        "store_lag_ticks": 12.0,
+        "store_lag_ms": 40.0,
+        "journal_bytes": 5e9,
+        "token_expires_ms": float(now_ms + 1000),
+    }
+    publish_latest([], status_of(now_ms=now_ms, **counters))
+    body = client.get(BROKER).json()
+    assert body["state"] == "live"
+    assert 0 < body["data_age_ms"] < 60_000
+    shard = body["shards"][0]
+    assert shard["subscribed"]["full"] == {"subscribed": 900, "limit": 2000}
+    assert shard["subscribed"]["ltpc"] == {"subscribed": 0, "limit": 5000}
+    assert (shard["frames_per_second"], shard["ticks_per_second"]) == (6.5, 1600.0)
+    assert (shard["reconnects"], shard["gaps"], shard["store_lag_ticks"], shard["store_lag_ms"]) == (2, 1, 12, 40)
+    assert (shard["journal_bytes"], shard["token_expires_ms"]) == (5_000_000_000, now_ms + 1000)
+    assert shard["counters"] == counters
+
+
+@pytest.mark.usefixtures("valkey")
+def test_the_worst_shard_is_told(client: APIClient) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    publish_latest([], status_of("live", now_ms=now_ms, shard=0))
+    publish_latest([], status_of("token_expired", now_ms=now_ms, shard=1))
+    body = client.get(BROKER).json()
+    assert body["state"] == "token_expired"
+    assert [shard["state"] for shard in body["shards"]] == ["live", "token_expired"]
+    assert body["shards"][0]["token_expires_ms"] is None
+
+
+@pytest.mark.usefixtures("valkey")
+def test_without_a_feed_it_is_reconnecting(client: APIClient) -> None:
+    body = client.get(BROKER).json()
+    assert (body["state"], body["shards"], body["data_age_ms"]) == ("reconnecting", [], None)
+
+
+@pytest.mark.usefixtures("valkey")
+def test_market_status_is_what_the_feed_says_now_and_since_when(client: APIClient) -> None:
+    market_status_write("NSE_FO", "PRE_OPEN_START", OPEN_MS - 900_000)
+    market_status_write("NSE_FO", "NORMAL_OPEN", OPEN_MS)
+    market_status_write("NSE_EQ", "NORMAL_OPEN", OPEN_MS)
+    market_status_write("MCX_FO", "NORMAL_CLOSE", OPEN_MS - 1)
+    publish_latest([], status_of(now_ms=OPEN_MS, segments={"NSE_FO": "NORMAL_OPEN", "NSE_EQ": "CLOSING_START", "BSE_EQ": "NORMAL_OPEN"}))
+    assert client.get(MARKET).json()["segments"] == [
+        {"segment": "BSE_EQ", "status": "NORMAL_OPEN", "since_ms": None},
+        {"segment": "MCX_FO", "status": "NORMAL_CLOSE", "since_ms": OPEN_MS - 1},
+        {"segment": "NSE_EQ", "status": "CLOSING_START", "since_ms": None},
+        {"segment": "NSE_FO", "status": "NORMAL_OPEN", "since_ms": OPEN_MS},
+    ]
+
+
+def make_gaps(*minutes: int) -> None:
+    start = datetime.fromtimestamp(OPEN_MS / 1000, UTC)
+    for shard, minute in enumerate(minutes):
+        began = start + timedelta(minutes=minute)
+        Gap.objects.create(shard=shard, start=began, end=began + timedelta(seconds=30), cause="stale", heal_state="healed", instruments=[7])
+
+
+def test_a_gap_says_from_when_to_when_and_whether_it_healed(client: APIClient) -> None:
+    make_gaps(0)
+    Gap.objects.create(start=datetime.fromtimestamp(OPEN_MS / 1000 + 60, UTC), cause="disconnected", detail="the broker closed")
+    lasting = {"from": OPEN_MS + 60_000, "to": None, "cause": "disconnected", "heal_state": "open", "detail": "the broker closed"}
+    over = {"from": OPEN_MS, "to": OPEN_MS + 30_000, "cause": "stale", "heal_state": "healed", "detail": ""}
+    results = [lasting | {"shard": 0, "instruments": []}, over | {"shard": 0, "instruments": [7]}]
+    assert client.get(GAPS).json() == {"results": results, "next": None}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 10])
+def test_pages_of_gaps_together_are_the_whole_even_when_they_begin_together(client: APIClient, limit: int) -> None:
+    make_gaps(0, 1, 1, 1, 2, 3)
+    found: list[int] = []
+    address: str | None = f"{GAPS}?limit={limit}"
+    while address:
+        page = client.get(address).json()
+        found += [row["shard"] for row in page["results"]]
+        address = page["next"]
+    assert len(found) == 6
+    assert set(found) == set(range(6))
+
+
+def test_gaps_are_cut_as_asked(client: APIClient) -> None:
+    make_gaps(0, 1, 2)
+    body = client.get(GAPS, {"from": OPEN_MS + 60_000, "to": OPEN_MS + 120_000}).json()
+    assert [row["from"] for row in body["results"]] == [OPEN_MS + 60_000]
+
+
+@pytest.mark.parametrize("path", [BROKER, MARKET, GAPS])
+def test_they_refuse_what_they_do_not_understand(client: APIClient, path: str) -> None:
+    answer = client.get(path, {"colour": "red"})
+    assert (answer.status_code, answer.json()["field"]) == (400, "colour")
