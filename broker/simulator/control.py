@@ -1,4 +1,4 @@
-"""The simulator's own paths, which no broker has: /simulator/state (figures) and /simulator/faults (faults on demand)."""
+"""The simulator's own paths, which no broker has: /simulator/state (figures; `?keys` lists what is subscribed) and /simulator/faults."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from broker.simulator import faults as kinds
+from broker.simulator.bodies import bounded_body
+from broker.simulator.errors import ApiError
 
 if TYPE_CHECKING:
     from broker.simulator.app import Exchange
@@ -23,14 +25,16 @@ def routes(exchange: Exchange) -> list[BaseRoute]:
     """The control paths of an exchange."""
 
     async def state(request: Request) -> Response:
+        _check_local(request)
         if exchange.ledger is not None:
             exchange.ledger.flush()
-        return JSONResponse(figures(exchange))
+        keys = {"subscribed_keys": sorted(exchange.feed.wanted())} if "keys" in request.query_params else {}
+        return JSONResponse(figures(exchange) | keys)
 
     async def faults(request: Request) -> Response:
-        body = await request.body()
+        _check_local(request)
         try:
-            fault = FAULT.decode(body[:BODY_BYTES])
+            fault = FAULT.decode(await bounded_body(request, BODY_BYTES))
         except msgspec.DecodeError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         inject(exchange, fault)
@@ -39,11 +43,18 @@ def routes(exchange: Exchange) -> list[BaseRoute]:
     return [Route("/simulator/state", state), Route("/simulator/faults", faults, methods=["POST"])]
 
 
+def _check_local(request: Request) -> None:
+    """Programs of this machine only, and no web page (which sends an Origin). Raises ApiError 403."""
+    host = request.client.host if request.client else ""
+    if host not in ("127.0.0.1", "::1") or "origin" in request.headers:
+        raise ApiError("UDAPI10000", status=403)
+
+
 def figures(exchange: Exchange) -> dict[str, object]:
     """What the exchange has done so far; every figure counts from its start."""
     return exchange.feed.figures() | {
         "market_ms": exchange.market.now_ms(),
-        "finished": exchange.market.finished(),
+        "finished": exchange.market.finished() and exchange.feed.has_sent_all(),
         "requests": dict(sorted(exchange.requests.items())),
         "faults": dict(sorted(exchange.faults.injected.items())),
         "refused_total": exchange.faults.refused_total,

@@ -27,8 +27,8 @@ from broker.simulator.replay import SnapshotUpdate
 from broker.simulator.source import Update
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 
-FRAME_SECONDS = 0.150
-"""Time between frames. Source: FACTS §3.5, 133–166 ms."""
+STEP_SECONDS = 0.020
+"""The market is asked so often what is due; the rhythm of frames (133–166 ms, FACTS §3.5) is the market's own."""
 IDLE_INFO_SECONDS = 3.0
 """A connection that got nothing for so long gets a market_info again. The broker's own period is not known (FACTS §3.5)."""
 UNPACED_BYTES = 1024 * 1024
@@ -75,6 +75,7 @@ class FeedServer:
         try:
             await websocket.accept()
             writer = asyncio.create_task(connection.write())
+            writer.add_done_callback(lambda ended: None if ended.cancelled() else connection.abort())
             self._queue_info(connection)
             await self._read(websocket, connection)
         finally:
@@ -132,7 +133,7 @@ class FeedServer:
             if self._unpaced and moved:
                 await self._wait_for_room()
             else:
-                await asyncio.sleep(max(0.0, FRAME_SECONDS - (time.monotonic() - began)))
+                await asyncio.sleep(max(0.0, STEP_SECONDS - (time.monotonic() - began)))
 
     def step(self, wall_ms: int) -> bool:
         """Send what is due at this time; return whether anything was."""
@@ -210,6 +211,10 @@ class FeedServer:
         """Send a text frame on each connection."""
         for connection in list(self.connections.values()):
             connection.queue(text.encode(), text=True)
+
+    def has_sent_all(self) -> bool:
+        """Whether every outbox is empty."""
+        return not any(connection.pending_bytes for connection in self.connections.values())
 
     def figures(self) -> dict[str, object]:
         """Counters and connections, for /simulator/state."""

@@ -23,6 +23,10 @@ FRAMES = "frames.bin"
 UPDATES = "updates.tsv"
 
 
+class LedgerError(Exception):
+    """The ledger cannot be written (disk full, folder gone). Not worth a retry: what was sent since is not on record."""
+
+
 class SentFrame(NamedTuple):
     """One message. `number` from 0 · `sent_ns` ns UTC · `connection` the exchange's number of the connection."""
 
@@ -65,12 +69,19 @@ class Ledger:
             connection: number of the connection.
             content: the message.
             frame: the same, decoded, when it carries feeds; each becomes a line of updates.tsv.
+
+        Raises:
+            LedgerError: it cannot be written.
         """
-        self._frames.write(HEADER.pack(sent_ns, connection, len(content)) + content)
+        lines = []
         if frame is not None:
             for key in sorted(frame.feeds):
-                line = f"{self._count}\t{connection}\t{frame.currentTs}\t{key}\t{feed_digest(frame.feeds[key])}\n"
-                self._updates.write(line.encode())
+                lines.append(f"{self._count}\t{connection}\t{frame.currentTs}\t{key}\t{feed_digest(frame.feeds[key])}\n")
+        try:
+            self._frames.write(HEADER.pack(sent_ns, connection, len(content)) + content)
+            self._updates.write("".join(lines).encode())
+        except OSError as error:
+            raise LedgerError(f"the ledger cannot be written: {error}") from error
         self._count += 1
 
     def flush(self) -> None:

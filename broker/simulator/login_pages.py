@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from broker.simulator.bodies import bounded_body
 from broker.simulator.errors import ApiError
 from broker.simulator.login import Access
 
@@ -52,11 +53,7 @@ def routes(access: Access, requests: Counter[str]) -> list[BaseRoute]:
 
 async def _form(request: Request) -> dict[str, str]:
     """The fields of a form body; a body that is too long or no form is refused."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > FORM_BYTES:
-            raise ApiError("UDAPI100036", status=413)
+    body = await bounded_body(request, FORM_BYTES)
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise ApiError("UDAPI100036", field="Content-Type", value=request.headers.get("content-type"))
     try:

@@ -21,6 +21,8 @@ REQUEST_BYTES = 1024 * 1024
 CLOSE_SECONDS = 0.5
 """A client that has not taken its close frame by then is cut."""
 STOP_SECONDS = 1
+PING_SECONDS = 20.0
+"""The broker's own period is not known (FACTS §7)."""
 
 
 class CuttableWebSocket(WebSocketsSansIOProtocol):
@@ -45,11 +47,20 @@ class CuttableWebSocket(WebSocketsSansIOProtocol):
 class ExchangeServer(uvicorn.Server):
     """A server that says when it listens and ends with exit code 0 on SIGTERM and SIGINT."""
 
-    def __init__(self, app: ASGIApp, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, on_ready: Callable[[], None], *, ping_seconds: float = PING_SECONDS) -> None:
+        """Prepare to serve.
+
+        Args:
+            app: the exchange.
+            on_ready: called once it listens.
+            ping_seconds: a feed connection is pinged so often, and cut when it has not answered so long after.
+        """
         config = uvicorn.Config(
             app,
             ws=CuttableWebSocket,
             ws_max_size=REQUEST_BYTES,
+            ws_ping_interval=ping_seconds,
+            ws_ping_timeout=ping_seconds,
             lifespan="on",
             log_config=None,
             log_level="warning",

@@ -28,6 +28,11 @@ def speed(text: str) -> float:
     return _number("0" if text == "max" else text, 0, 100_000, 'a number from 0 to 100000, or "max"')
 
 
+def seconds(text: str) -> float:
+    """A duration."""
+    return _number(text, 0.05, 3600, "a number of seconds from 0.05 to 3600")
+
+
 def pace(text: str) -> float:
     """A multiple of the real feed's pace."""
     return _number(text, 0.01, 100, "a number from 0.01 to 100")
@@ -74,6 +79,7 @@ class Command(BaseCommand):
         parser.add_argument("--client-id", default="", help="the only API key that may sign in (default: any)")
         parser.add_argument("--client-secret", default="", help="its secret (default: any)")
         parser.add_argument("--plus", action="store_true", help="limits of the broker's Plus plan")
+        parser.add_argument("--ping", type=seconds, default=20.0, help="seconds between WebSocket pings (default: 20)")
         parser.add_argument("--seed", type=count, default=1, help="seed of the simulated market")
         parser.add_argument("--rate", type=pace, default=1.0, help="pace of trades and updates; 1 is the real feed's")
         parser.add_argument("--instruments", type=count, default=None, help="at least so many instruments (default: about 1,800)")
@@ -94,7 +100,7 @@ class Command(BaseCommand):
             exchange = self._exchange(options)
             host, port = bound.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            server = ExchangeServer(create_app(exchange), on_ready=lambda: self._say(url, exchange))
+            server = ExchangeServer(create_app(exchange), on_ready=lambda: self._say(url, exchange), ping_seconds=options["ping"])
             exchange.on_failure = lambda: setattr(server, "should_exit", True)
             run(server, bound)
         if exchange.failure is not None:

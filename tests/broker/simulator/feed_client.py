@@ -6,12 +6,12 @@ import json
 import time
 from collections.abc import Callable
 
+import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 from tests.fakes.exchange import RunningExchange
-
-FULL_FRAMES = (pb.initial_feed, pb.live_feed)
 
 
 def open_feed(exchange: RunningExchange) -> ClientConnection:
@@ -53,3 +53,15 @@ def drain(connection: ClientConnection, seconds: float) -> list[pb.FeedResponse]
         except TimeoutError:
             break
     return frames
+
+
+def has(frames: list[pb.FeedResponse], key: str, kind: pb.Type.ValueType = pb.live_feed) -> bool:
+    """Whether a frame of this kind carries the key."""
+    return any(frame.type == kind and key in frame.feeds for frame in frames)
+
+
+def refused_status(url: str) -> int:
+    """The HTTP status that refuses the upgrade."""
+    with pytest.raises(InvalidStatus) as caught:
+        connect(url, proxy=None)
+    return caught.value.response.status_code

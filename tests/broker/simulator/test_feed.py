@@ -16,12 +16,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+from websockets.sync.client import connect
+from websockets.uri import parse_uri
 
 from broker.simulator.ledger import feed_digest
 from broker.upstox import MarketDataFeedV3_pb2 as pb
-from tests.broker.simulator.feed_client import drain, open_feed, receive, receive_until, request
+from tests.broker.simulator.feed_client import drain, has, open_feed, receive, receive_until, refused_status, request
 from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401
 
 INDEX, BANK, UNKNOWN = "NSE_INDEX|Nifty 50", "NSE_INDEX|Nifty Bank", "NSE_FO|0"
@@ -48,10 +51,6 @@ def option_keys(exchange: RunningExchange, count: int = 1) -> list[str]:
     rows = exchange.get("/v2/option/contract", instrument_key=INDEX).json()["data"]
     middle = len(rows) // 2
     return [row["instrument_key"] for row in rows[middle : middle + count]]
-
-
-def has(frames: list[pb.FeedResponse], key: str, kind: pb.Type.ValueType = pb.live_feed) -> bool:
-    return any(frame.type == kind and key in frame.feeds for frame in frames)
 
 
 # --- subscription ---------------------------------------------------------------------------------------------------------
@@ -198,24 +197,18 @@ def _master(exchange: RunningExchange) -> list[dict[str, object]]:
 # --- who gets in ----------------------------------------------------------------------------------------------------------
 
 
-def refused(url: str) -> int:
-    with pytest.raises(InvalidStatus) as caught:
-        connect(url, proxy=None)
-    return caught.value.response.status_code
-
-
 def test_codes_open_once(exchange: RunningExchange) -> None:
     url = exchange.authorized_url()
     with connect(url, proxy=None) as connection:
         receive(connection)
-        assert refused(url) == 403
-    assert refused(url.partition("code=")[0] + "code=made-up") == 403
-    assert refused(url.partition("?")[0]) == 403
+        assert refused_status(url) == 403
+    assert refused_status(url.partition("code=")[0] + "code=made-up") == 403
+    assert refused_status(url.partition("?")[0]) == 403
 
 
-def test_a_third_connection_of_a_token_is_refused(exchange: RunningExchange) -> None:
+def test_a_third_connection_of_a_token_is_refused_status(exchange: RunningExchange) -> None:
     with open_feed(exchange) as one, open_feed(exchange) as two:
-        assert refused(exchange.authorized_url()) == 403
+        assert refused_status(exchange.authorized_url()) == 403
         receive(one)
         receive(two)
     exchange.wait_for(lambda state: not state["connections"])
@@ -230,7 +223,7 @@ def test_entry_redirects_to_an_authorised_socket(exchange: RunningExchange) -> N
     assert httpx.get(entry).status_code == 401
     with connect(entry.replace("http", "ws", 1), additional_headers=exchange.headers, proxy=None) as connection:
         assert receive(connection).type == pb.market_info
-    assert refused(entry.replace("http", "ws", 1)) == 401
+    assert refused_status(entry.replace("http", "ws", 1)) == 401
 
 
 def test_authorize_sends_both_spellings(exchange: RunningExchange) -> None:
@@ -279,104 +272,6 @@ def test_a_client_that_does_not_read_is_cut_and_costs_bounded_memory(start_excha
         receive_until(healthy, lambda got: has(got, INDEX))  # the other one is served on
 
 
-# --- faults ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def following(exchange: RunningExchange) -> Iterator[ClientConnection]:
-    """A connection on which live frames come."""
-    with open_feed(exchange) as connection:
-        connection.send(request("sub", [INDEX], "ltpc"))
-        receive_until(connection, lambda got: has(got, INDEX))
-        yield connection
-
-
-def test_drop_cuts_without_a_close_frame(exchange: RunningExchange, following: ClientConnection) -> None:
-    exchange.fault(kind="drop")
-    with pytest.raises(ConnectionClosed) as caught:
-        receive_until(following, lambda got: False)
-    assert caught.value.rcvd is None
-    assert exchange.state()["faults"]["drop"] >= 1
-
-
-def test_mute_sends_nothing_and_keeps_the_connection(exchange: RunningExchange, following: ClientConnection) -> None:
-    exchange.fault(kind="mute")
-    drain(following, 0.5)
-    assert drain(following, 4) == []  # longer than market_info's period
-    following.ping().wait(10)
-    exchange.fault(kind="clear")
-    receive_until(following, lambda got: has(got, INDEX))
-
-
-def test_mute_ends_by_itself(exchange: RunningExchange, following: ClientConnection) -> None:
-    exchange.fault(kind="mute", seconds=1)
-    drain(following, 0.3)
-    began = time.monotonic()
-    receive_until(following, lambda got: has(got, INDEX))
-    assert time.monotonic() - began > 0.3
-
-
-def test_garbage_is_binary_and_no_frame(exchange: RunningExchange, following: ClientConnection) -> None:
-    exchange.fault(kind="garbage", count=2, size=10)
-    bad: list[bytes] = []
-    deadline = time.monotonic() + 20
-    while len(bad) < 2:
-        assert time.monotonic() < deadline
-        message = following.recv(timeout=20)
-        assert isinstance(message, bytes)
-        if message[:1] == b"\xff":
-            bad.append(message)
-    assert [len(message) for message in bad] == [10, 10]
-
-
-def test_text_frame(exchange: RunningExchange, following: ClientConnection) -> None:
-    exchange.fault(kind="text_frame", text='{"status":"failed"}')
-    deadline = time.monotonic() + 20
-    while not isinstance(message := following.recv(timeout=20), str):
-        assert time.monotonic() < deadline
-    assert message == '{"status":"failed"}'
-
-
-def test_refuse_at_authorize_counts_down(exchange: RunningExchange) -> None:
-    before = exchange.fault(kind="refuse", status=429, count=2)["refused_total"]
-    answers = [exchange.get("/v3/feed/market-data-feed/authorize") for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [429, 429, 200]
-    assert answers[0].json()["errors"][0]["error_code"] == "UDAPI10005"
-    assert exchange.state()["refused_total"] == before + 2
-
-
-def test_refuse_may_answer_html_as_the_broker_s_front_does(exchange: RunningExchange) -> None:
-    exchange.fault(kind="refuse", status=503, body="html")
-    answer = exchange.get("/v3/feed/market-data-feed/authorize")
-    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (503, "text/html")
-
-
-def test_refuse_at_the_upgrade(exchange: RunningExchange) -> None:
-    exchange.fault(kind="refuse", at="upgrade", status=503, count=1)
-    assert refused(exchange.authorized_url()) == 503
-    with open_feed(exchange) as connection:
-        receive(connection)
-
-
-def test_expire_token_ends_rest_and_the_feed(exchange: RunningExchange, following: ClientConnection) -> None:
-    exchange.fault(kind="expire_token", drop=True)
-    with pytest.raises(ConnectionClosed):
-        receive_until(following, lambda got: False)
-    assert exchange.get("/v3/feed/market-data-feed/authorize").status_code == 401
-    exchange.fault(kind="clear")
-    assert exchange.get("/v3/feed/market-data-feed/authorize").status_code == 200
-
-
-NO_FAULTS = [b"", b"{", b'{"kind":"nonsense"}', b'{"kind":"drop","no_such_field":1}', b'{"kind":"refuse","status":"x"}']
-
-
-@pytest.mark.parametrize("body", NO_FAULTS)
-def test_a_fault_that_is_none_is_refused(exchange: RunningExchange, body: bytes) -> None:
-    answer = httpx.post(f"{exchange.url}/simulator/faults", content=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"]
-
-
 # --- ledger ---------------------------------------------------------------------------------------------------------------
 
 
@@ -400,3 +295,24 @@ def test_the_ledger_holds_what_the_client_received(start_exchange: StartExchange
             expected.append((frame.number, 1, response.currentTs, key, feed_digest(response.feeds[key])))
     assert [tuple(update) for update in exchange.ledger.updates()] == expected
     assert sum(exchange.ledger.counts().values()) == len(expected) > 60
+
+
+# --- pings ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_answers_no_ping_is_cut(start_exchange: StartExchange) -> None:  # noqa: F811
+    exchange = start_exchange("--instruments", "1", "--ping", "0.3")
+    url = exchange.authorized_url()
+    address = urlsplit(url)
+    client = ClientProtocol(parse_uri(url))
+    with socket.create_connection((address.hostname, address.port or 80), timeout=20) as raw:
+        client.send_request(client.connect())
+        raw.sendall(b"".join(client.data_to_send()))
+        opcodes: list[Opcode] = []
+        while content := raw.recv(65_536):
+            client.receive_data(content)  # its pongs are never sent
+            opcodes += [event.opcode for event in client.events_received() if isinstance(event, Frame)]
+    assert Opcode.PING in opcodes
+    assert opcodes[-1] is Opcode.CLOSE
+    assert client.close_rcvd is not None
+    assert client.close_rcvd.code == 1011

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from websockets.exceptions import ConnectionClosed
 
-from tests.broker.simulator.feed_client import open_feed, receive, request
+from tests.broker.simulator.feed_client import open_feed, receive, receive_until, request
 from tests.fakes.exchange import ROOT, StartExchange, start_exchange  # noqa: F401
 
 
@@ -24,7 +25,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_0_within_two_seconds_with_clients_connected(
+def test_it_ends_with_0_soon_with_clients_connected(
     start_exchange: StartExchange,  # noqa: F811
     number: signal.Signals,
 ) -> None:
@@ -35,7 +36,12 @@ def test_it_ends_with_0_within_two_seconds_with_clients_connected(
         receive(two)
         began = time.monotonic()
         assert exchange.stop(number) == 0
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5  # 0.2–0.8 s where nothing else runs; stock uvicorn hangs
+        for connection in (one, two):
+            with pytest.raises(ConnectionClosed) as caught:
+                receive_until(connection, lambda got: False)
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1012  # service restart
     assert sum("ready at http://127.0.0.1:" in line for line in exchange.lines) == 1
     assert not any("Traceback" in line for line in exchange.lines)
 
