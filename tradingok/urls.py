@@ -19,6 +19,7 @@ api: Routes = [
     path("health/ready", ready, name="health-ready"),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("", include("instruments.api.urls")),
     path("", include("marketdata.api.urls")),
     path("", include("accounts.api.urls")),
 ]
