@@ -1,0 +1,261 @@
+"""The instrument API through Django, as a client with an API key sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from django.core.cache import cache
+from django.test import Client
+
+from accounts.models import User
+from accounts.services import api_key_create
+from instruments.domain.instrument import ms_of
+from instruments.models import SubscriptionRule
+from instruments.selectors import instrument_ids
+from instruments.services import instruments_refresh, spots_record
+from tests.instruments.rows import DAY_1, DAY_2, market, option
+
+pytestmark = pytest.mark.django_db
+LIST = "/api/marketdata/instruments/"
+Get = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def loaded(db: None) -> Iterator[None]:
+    cache.clear()
+    instruments_refresh(rows=market(), source="test", as_of=DAY_1)
+    spots_record(spots={"NSE_INDEX|Nifty 50": 25012.0}, at_ms=ms_of(DAY_1))
+    yield
+    cache.clear()
+
+
+@pytest.fixture
+def get() -> Get:
+    client = Client()
+    secret = api_key_create(user=User.objects.create_user("asha"), name="test")
+
+    def ask(path: str, status: int = 200, **parameters: object) -> Any:
+        answer = client.get(path, {name: str(value) for name, value in parameters.items()}, headers={"Authorization": f"Bearer {secret}"})
+        assert answer.status_code == status, answer.content.decode()
+        return answer.json()
+
+    return ask
+
+
+def symbols(page: dict[str, Any]) -> list[str]:
+    return [row["trading_symbol"] for row in page["results"]]
+
+
+def test_nothing_without_credentials() -> None:
+    for path in (LIST, f"{LIST}search/?q=nifty", f"{LIST}id:1/", "/api/marketdata/underlyings/NIFTY/expiries/", "/api/subscriptions/"):
+        assert Client().get(path).status_code == 401
+
+
+def test_pages_hold_every_instrument_once(get: Get) -> None:
+    seen: list[int] = []
+    page = get(LIST, limit=50)
+    while True:
+        seen += [row["id"] for row in page["results"]]
+        if page["next"] is None:
+            break
+        assert len(page["results"]) == 50
+        page = get(page["next"].removeprefix("http://testserver"))
+    assert seen == sorted(seen)
+    assert len(seen) == len(market())
+
+
+def test_a_page_that_is_exactly_full_is_the_last(get: Get) -> None:
+    assert get(LIST, segment="NSE_INDEX", limit=3)["next"] is None
+    assert get(LIST, segment="NSE_INDEX", limit=2)["next"] is not None
+
+
+def test_a_row_says_all_the_master_says(get: Get) -> None:
+    (row,) = get(LIST, underlying="NIFTY", expiry="2026-11-17", instrument_type="CE", strike_min=25000, strike_max=25000)["results"]
+    number = row.pop("id")
+    assert number == instrument_ids([row["key"]])[row["key"]]
+    key = row.pop("key")
+    assert row.pop("exchange_token") == key.split("|")[1]
+    assert row == {
+        "segment": "NSE_FO",
+        "exchange": "NSE",
+        "instrument_type": "CE",
+        "trading_symbol": "NIFTY 25000 CE 17 NOV 26",
+        "name": "NIFTY",
+        "underlying_key": "NSE_INDEX|Nifty 50",
+        "underlying_symbol": "NIFTY",
+        "expiry": "2026-11-17",
+        "expiry_ms": 1794940199000,
+        "weekly": True,
+        "strike_price": 25000.0,
+        "lot_size": 65,
+        "tick_size": 0.05,
+        "freeze_quantity": 1755.0,
+        "isin": None,
+        "placeholder": False,
+        "active": True,
+        "active_from_ms": ms_of(DAY_1),
+        "active_to_ms": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "count"),
+    [
+        ({"segment": "nse_index"}, 3),
+        ({"instrument_type": "FUT"}, 3),
+        ({"segment": "NSE_EQ", "instrument_type": "EQ"}, 3),
+        ({"underlying": "nifty"}, 170),
+        ({"underlying": "NIFTY", "instrument_type": "PE", "strike_min": 25400}, 12),
+        ({"underlying": "NIFTY", "expiry": "@w0"}, 42),
+        ({"underlying": "NIFTY", "expiry": "@m0", "segment": "NSE_FO", "strike_max": 24550}, 4),
+        ({"expiry": "2026-11-23"}, 54),
+        ({"expiry": "2026-11-23", "instrument_type": "FUT"}, 2),
+        ({"expiry": "2026-11-24"}, 0),
+        ({"segment": "NSE_XX"}, 0),
+        ({"underlying": "NOSUCH"}, 0),
+    ],
+)
+def test_filters(get: Get, parameters: dict[str, object], count: int) -> None:
+    assert len(get(LIST, limit=1000, **parameters)["results"]) == count
+
+
+def test_subscribed_is_what_the_rules_follow(get: Get) -> None:
+    SubscriptionRule.objects.create(name="money", what="options", underlying="NIFTY", expiries=["@w0"], strikes="atm0")
+    SubscriptionRule.objects.create(name="index", what="index", underlying="INDIA VIX")
+    assert sorted(symbols(get(LIST, subscribed="true"))) == ["INDIA VIX", "NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 PE 17 NOV 26"]
+    assert symbols(get(LIST, subscribed="true", segment="NSE_INDEX")) == ["INDIA VIX"]
+    assert len(get(LIST, subscribed="false", limit=1000)["results"]) == len(market()) - 3
+    first = get(LIST, subscribed="true", limit=1)
+    rest = get(first["next"].removeprefix("http://testserver"), limit=10) if "?" not in first["next"] else get(first["next"][17:])
+    assert len(rest["results"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"segmnt": "NSE_FO"}, "segmnt"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 1001}, "limit"),
+        ({"limit": "many"}, "limit"),
+        ({"limit": "9" * 400}, "limit"),
+        ({"after": -1}, "after"),
+        ({"after": 2**63}, "after"),
+        ({"expiry": "tomorrow"}, "expiry"),
+        ({"expiry": "2026-02-30"}, "expiry"),
+        ({"expiry": "@w0"}, "expiry"),
+        ({"expiry": "@w9", "underlying": "NIFTY"}, "expiry"),
+        ({"strike_min": 25000}, "strike_min"),
+        ({"strike_max": "x", "underlying": "NIFTY"}, "strike_max"),
+        ({"strike_min": "nan", "underlying": "NIFTY"}, "strike_min"),
+        ({"strike_min": "inf", "underlying": "NIFTY"}, "strike_min"),
+        ({"strike_min": 5, "strike_max": 4, "underlying": "NIFTY"}, "strike_min"),
+        ({"subscribed": "maybe"}, "subscribed"),
+        ({"segment": "$ne"}, "segment"),
+        ({"underlying": "\x00"}, "underlying"),
+        ({"underlying": "N" * 41}, "underlying"),
+    ],
+)
+def test_bad_parameters_are_refused_by_name(get: Get, parameters: dict[str, object], field: str) -> None:
+    problem = get(LIST, status=400, **parameters)
+    assert (problem["code"], problem["field"]) == ("bad_request", field)
+    assert problem["detail"]
+
+
+def test_a_parameter_given_twice_is_refused(get: Get) -> None:
+    assert get(f"{LIST}?segment=NSE_EQ&segment=NSE_FO", status=400)["field"] == "segment"
+
+
+@pytest.mark.parametrize("key", ["NSE_INDEX|Nifty 50", "NSE_FO|1000", "NSE_EQ|INE002A01018"])
+def test_detail_by_key_and_by_id(get: Get, key: str) -> None:
+    row = get(f"{LIST}{quote(key)}/")
+    assert row["key"] == key
+    assert get(f"{LIST}id:{row['id']}/") == row
+
+
+def test_a_recycled_key_as_of_two_days(get: Get) -> None:
+    old = get(f"{LIST}NSE_FO%7C1000/")
+    rows = [row for row in market() if row.instrument_key != "NSE_FO|1000"]
+    instruments_refresh(rows=[*rows, option(1000, 99999.0)], source="test", as_of=DAY_2)
+    new = get(f"{LIST}NSE_FO%7C1000/")
+    assert new["strike_price"] == 99999.0
+    before = ms_of(DAY_2) - 1
+    then = get(f"{LIST}NSE_FO%7C1000/", as_of=before)
+    assert (then["id"], then["active"], then["active_to_ms"]) == (old["id"], False, ms_of(DAY_2))
+    moment = datetime.fromtimestamp(before / 1000, DAY_2.tzinfo)
+    assert get(f"{LIST}NSE_FO%7C1000/", as_of=moment.isoformat()) == then
+    assert get(f"{LIST}id:{old['id']}/")["active"] is False
+
+
+@pytest.mark.parametrize("key", ["NSE_FO|404", "id:0", "nifty", "NSE_FO|1|2", "id:" + "9" * 50, "a" * 300])
+def test_an_unknown_instrument(get: Get, key: str) -> None:
+    assert get(f"{LIST}{quote(key)}/", status=404)["code"] == "unknown_instrument"
+
+
+@pytest.mark.parametrize("as_of", ["yesterday", "1", "9" * 30, "-5", "2026-13-01", ""])
+def test_a_bad_as_of(get: Get, as_of: str) -> None:
+    assert get(f"{LIST}NSE_FO%7C1000/", status=400, as_of=as_of)["field"] == "as_of"
+
+
+def test_search(get: Get) -> None:
+    found = symbols(get(f"{LIST}search/", q="nifty 25000 ce", limit=2))
+    assert found == ["NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 CE 23 NOV 26"]
+    assert symbols(get(f"{LIST}search/", q="((( ")) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [({}, "q"), ({"q": ""}, "q"), ({"q": "x" * 61}, "q"), ({"q": "a", "limit": 101}, "limit"), ({"q": "a", "p": 1}, "p")],
+)
+def test_bad_searches(get: Get, parameters: dict[str, object], field: str) -> None:
+    assert get(f"{LIST}search/", status=400, **parameters)["field"] == field
+
+
+def test_expiries(get: Get) -> None:
+    answer = get("/api/marketdata/underlyings/nifty/expiries/", at=ms_of(DAY_1))
+    assert answer["underlying"] == "NIFTY"
+    assert [(row["expiry"], row["kind"], row["words"]) for row in answer["results"]] == [
+        ("2026-11-17", "weekly", ["@w0"]),
+        ("2026-11-23", "monthly", ["@w1", "@m0"]),
+        ("2026-12-01", "weekly", ["@w2"]),
+        ("2026-12-29", "monthly", ["@m1"]),
+    ]
+    assert get("/api/marketdata/underlyings/NOSUCH/expiries/", status=404)["code"] == "not_found"
+    assert get("/api/marketdata/underlyings/NIFTY/expiries/", status=400, at="soon")["field"] == "at"
+
+
+def test_subscriptions_say_what_they_mean_now(get: Get) -> None:
+    rule = SubscriptionRule.objects.create(name="money", what="options", underlying="NIFTY", expiries=["@w0"], strikes="atm1")
+    SubscriptionRule.objects.create(name="nothing", what="futures", underlying="SENSEX", expiries=["@m0"])
+    SubscriptionRule.objects.create(name="off", what="index", enabled=False)
+    answer = get("/api/subscriptions/")
+    assert answer["prices_at"] == ms_of(DAY_1)
+    assert 0 <= answer["at"] - ms_of(DAY_1) < 60_000
+    assert {row["name"]: row["resolved"] for row in answer["results"]} == {
+        "money": {"instruments": 6, "expiries": ["2026-11-17"], "at_the_money": {"2026-11-17": 25000.0}},
+        "nothing": {"instruments": 0, "expiries": [], "at_the_money": {}},
+        "off": None,
+    }
+    assert {"mode": "full", "instruments": 6, "limit": 2000} in answer["modes"]
+    assert answer["cut"] == [
+        {"rule": "nothing", "mode": "full", "reason": "no active futures instrument of SENSEX", "instruments": 0, "keys": []}
+    ]
+    detail = get(f"/api/subscriptions/{rule.pk}/")
+    assert len(detail["instruments"]) == 6
+    assert get(f"/api/subscriptions/{'0' * 24}/", status=404)["code"] == "not_found"
+    assert get("/api/subscriptions/", status=400, limit=3)["field"] == "limit"
+
+
+def test_writing_is_refused(get: Get) -> None:
+    secret = api_key_create(user=User.objects.create_user("ravi"), name="test")
+    for path in (LIST, "/api/subscriptions/"):
+        answer = Client().post(path, {}, headers={"Authorization": f"Bearer {secret}"})
+        assert answer.status_code == 405
+
+
+def test_the_oldest_time_is_a_mistake(get: Get) -> None:
+    seconds = ms_of(DAY_1 + timedelta(hours=1)) // 1000
+    assert get(f"{LIST}NSE_FO%7C1000/", status=400, as_of=seconds)["field"] == "as_of"
