@@ -20,6 +20,7 @@ api: Routes = [
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("", include("instruments.api.urls")),
+    path("", include("instruments.api.urls")),
     path("", include("marketdata.api.urls")),
     path("", include("accounts.api.urls")),
 ]
