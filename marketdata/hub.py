@@ -58,8 +58,8 @@ LEASE_SECONDS = 10.0
 """Connection leases are renewed so often."""
 START_SECONDS = 5.0
 """A sync view waits so long for the first start."""
-CLOSE_SECONDS = 2.0
-"""Clients have so long to take their `bye`."""
+CLOSE_SECONDS = 1.0
+"""Clients have so long to take their `bye`; less than the web server gives the whole farewell."""
 
 
 class Client(Protocol):
@@ -282,6 +282,11 @@ class Hub:
     def statuses(self) -> dict[int, FeedStatus]:
         """Shard → newest report."""
         return self.board.statuses
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is missing and nothing has to be loaded again."""
+        return self.board.lost_since_ms is None and not self._reload_due.is_set()
 
     def feed_view(self) -> FeedView:
         """Return the feed's state as this process may tell it."""

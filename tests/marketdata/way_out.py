@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -13,11 +14,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from channels.db import database_sync_to_async
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from marketdata import bus, live_state
 from marketdata.domain.feed_status import FeedStatus
@@ -26,6 +28,7 @@ from marketdata.domain.tick import Depth, Level
 from marketdata.hub import Hub, close_hub, current_hub
 from marketdata.routing import websocket_application
 from marketdata.wire import QuoteEntry, quote_entry
+from tradingok.bounded_server import AbortableWebSocket
 from tradingok.embedded import Valkey, start_server, stop_server
 
 DEADLINE = 20.0
@@ -117,15 +120,6 @@ class ScriptedFeed:
             await asyncio.gather(task, return_exceptions=True)
 
 
-class AbortableProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, giving the application its transport's abort as tradingok.server does."""
-
-    def handle_connect(self, event: Any) -> None:
-        super().handle_connect(event)
-        if hasattr(self, "scope"):
-            self.scope["extensions"]["tradingok.abort"] = self.transport.abort  # type: ignore[index]
-
-
 class WebServer:
     """The WebSocket application on uvicorn, on its own event loop in a thread."""
 
@@ -135,7 +129,7 @@ class WebServer:
         self.url = f"ws://127.0.0.1:{self.port}/ws/market/"
         config = uvicorn.Config(
             websocket_application,
-            ws=AbortableProtocol,
+            ws=AbortableWebSocket,
             ws_per_message_deflate=False,
             lifespan="off",
             log_level="warning",
@@ -164,6 +158,10 @@ class WebServer:
         self._server.should_exit = True
         self._thread.join(DEADLINE)
         assert not self._thread.is_alive()
+
+    async def settled(self) -> None:
+        """Wait until the hub has recovered from its start or a loss: the feed's state is told, nothing is loaded again."""
+        await auntil(lambda: self.hub.settled)
 
     @property
     def hub(self) -> Hub:
@@ -217,9 +215,9 @@ def until(true: Any, seconds: float = DEADLINE) -> None:
 
 
 async def auntil(true: Any, seconds: float = DEADLINE) -> None:
-    """Do as `until` does, without holding up the loop."""
+    """Do as `until` does, without holding up the loop. `true` may be a coroutine function."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not (await true() if inspect.iscoroutinefunction(true) else true()):
         assert time.monotonic() < deadline, "did not happen in time"
         await asyncio.sleep(0.01)
 
@@ -257,6 +255,26 @@ async def market_client(url: str, secret: str, **options: Any) -> AsyncIterator[
         yield MarketClient(connection)
 
 
+async def farewell(connection: ClientConnection) -> tuple[list[dict[str, Any]], int | None]:
+    """Read until the server closes; return the messages and the close code."""
+    messages: list[dict[str, Any]] = []
+    async with asyncio.timeout(DEADLINE):
+        try:
+            while True:
+                messages.append(json.loads(await connection.recv()))
+        except ConnectionClosed:
+            return messages, connection.close_code
+
+
+async def deaf_client(url: str, secret: str) -> ClientConnection:
+    """Connect a client whose operating system takes little, and that reads only when told."""
+    address = urlsplit(url)
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.connect((address.hostname, address.port))
+    return await connect(url, sock=small, max_queue=1, ping_interval=None, additional_headers={"Authorization": f"Bearer {secret}"})
+
+
 @database_sync_to_async
 def api_key(name: str = "trader") -> str:
     """Make a user with an API key; return the secret."""
@@ -268,17 +286,18 @@ def api_key(name: str = "trader") -> str:
 
 
 @database_sync_to_async
-def instruments(*ids: int) -> None:
-    """Make active instruments called `TEST|<id>`."""
+def instruments(*ids: int, **keys: int) -> None:
+    """Make active instruments called `TEST|<id>`, and others by their keys."""
     from datetime import UTC, datetime
 
     from instruments.models import Instrument
 
+    named = {f"TEST|{number}": number for number in ids} | keys
     Instrument.objects.bulk_create(
         Instrument(
             id=number,
-            identity=f"TEST|{number}",
-            instrument_key=f"TEST|{number}",
+            identity=key,
+            instrument_key=key,
             segment="TEST",
             exchange="NSE",
             instrument_type="EQ",
@@ -286,5 +305,5 @@ def instruments(*ids: int) -> None:
             name=f"Test {number}",
             active_from=datetime(2026, 1, 1, tzinfo=UTC),
         )
-        for number in ids
+        for key, number in named.items()
     )
