@@ -180,7 +180,8 @@ class StoreWriter(threading.Thread):
     def _catch_up(self) -> None:
         """Write from the journal until it holds nothing that the queue does not."""
         reader = JournalReader(self._folder, after_us=self._pending_us)
-        told = False
+        quiet = self._journal_until_us <= self._pending_us  # nothing is left of before: no word of it
+        told = quiet
         while not self._abandoned:
             records = reader.read(CATCH_UP_FRAMES)
             for record in records:
@@ -201,7 +202,7 @@ class StoreWriter(threading.Thread):
                 if reader.last_us >= self._journal_until_us or self._stopping:
                     break
             time.sleep(POLL_SECONDS)  # the journal is flushed every 100 ms
-        if told:
+        if told and not quiet:
             log.info("store: caught up with the journal")
 
     def _decode(self, record: Record) -> Frame:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.live_state import statuses_read
@@ -42,7 +43,13 @@ class RunningFeed:
             cwd=ROOT,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TRADINGOK_EXCHANGE_URL": exchange_url, "TRADINGOK_VAR": str(var), **environment},
+            env={
+                **os.environ,
+                "TRADINGOK_EXCHANGE_URL": exchange_url,
+                "TRADINGOK_VAR": str(var),
+                "SECRET_KEY": settings.SECRET_KEY,
+                **environment,
+            },
         )
 
     def log(self) -> str:

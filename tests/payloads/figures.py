@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
+
+from mcap.exceptions import EndOfFile
+from mcap.reader import NonSeekingReader
 
 from marketdata import store
 
+EPOCH_2020_NS = 1_577_836_800_000_000_000
 Figures = dict[str, float]
 
 
@@ -64,3 +71,21 @@ def stored_updates(instrument: int) -> list[Figures]:
         }
         for row in rows
     ]
+
+
+def expected_ids(journal: Path) -> Counter[int]:
+    """Return the tick ids that the journalled frames must have given: arrival by MCAP's own reader, keys by the official SDK's module.
+
+    A segment whose writer was killed has no end; all its whole chunks count.
+    """
+    from upstox_client.feeder.proto import MarketDataFeedV3_pb2 as sdk
+
+    ids: Counter[int] = Counter()
+    for path in sorted(journal.glob("*.mcap")):
+        with path.open("rb") as stream, contextlib.suppress(EndOfFile):
+            reader = NonSeekingReader(stream, validate_crcs=True)
+            for _, _, message in reader.iter_messages(topics=["frames"], log_time_order=False):
+                keys = sorted(sdk.FeedResponse.FromString(message.data).feeds, key=str.encode)
+                stamp = (message.log_time - EPOCH_2020_NS) // 1000
+                ids.update((stamp << 13) + rank for rank in range(len(keys)))
+    return ids

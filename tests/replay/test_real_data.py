@@ -23,7 +23,6 @@ import websockets
 from django.conf import settings
 from django.core.management import call_command
 from google.protobuf.json_format import MessageToDict
-from mcap.reader import make_reader
 
 from accounts.models import User
 from accounts.services import api_key_create
@@ -34,31 +33,16 @@ from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange 
 from tests.fakes.feed import RunningFeed, StartFeed, start_feed  # noqa: F401 - a fixture
 from tests.fakes.stack import Process
 from tests.payloads import real_data, recorded_frames
-from tests.payloads.figures import Figures, content_hash, figures_of, stored_updates
+from tests.payloads.figures import Figures, content_hash, expected_ids, figures_of, stored_updates
 from tradingok import ports
 
 pytestmark = [pytest.mark.django_db, pytest.mark.realdata]
-EPOCH_2020_NS = 1_577_836_800_000_000_000
 CAPTURES = {
     "NSE_FO|51414": "banknifty_options_NSE_FO_51414_2025-12-15.json.gz",
     "NSE_FO|51420": "banknifty_options_NSE_FO_51420_2025-12-15.json.gz",
     "NSE_FO|51461": "banknifty_options_NSE_FO_51461_2025-12-15.json.gz",
     "NSE_EQ|INE118H01025": "equity_NSE_EQ_INE118H01025_2025-12-15.json.gz",
 }
-
-
-def expected_ids(journal: Path) -> Counter[int]:
-    """Return the tick ids that the journalled frames must have given: arrival by MCAP's reader, keys by the SDK's module."""
-    from upstox_client.feeder.proto import MarketDataFeedV3_pb2 as sdk
-
-    ids: Counter[int] = Counter()
-    for path in sorted(journal.glob("*.mcap")):
-        with path.open("rb") as stream:
-            for _, _, message in make_reader(stream, validate_crcs=True).iter_messages(topics=["frames"]):
-                keys = sorted(sdk.FeedResponse.FromString(message.data).feeds, key=str.encode)
-                stamp = (message.log_time - EPOCH_2020_NS) // 1000
-                ids.update((stamp << 13) + rank for rank in range(len(keys)))
-    return ids
 
 
 def run_replay(exchange: RunningExchange, feed_starter: StartFeed, keys: list[str]) -> RunningFeed:

@@ -1,0 +1,138 @@
+"""The feed process against the exchange: what it does when the connection, the token or the process itself goes away."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+
+from broker import sessions
+from broker.journal import segment_paths
+from instruments.models import Instrument, SubscriptionRule
+from marketdata import store
+from marketdata.live_state import quotes_read
+from marketdata.models import Gap, MarketStatus
+from tests.broker.test_sessions import allow, app_settings
+from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401 - a fixture
+from tests.fakes.feed import StartFeed, start_feed  # noqa: F401 - a fixture
+from tests.payloads.figures import expected_ids
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
+
+
+def _follow(exchange: RunningExchange, count: int = 60) -> list[str]:
+    """Load the exchange's master and follow `count` of its keys."""
+    call_command("refresh_instruments", source=f"{exchange.url}/market-quote/instruments/exchange/NSE.json.gz", verbosity=0)
+    keys = list(Instrument.objects.filter(segment="NSE_FO").order_by("id").values_list("instrument_key", flat=True)[:count])
+    SubscriptionRule.objects.create(name="some", what="keys", keys=keys)
+    return keys
+
+
+def test_the_feed_goes_live_tells_the_market_and_ends_in_order(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    keys = _follow(exchange)
+    feed = start_feed(exchange.url)
+    status = feed.wait_for(lambda status: status.state == "live" and status.counters["ticks_stored_total"] > 200)
+    assert status.segments["NSE_FO"] == "NORMAL_OPEN"
+    assert status.counters["subscribed_full"] == len(keys)
+    assert status.counters["authorize_calls_total"] == 1
+    assert {entry.key for entry in quotes_read().values()} == set(keys)
+    assert feed.stop() == 0
+    assert feed.status().state == "closed"  # type: ignore[union-attr]  # the last report outlives the process
+    assert MarketStatus.objects.filter(segment="NSE_FO", status="NORMAL_OPEN").count() == 1
+    assert "everything stored" in feed.log()
+    assert exchange.token not in feed.log()
+    assert "code=" not in feed.log()
+
+
+def test_a_dropped_connection_is_made_anew_and_the_hole_is_a_gap(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    keys = _follow(exchange)
+    feed = start_feed(exchange.url)
+    feed.wait_for(lambda status: status.counters["ticks_decoded_total"] > 200)
+    dropped = exchange.fault(kind="drop")
+    assert dropped["faults"]["drop"] == 1
+    status = feed.wait_for(lambda status: status.counters["gaps_total"] == 1 and status.state == "live")
+    assert status.counters["reconnects_total"] == 1
+    feed.wait_for(lambda status: status.counters["subscribed_full"] == len(keys))
+    assert feed.stop() == 0
+    (gap,) = Gap.objects.all()
+    assert gap.cause == "disconnected"
+    assert gap.end is not None
+    assert 0 < (gap.end - gap.start).total_seconds() < 30
+
+
+def test_a_killed_feed_resumes_with_nothing_lost_and_nothing_doubled(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    _follow(exchange)
+    var = tmp_path / "var"
+    var.mkdir()
+    # a store that is written seldom: the kill finds much in the journal that is not in MongoDB
+    feed = start_feed(exchange.url, var, TRADINGOK_BATCH_MS="8000", TRADINGOK_BATCH_TICKS="20000")
+    feed.wait_for(lambda status: status.counters["ticks_decoded_total"] > 500)
+    feed.process.send_signal(signal.SIGKILL)
+    assert feed.process.wait(10) == -signal.SIGKILL
+    stored_before = store.ticks_collection().count_documents({})
+    again = start_feed(exchange.url, var)
+    again.wait_for(lambda status: status.counters["ticks_stored_total"] > 800 and status.state == "live")
+    assert stored_before < 500, "the kill was to find ticks that were only journalled"
+    assert again.stop() == 0, again.log()
+    expected = expected_ids(again.journal)
+    assert Counter(row["_id"] for row in store.ticks_collection().find({}, {"_id": 1})) == expected
+    assert max(expected.values()) == 1
+    assert len(segment_paths(again.journal)) >= 2
+    assert "reading the journal" in again.log()
+
+
+def test_an_expired_token_is_no_reconnect_storm_and_another_one_is_taken_up(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    _follow(exchange)
+    feed = start_feed(exchange.url)
+    feed.wait_for(lambda status: status.state == "live")
+    exchange.fault(kind="expire_token", drop=True)
+    status = feed.wait_for(lambda status: status.state == "token_expired")
+    calls = status.counters["authorize_calls_total"]
+    with app_settings(exchange.url):
+        dialog, state = sessions.sign_in_begin()
+        code, _ = sessions.parse_callback(allow(dialog))
+        sessions.sign_in_finish(code=code, state=state, expected_state=state)
+    status = feed.wait_for(lambda status: status.state == "live")
+    assert calls <= 3
+    assert status.counters["authorize_calls_total"] == calls + 1
+    assert feed.stop() == 0
+
+
+def test_a_second_feed_of_the_shard_is_refused(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    _follow(exchange)
+    first = start_feed(exchange.url)
+    first.wait_for(lambda status: status.state == "live")
+    same_folder = start_feed(exchange.url, tmp_path)
+    assert same_folder.process.wait(60) == 1
+    assert "another feed" in same_folder.log()
+    other = tmp_path / "other"
+    other.mkdir()
+    other_folder = start_feed(exchange.url, other)
+    assert other_folder.process.wait(60) == 1
+    assert "another feed runs shard 0" in other_folder.log()
+    assert first.process.poll() is None

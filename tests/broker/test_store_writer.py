@@ -1,0 +1,158 @@
+"""The store's writer: by queue or from the journal, every tick once, the position only behind what is stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from broker.journal import Journal, Record
+from broker.position import position_read, position_write
+from broker.store_writer import StoreWriter
+from broker.upstox import MarketDataFeedV3_pb2 as pb
+from broker.upstox.decode import decode
+from marketdata import store
+from marketdata.models import OHLC
+from tests.payloads import frame, option_feed
+
+pytestmark = pytest.mark.django_db(transaction=True)
+NOW_US = 1_769_160_569_400_000
+IDS = {"A": 1, "B": 2}
+
+
+class Bench:
+    """A journal and a writer on it, as the runner has them."""
+
+    def __init__(self, folder: Path, **changes: int) -> None:
+        self.journal = Journal(folder, shard=0, segment_bytes=1 << 30)
+        self.journal.open()
+        self.journal.instruments_add(IDS, NOW_US)
+        self.named: list[Sequence[str]] = []
+        options = {"batch_ticks": 50, "batch_ms": 20, "queue_ticks": 10_000} | changes
+        self.writer = StoreWriter(folder, shard=0, journal_last_us=self.journal.last_us, name_unknown=self._name, **options)
+
+    def _name(self, keys: Sequence[str]) -> dict[str, int]:
+        self.named.append(keys)
+        return dict.fromkeys(keys, 99)
+
+    def take(self, number: int, keys: str = "AB") -> int:
+        """Journal one frame and offer it; return its stamp."""
+        data = frame({key: option_feed(volume=75 * (number + 1)) for key in keys}, broker_ms=1_769_160_569_400 + number)
+        stamp = self.journal.append(data, NOW_US + number * 1000)
+        self.writer.offer(Record(stamp, data, IDS), decode(data, IDS))
+        return stamp
+
+    def close(self) -> None:
+        self.journal.flush()
+        assert self.writer.stop(30)
+        self.journal.close()
+
+
+def _volumes(instrument: int = 1) -> list[int]:
+    return [row["v"] for row in store.ticks_collection().find({"i": instrument}).sort("_id", 1)]
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "not within 30 s"
+        time.sleep(0.02)
+
+
+def test_what_is_offered_is_stored_once_and_the_position_follows(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    stamps = [bench.take(number) for number in range(200)]
+    bench.close()
+    assert _volumes() == [75 * (number + 1) for number in range(200)]
+    assert bench.writer.counts["ticks_stored_total"] == 400
+    assert bench.writer.stored_us == stamps[-1] == position_read(0)
+
+
+def test_a_full_queue_leaves_the_rest_to_the_journal(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, queue_ticks=100)
+    for number in range(500):  # the thread has not begun: the queue overflows for sure
+        bench.take(number)
+    bench.journal.flush()
+    bench.writer.start()
+    _wait_until(lambda: not bench.writer.behind)
+    for number in range(500, 520):
+        bench.take(number)
+    bench.close()
+    assert bench.writer.counts["frames_deferred_total"] > 400
+    assert _volumes() == [75 * (number + 1) for number in range(520)]
+    assert bench.writer.counts["ticks_stored_total"] == 1040
+
+
+def test_the_next_run_writes_the_tail_that_the_last_one_did_not_store(tmp_path: Path) -> None:
+    crashed = Bench(tmp_path)
+    stamps = [crashed.take(number) for number in range(30)]
+    crashed.journal.close()  # its writer never ran
+    store.ticks_write([store.tick_document(decode(frame({"A": option_feed(volume=75)}), IDS).ticks[0], stamps[0], 1, 1)])
+    position_write(0, stamps[9])
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    bench.take(30)
+    bench.close()
+    assert _volumes() == [75] + [75 * (number + 1) for number in range(10, 31)]
+    assert bench.writer.counts["ticks_stored_total"] == 42
+
+
+def test_a_tail_that_is_written_again_changes_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    for number in range(30):
+        bench.take(number)
+    bench.close()
+    store.collection("broker_feedposition").delete_many({})  # as if the process had died before it saved the position
+    again = Bench(tmp_path)
+    again.writer.start()
+    again.close()
+    assert again.writer.counts["ticks_duplicate_total"] == 60
+    assert again.writer.counts["ticks_stored_total"] == 0
+    assert len(_volumes()) == 30
+    assert OHLC.objects.count() == 2
+    assert {candle.revision for candle in OHLC.objects.all()} == {0}
+
+
+def test_keys_that_nobody_knows_get_their_placeholder_and_lose_no_tick(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    bench.take(0, "AX")
+    bench.take(1, "AX")
+    bench.close()
+    assert bench.named
+    assert set(bench.named) == {("X",)}
+    assert _volumes(99) == [75, 150]
+    assert _volumes(1) == [75, 150]
+
+
+def test_a_frame_of_garbage_in_the_journal_is_counted_and_passed(tmp_path: Path) -> None:
+    crashed = Bench(tmp_path)
+    crashed.take(0)
+    crashed.journal.append(b"\xff\xff garbage", NOW_US + 500)
+    crashed.take(1)
+    crashed.journal.close()
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    bench.close()
+    assert bench.writer.counts["frames_undecodable_total"] == 1
+    assert _volumes() == [75, 150]
+
+
+def test_the_brokers_minute_is_written_once_until_it_changes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    for number in range(10):
+        bench.take(number, "A")
+    _wait_until(lambda: bench.writer.counts["candles_written_total"] == 1)
+    late = option_feed(volume=9000)
+    late.fullFeed.marketFF.marketOHLC.ohlc[1].MergeFrom(pb.OHLC(close=101.75))
+    data = frame({"A": late})
+    bench.writer.offer(Record(bench.journal.append(data, NOW_US + 99_000), data, IDS), decode(data, IDS))
+    bench.close()
+    (candle,) = OHLC.objects.all()
+    assert (candle.close, candle.revision, candle.state) == (101.75, 1, "confirmed")
+    assert bench.writer.counts["candles_written_total"] == 2
