@@ -20,6 +20,8 @@ from marketdata.domain.feed_status import FeedStatus
 from marketdata.wire import QuoteEntry
 
 logger = logging.getLogger(__name__)
+# The layer logs a traceback each second while its server is away; the hub logs the change of state, once.
+logging.getLogger("channels_redis.pubsub").setLevel(logging.CRITICAL)
 
 GROUP = "market.ticks"
 PUBLISH_SECONDS = 2.0

@@ -56,6 +56,9 @@ NO_DATA_SECONDS = 10.0
 """A demanded instrument that has no quote after so long is told to be `no_data`."""
 LEASE_SECONDS = 10.0
 """Connection leases are renewed so often."""
+FORGET_SECONDS = 3600.0
+FORGET_MS = 7 * 86_400_000
+"""So often, quotes that nobody follows and that are so much older than the newest are dropped: contracts expire."""
 START_SECONDS = 5.0
 """A sync view waits so long for the first start."""
 CLOSE_SECONDS = 1.0
@@ -116,7 +119,7 @@ class Hub:
         self._reload_due = asyncio.Event()
         self._reported = asyncio.Event()
         self._demand_changed = asyncio.Event()
-        self._report_at = self._entries_at = self._reopened_at = self._leased_at = 0.0
+        self._report_at = self._entries_at = self._reopened_at = self._leased_at = self._forgot_at = 0.0
         self._told: tuple[object, ...] = ()
         self._told_segments: dict[str, str] = {}
 
@@ -371,6 +374,9 @@ class Hub:
         if now - self._leased_at > LEASE_SECONDS:
             self._leased_at = now
             await self._renew_leases()
+        if now - self._forgot_at > FORGET_SECONDS:
+            self._forgot_at = now
+            self._forget_old()
 
     def _follow_again(self) -> None:
         if self._follower is not None:
@@ -383,6 +389,14 @@ class Hub:
         for outbox, instrument, key in self._followers.late(now):
             outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
             self.clients[outbox].wake()
+
+    def _forget_old(self) -> None:
+        limit = max((entry.broker_ms for entry in self.entries.values()), default=0) - FORGET_MS
+        for entry in list(self.entries.values()):
+            if entry.broker_ms < limit and not self._followers.of(entry.instrument):
+                del self.entries[entry.instrument], self._epochs[entry.instrument]
+                for fragments in self._fragments:
+                    fragments.pop(entry.instrument, None)
 
     async def _renew_leases(self) -> None:
         leases = [client.lease for client in self.clients.values() if client.lease is not None]

@@ -23,6 +23,10 @@ def batch(n: int, *prices: float) -> BusBatch:
     return BusBatch(0, 7, n, entries, ScriptedFeed(7).status() if n == 1 else None)
 
 
+def layer() -> Any:
+    return get_channel_layer()
+
+
 async def opened() -> tuple[bus.Batches, asyncio.Task[BusBatch]]:
     reading = bus.batches()
     first = asyncio.create_task(reading.__anext__())
@@ -56,8 +60,8 @@ async def test_each_reader_gets_each_batch_once_in_order() -> None:
 
 async def test_a_message_of_another_version_is_counted_and_passed_over() -> None:
     reading, first = await opened()
-    await get_channel_layer().group_send(bus.GROUP, {"type": "market.ticks", "batch": b"of tomorrow"})
-    await get_channel_layer().group_send(bus.GROUP, {"type": "market.ticks"})
+    await layer().group_send(bus.GROUP, {"type": "market.ticks", "batch": b"of tomorrow"})
+    await layer().group_send(bus.GROUP, {"type": "market.ticks"})
     await bus.publish(batch(3))
     assert (await first).n == 3
     assert reading.rejected_total == 2
@@ -69,7 +73,7 @@ async def test_a_slow_reader_loses_the_older_messages_and_counts_them() -> None:
     total = BACKLOG_BATCHES + 50
     for n in range(1, total + 1):
         await bus.publish(batch(n))
-    queues = get_channel_layer().channels
+    queues = layer().channels
     await auntil(lambda: sum(queue.qsize() for queue in queues.values()) >= total - 1)
     assert (await first).n == 1
     second = await reading.__anext__()
@@ -88,7 +92,7 @@ async def test_publishing_to_a_server_that_is_down_fails_at_once_and_works_after
             await bus.publish(batch(2))
         start_server(server)
         await bus.publish(batch(3))
-        await get_channel_layer().flush()
+        await layer().flush()
 
 
 async def test_publishing_to_a_hung_server_ends_in_time(tmp_path: Path, settings: Any) -> None:
@@ -100,7 +104,7 @@ async def test_publishing_to_a_hung_server_ends_in_time(tmp_path: Path, settings
                 await bus.publish(batch(2))
             assert time.monotonic() - started < bus.PUBLISH_SECONDS + 1
         await bus.publish(batch(3))
-        await get_channel_layer().flush()
+        await layer().flush()
 
 
 async def test_a_reader_opens_by_itself_when_the_server_comes(tmp_path: Path, settings: Any) -> None:

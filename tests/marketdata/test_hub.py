@@ -140,6 +140,19 @@ def test_a_client_that_left_is_forgotten(quiet_hub: Hub) -> None:
     assert not quiet_hub.clients
 
 
+def test_old_quotes_that_nobody_follows_are_forgotten(quiet_hub: Hub) -> None:
+    day = 86_400_000
+    old, kept = entry_of(1, 1, 10.0), entry_of(2, 1, 10.0)
+    client_of(quiet_hub, 2)
+    recent = entry_of(3, 1, 10.0)._replace(broker_ms=old.broker_ms + day)
+    newest = entry_of(4, 1, 10.0)._replace(broker_ms=old.broker_ms + 8 * day)
+    quiet_hub._apply(batch(1, old, kept, recent, newest))
+    quiet_hub._forget_old()
+    assert set(quiet_hub.entries) == {2, 3, 4}
+    quiet_hub._apply(batch(2, old))
+    assert quiet_hub.entries[1] == old
+
+
 async def test_one_hub_serves_a_loop_however_many_ask_at_once(hub: Hub) -> None:
     assert set(await asyncio.gather(*(get_hub() for _ in range(5)))) == {hub}
     assert current_hub() is hub

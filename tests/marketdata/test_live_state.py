@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from marketdata import live_state
 from marketdata.live_state import ALease, Lock, Unavailable
@@ -45,14 +44,14 @@ async def test_nothing_asked_is_nothing_found() -> None:
     await live_state.aclose()
 
 
-async def test_a_quote_of_another_version_is_passed_over(valkey: redis.Redis, settings: Any) -> None:
+async def test_a_quote_of_another_version_is_passed_over(valkey: Any, settings: Any) -> None:
     await live_state.aquotes_write([entry_of(1, 3, 100.5)])
     valkey.hset(f"{settings.NAMESPACE}.quotes", "2", b"of tomorrow")
     assert set(await live_state.aquotes_read()) == {1}
     await live_state.aclose()
 
 
-async def test_statuses_are_kept_per_shard_and_end_by_themselves(valkey: redis.Redis, settings: Any) -> None:
+async def test_statuses_are_kept_per_shard_and_end_by_themselves(valkey: Any, settings: Any) -> None:
     zero, three = ScriptedFeed(shard=0).status(), ScriptedFeed(shard=3).status()
     await live_state.astatus_write(three)
     await live_state.astatus_write(zero)
@@ -61,7 +60,7 @@ async def test_statuses_are_kept_per_shard_and_end_by_themselves(valkey: redis.R
     await live_state.aclose()
 
 
-async def test_demand_is_the_union_of_the_hubs_with_the_greater_mode(valkey: redis.Redis, settings: Any) -> None:
+async def test_demand_is_the_union_of_the_hubs_with_the_greater_mode(valkey: Any, settings: Any) -> None:
     await live_state.ademand_write("a", {1: "ltpc", 2: "full"})
     await live_state.ademand_write("b", {1: "full", 2: "ltpc", 3: "ltpc"})
     assert await live_state.ademand_read() == {1: "full", 2: "full", 3: "ltpc"}
@@ -73,7 +72,7 @@ async def test_demand_is_the_union_of_the_hubs_with_the_greater_mode(valkey: red
     await live_state.aclose()
 
 
-async def test_a_user_has_so_many_connections_and_no_more(valkey: redis.Redis, settings: Any) -> None:
+async def test_a_user_has_so_many_connections_and_no_more(valkey: Any, settings: Any) -> None:
     assert [await live_state.aconnection_acquire("u", name, 2) for name in "abc"] == [True, True, False]
     assert await live_state.aconnection_acquire("v", "c", 2)
     assert await live_state.aconnection_acquire("u", "a", 2)  # renewing
@@ -93,7 +92,7 @@ def test_a_lock_is_held_by_one_and_free_afterwards() -> None:
         assert third.acquired
 
 
-def test_a_lock_is_renewed_while_it_is_held(valkey: redis.Redis, settings: Any) -> None:
+def test_a_lock_is_renewed_while_it_is_held(valkey: Any, settings: Any) -> None:
     key = f"{settings.NAMESPACE}.lock.roll"
     with Lock("roll", 0.6) as lock:
         token = valkey.get(key)
@@ -105,7 +104,7 @@ def test_a_lock_is_renewed_while_it_is_held(valkey: redis.Redis, settings: Any) 
     assert valkey.get(key) is None
 
 
-def test_a_lock_that_was_lost_says_so_and_does_not_release_anothers(valkey: redis.Redis, settings: Any) -> None:
+def test_a_lock_that_was_lost_says_so_and_does_not_release_anothers(valkey: Any, settings: Any) -> None:
     key = f"{settings.NAMESPACE}.lock.roll"
     with Lock("roll", 0.6) as lock:
         valkey.set(key, "another's")

@@ -236,7 +236,7 @@ class MarketClient:
         """Read until a message comes that has these values."""
         async with asyncio.timeout(DEADLINE):
             while True:
-                message = json.loads(await self.connection.recv())
+                message: dict[str, Any] = json.loads(await self.connection.recv())
                 self.seen.append(message)
                 if all(message.get(name) == value for name, value in wanted.items()):
                     return message
