@@ -10,6 +10,8 @@ from typing import Any
 import pymongo
 from django.db import DatabaseError, connections
 from django.http import HttpRequest, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
 from drf_spectacular.utils import extend_schema
 from pymongo.errors import PyMongoError
 from rest_framework import serializers
@@ -117,6 +119,8 @@ class HealthView(APIView):
         return Response({"state": state, "time": now_ms, "components": components, "tasks": runs or {}})
 
 
+@csrf_exempt
+@require_safe
 def live(request: HttpRequest) -> JsonResponse:
     """Answer that the process runs. Needs no credentials, touches nothing."""
     return JsonResponse({"state": "live"})
@@ -155,6 +159,8 @@ def _is_ready() -> bool:
 readiness = _Readiness()
 
 
+@csrf_exempt
+@require_safe
 def ready(request: HttpRequest) -> JsonResponse:
     """Answer 503 when the store is gone or the feed is stale in market hours, else 200. Needs no credentials, gives no detail."""
     if readiness.read(time.monotonic()):
