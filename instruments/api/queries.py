@@ -13,7 +13,7 @@ filters, so that only what is answered is fetched. The index is named in the que
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
@@ -154,11 +154,11 @@ class ListRequest(NamedTuple):
     limit: int
 
 
-def list_request(asked: Mapping[str, Any], now: datetime) -> ListRequest:
+def list_request(asked: Mapping[str, Any], now: Callable[[], datetime]) -> ListRequest:
     """Turn validated ListQuery parameters into a query.
 
     Args:
-        now: market time (aware), for relative expiries and for what is followed.
+        now: gives market time (aware); asked only for relative expiries and for what is followed.
 
     Raises:
         ValidationError: the underlying has no such expiry.
@@ -176,10 +176,10 @@ def list_request(asked: Mapping[str, Any], now: datetime) -> ListRequest:
     return ListRequest({**wanted, "_id": conditions}, _index_for(wanted), asked["limit"])
 
 
-def _id_conditions(after: int, subscribed: bool | None, now: datetime) -> Document:
+def _id_conditions(after: int, subscribed: bool | None, now: Callable[[], datetime]) -> Document:
     if subscribed is None:
         return {"$gt": after}
-    ids: Sequence[int] = followed(now).ids
+    ids: Sequence[int] = followed(now()).ids
     ahead = [instrument for instrument in ids if instrument > after]
     return {"$in": ahead} if subscribed else {"$gt": after, "$nin": ahead}
 
@@ -196,10 +196,10 @@ def _index_for(wanted: Document) -> str:
     return "instrument_active"
 
 
-def _expiry_moment(word: str, underlying: str | None, now: datetime) -> datetime:
+def _expiry_moment(word: str, underlying: str | None, now: Callable[[], datetime]) -> datetime:
     if not word.startswith("@") or underlying is None:
         return day_end(date.fromisoformat(word))
-    found = next((listed for listed in underlying_expiries(underlying, now) if word in listed.words), None)
+    found = next((listed for listed in underlying_expiries(underlying, now()) if word in listed.words), None)
     if found is None:
         raise serializers.ValidationError({"expiry": f"{underlying} has no living expiry {word}."})
     return day_end(found.expiry.date)

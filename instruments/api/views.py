@@ -34,7 +34,7 @@ class InstrumentViewSet(viewsets.ViewSet):
 
     @extend_schema(operation_id="instruments_list", parameters=[ListQuery], responses=serializers.InstrumentPageSerializer)
     def list(self, request: Request) -> Response:
-        asked = list_request(ListQuery.read(request), market_now())
+        asked = list_request(ListQuery.read(request), market_now)
         found = instruments_collection().find(asked.wanted).sort("_id", 1).hint(asked.hint).limit(asked.limit + 1)
         rows = [serializers.instrument_row(document) for document in found]
         more = len(rows) > asked.limit

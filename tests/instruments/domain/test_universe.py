@@ -37,9 +37,14 @@ SYMBOLS = {each.key: each.symbol for each in CONTRACTS}
 
 
 def rule(
-    what: str, underlying: str = "NIFTY", *expiries: str, strikes: str = "all", mode: str = "full", priority: int = 100, **more: object
+    what: str,
+    underlying: str = "NIFTY",
+    *expiries: str,
+    strikes: str = "all",
+    mode: str = "full",
+    priority: int = 100,
+    keys: tuple[str, ...] = (),
 ) -> Rule:
-    keys = tuple(more.get("keys", ()))  # type: ignore[call-overload]
     return Rule(f"{what} {underlying} {mode}", what, underlying, expiries, strikes, keys, mode, priority)
 
 
