@@ -30,7 +30,7 @@ class Following:
     Attributes:
         instruments: key → instrument id; replaced, never changed in place, because journal records refer to it.
         keys: instrument id → key.
-        subscribed: key → mode, as asked of the present connection.
+        subscribed: key → mode, as asked of the present connection; empty without one.
         empty: whether the rules select nothing at all.
         counts: `feed_requests_total`.
     """
@@ -48,6 +48,7 @@ class Following:
         self._limits = limits
         self._rules: dict[str, str] = {}
         self._defaults_made = False
+        self._connection: FeedConnection | None = None
 
     def learn(self, instruments: Mapping[str, int]) -> None:
         """Take over what keys mean; the journal first. A key that passed to another contract starts with no state."""
@@ -89,6 +90,8 @@ class Following:
             FeedUnavailable: the connection is gone.
             pymongo.errors.PyMongoError: a demanded instrument could not be looked up; worth a retry.
         """
+        if connection is not self._connection:
+            self._connection, self.subscribed = connection, {}
         wanted = within_limits(self._rules, await self._demanded(), self._limits)
         requests = reconcile(self.subscribed, wanted)
         if not requests:
@@ -96,12 +99,18 @@ class Following:
         left = {self.instruments[key] for key in self.subscribed if key not in wanted}
         for request in requests:
             self.counts["feed_requests_total"] += await connection.request(request.method, request.mode, request.keys)
+        if connection is not self._connection:
+            return
         self.subscribed = wanted
         log.info("feed: %d instruments subscribed (%s)", len(wanted), ", ".join(f"{len(r.keys)} {r.method}" for r in requests))
         if left:
             self._pipeline.forget(left)
             with contextlib.suppress(live_state.Unavailable):
                 await live_state.aquotes_remove(left)
+
+    def disconnected(self) -> None:
+        """The connection is gone, and with it all that was subscribed: the broker keeps nothing over a reconnect."""
+        self._connection, self.subscribed = None, {}
 
     def _spots(self) -> dict[str, float]:
         """Return the last price of each key."""

@@ -260,7 +260,6 @@ class FeedRunner:
         url = await UpstoxRest(self.config.api_url, token.token).aauthorize()
         connection = await open_feed(url)
         self._connection = connection
-        self.following.subscribed = {}
         self.report.frame_at = self.report.data_at = time.monotonic()
         self._journal.event({"event": "opened"}, _now_us())
         log.info("feed: connected")
@@ -274,6 +273,7 @@ class FeedRunner:
                     yielded = time.monotonic()
         finally:
             self._connection = None
+            self.following.disconnected()
             self._journal.event({"event": "closed"}, _now_us())
             with contextlib.suppress(Exception):
                 await connection.close()
