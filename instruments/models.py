@@ -47,11 +47,11 @@ class Instrument(models.Model):
 
     class Meta:
         constraints = [
+            models.UniqueConstraint(fields=["identity"], name="instrument_identity"),
             models.UniqueConstraint(fields=["instrument_key"], condition=Q(active=True), name="instrument_active_key"),
         ]
         # Each list query of the API finds its filters and its order (by id) in one index: see instruments/api/queries.py.
         indexes = [
-            models.Index(fields=["identity"], name="instrument_identity"),
             models.Index(fields=["instrument_key", "active_from", "active", "id"], name="instrument_key_tenure"),
             models.Index(fields=["active", "id"], name="instrument_active"),
             models.Index(fields=["active", "segment", "id", "instrument_type"], name="instrument_segment"),

@@ -32,6 +32,8 @@ CHUNK = 2000
 """Documents in one bulk write."""
 MAJORITY = WriteConcern(w="majority", wtimeout=20_000)
 AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
+UNIQUE: Document = {"$type": "string"}
+"""A unique field's index is partial on MongoDB; only a query that says this of the field may use it."""
 STATE = "instruments_state"
 """Collection without a model: the id counter, the refresh's lock, the spots that the feed last resolved its rules with."""
 ID_COUNTER = "instrument_id"
@@ -86,8 +88,8 @@ def retired_tenures(identities: Sequence[str]) -> dict[str, Tenure]:
     found: dict[str, Tenure] = {}
     fields = {"identity": 1, "instrument_key": 1}
     for start in range(0, len(identities), CHUNK):
-        wanted = {"identity": {"$in": list(identities[start : start + CHUNK])}, "active": False}
-        for document in instruments_collection().find(wanted, fields):
+        wanted = {"identity": {"$in": list(identities[start : start + CHUNK]), **UNIQUE}, "active": False}
+        for document in instruments_collection().find(wanted, fields, hint="instrument_identity"):
             found[document["identity"]] = Tenure(document["_id"], document["instrument_key"])
     return found
 

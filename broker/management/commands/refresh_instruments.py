@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from pymongo.errors import PyMongoError
 
 from broker.services import instruments_refresh_from
 from broker.upstox.master import MasterRejected
@@ -51,7 +52,10 @@ class Command(BaseCommand):
             )
         except (MasterRejected, MasterUnavailable, RefreshRefused, LockHeld, LockLost) as error:
             report.end()
-            raise CommandError(f"Nothing was changed: {error}" if not isinstance(error, LockLost) else str(error)) from error
+            raise CommandError(str(error) if isinstance(error, LockLost) else f"Nothing was changed: {error}") from error
+        except PyMongoError as error:
+            report.end()
+            raise CommandError(f"MongoDB failed, perhaps half-way; run it again, it goes on where it was: {error}") from error
         report.end()
         if options["verbosity"] > 0:
             self.stdout.write(
