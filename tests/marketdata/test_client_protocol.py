@@ -14,7 +14,7 @@ import pytest_asyncio
 import redis
 from websockets.asyncio.client import connect
 
-from marketdata import consumers, hub
+from marketdata import consumers, fan_out
 from marketdata.domain.quote import FIELDS, Quote
 from marketdata.domain.tick import Level
 from marketdata.wire import ERRORS, Command, quote_entry
@@ -151,7 +151,7 @@ def shown(message: dict[str, Any]) -> str:
 
 async def test_every_example_is_what_the_server_sends(server: WebServer, feed: ScriptedFeed, monkeypatch: Any) -> None:
     monkeypatch.setattr(consumers, "HEARTBEAT_SECONDS", 2.0)
-    monkeypatch.setattr(hub, "NO_DATA_SECONDS", 0.2)
+    monkeypatch.setattr(fan_out, "NO_DATA_SECONDS", 0.2)
     messages = await recorded(server, feed)
     page = PAGE.read_text()
     if os.environ.get("TRADINGOK_WRITE_EXAMPLES"):

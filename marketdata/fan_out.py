@@ -1,0 +1,429 @@
+"""The fan-out of one web process: the only member of the feed's group here, and the latest quotes in memory.
+
+Each batch is taken once: it replaces entries, marks the outboxes that follow them and wakes their writers; the group's
+window is the only window. Nothing is encoded here: writers join fragments that are made once per entry and kind.
+
+Lost messages are never guessed at. A jump in a batch's number, another epoch, or silence makes the hub `reconnecting`;
+it reads the shared state again once the feed reports, applies what is newer by (epoch, seq), and owes every client
+whole quotes. Quotes never go back: an entry is replaced by a newer one only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from channels.db import database_sync_to_async
+from django.db import DatabaseError
+from pymongo.errors import PyMongoError
+
+from marketdata import live_state
+from marketdata.bus import BusBatch, batches
+from marketdata.domain.feed_status import FeedState, FeedStatus
+from marketdata.feed_board import FeedBoard
+from marketdata.followers import Followers
+from marketdata.models import LatestQuote
+from marketdata.outbox import Outbox
+from marketdata.wire import (
+    FeedView,
+    QuoteEntry,
+    entry_unpack,
+    feed_status_push,
+    market_status_push,
+    subscription_push,
+    tick_fragment,
+)
+
+logger = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 3.0
+"""Without a report of the feed for so long, the hub is reconnecting."""
+REOPEN_SECONDS = 10.0
+"""Without one for so long, the channel layer's connections are made anew: one may be half-open."""
+SETTLE_SECONDS = 1.5
+"""After a loss the shared hash is read once it must hold what was lost: the feed writes it each second."""
+DEMAND_SECONDS = 5.0
+DEMAND_PAUSE_SECONDS = 0.2
+"""Demand is written so often, and at once on change, but not more often than the second."""
+NO_DATA_SECONDS = 10.0
+"""A demanded instrument that has no quote after so long is told to be `no_data`."""
+LEASE_SECONDS = 10.0
+"""Connection leases are renewed so often."""
+FORGET_SECONDS = 3600.0
+FORGET_MS = 7 * 86_400_000
+"""So often, quotes that nobody follows and that are so much older than the newest are dropped: contracts expire."""
+CLOSE_SECONDS = 1.0
+"""Clients have so long to take their `bye`; less than the web server gives the whole farewell."""
+
+
+class Client(Protocol):
+    """A connection, as the hub sees it.
+
+    Attributes:
+        outbox: what it still has to get.
+        lease: (user, connection) of its place among the user's connections; None when it has none.
+    """
+
+    outbox: Outbox
+    lease: tuple[str, str] | None
+
+    def wake(self) -> None:
+        """Let the writer drain the outbox. Cheap, and idempotent until it has."""
+
+    def inspect(self, now: float) -> None:
+        """Look at the clocks: owe a heartbeat, abort a client that takes nothing. Called about once a second."""
+
+    def close(self, code: int) -> None:
+        """Say bye, then close."""
+
+    def abort(self) -> None:
+        """End the connection without another word."""
+
+
+class Hub:
+    """The fan-out of one event loop. Read from any thread; everything else belongs to its loop.
+
+    Attributes:
+        name: its own, for leases.
+        entries: instrument id → newest quote. Copy with `list(…)` before iterating in another thread.
+        board: what clients may rely on.
+        clients: outbox → connection.
+        batches_total, entries_total: what came by the group.
+        stale_total: entries that were not newer than what was known.
+        reloads_total: how often the shared state was loaded.
+    """
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(8)
+        self.entries: dict[int, QuoteEntry] = {}
+        self.board = FeedBoard()
+        self.clients: dict[Outbox, Client] = {}
+        self.batches_total = self.entries_total = self.stale_total = self.reloads_total = 0
+        self._epochs: dict[int, int] = {}
+        self._fragments: tuple[dict[int, bytes], ...] = ({}, {}, {})
+        self._followers = Followers()
+        self._positions: dict[int, tuple[int, int]] = {}
+        self._reading = batches()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._follower: asyncio.Task[None] | None = None
+        self._losses = 0
+        self._reload_due = asyncio.Event()
+        self._reported = asyncio.Event()
+        self._demand_changed = asyncio.Event()
+        self._report_at = self._entries_at = self._reopened_at = self._leased_at = self._forgot_at = 0.0
+        self._told: tuple[object, ...] = ()
+        self._told_segments: dict[str, str] = {}
+
+    # --- life -----------------------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Join the group, then load what is known; within about three seconds, whatever is down."""
+        self._report_at = self._reopened_at = time.monotonic()
+        self._follow_again()
+        try:
+            async with asyncio.timeout(live_state.CALL_SECONDS):
+                await self._reading.opened.wait()
+        except TimeoutError:
+            logger.warning("the channel layer does not answer; trying on")
+        await self._load()
+        if not self.board.statuses:
+            self._lost("No feed has reported yet.")
+        self._reload_due.set()  # again, when the hash must hold what changed while the group was joined
+        self._announce()
+        self._tasks += [
+            asyncio.create_task(self._for_ever(step), name=f"hub {step.__name__}")
+            for step in (self._recover_step, self._watch_step, self._demand_step)
+        ]
+        self._tasks.append(asyncio.create_task(self._load_stored(), name="hub stored quotes"))
+
+    async def close(self, code: int) -> None:
+        """Say bye to every client, wait CLOSE_SECONDS for them to go, abort the rest, leave the group."""
+        for client in list(self.clients.values()):
+            client.close(code)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while self.clients and time.monotonic() < deadline:  # noqa: ASYNC110 - clients go one by one
+            await asyncio.sleep(0.02)
+        for client in list(self.clients.values()):
+            client.abort()
+        await self._reading.aclose()
+        tasks = [*self._tasks, *([self._follower] if self._follower else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await live_state.aclose()
+
+    async def _for_ever(self, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+            except Exception:
+                logger.exception("a step of the hub failed; going on")
+                await asyncio.sleep(1)
+
+    # --- clients --------------------------------------------------------------------------------------------------------
+    def connect(self, client: Client) -> None:
+        """Take a client in: it gets status pushes from now on."""
+        self.clients[client.outbox] = client
+
+    def disconnect(self, client: Client) -> None:
+        """Forget a client and all that it followed."""
+        for instrument in list(client.outbox.modes):
+            self.unsubscribe(client, instrument)
+        self.clients.pop(client.outbox, None)
+
+    def subscribe(self, client: Client, instrument: int, key: str, mode: int, *, dirty: bool = True) -> bool:
+        """Let a client follow an instrument; it is owed the whole quote then, unless `dirty` is False.
+
+        Returns:
+            Whether its quote is known. If not, it is demanded, and a `subscription` push follows.
+        """
+        known = instrument in self.entries
+        client.outbox.subscribe(instrument, mode, dirty=dirty and known)
+        if self._followers.add(client.outbox, instrument, mode):
+            self._demand_changed.set()
+        if known:
+            client.wake()
+        else:
+            self._followers.wait(client.outbox, instrument, key, time.monotonic() + NO_DATA_SECONDS)
+        return known
+
+    def unsubscribe(self, client: Client, instrument: int) -> bool:
+        """Let a client follow an instrument no more. False: it did not."""
+        followed = client.outbox.unsubscribe(instrument)
+        if self._followers.remove(client.outbox, instrument):
+            self._demand_changed.set()
+        return followed
+
+    def fragments(self, outbox: Outbox) -> list[bytes]:
+        """Drain an outbox's quotes: one ready-made `market:tick` item for each dirty key."""
+        found = []
+        by_kind, entries = self._fragments, self.entries
+        for instrument, kind in outbox.drain():
+            fragment = by_kind[kind].get(instrument)
+            if fragment is None:
+                fragment = by_kind[kind][instrument] = tick_fragment(entries[instrument], kind)
+            found.append(fragment)
+        return found
+
+    def _tell(self, message: bytes) -> None:
+        for client in self.clients.values():
+            client.outbox.push(message)
+            client.wake()
+
+    # --- the way of a batch ---------------------------------------------------------------------------------------------
+    async def _follow(self) -> None:
+        async for batch in self._reading:
+            try:
+                self._apply(batch)
+            except Exception:
+                logger.exception("a batch could not be applied")
+                self._lost("A batch could not be applied.")
+
+    def _apply(self, batch: BusBatch) -> None:
+        if not self._follows_on(batch):
+            return
+        self.batches_total += 1
+        if batch.status is not None:
+            self._report_at = time.monotonic()
+            self._reported.set()
+            self.board.take(batch.status)
+            self._announce()
+        if batch.entries:
+            self._entries_at = time.monotonic()
+            touched: set[Outbox] = set()
+            for entry in batch.entries:
+                if self._take(batch.epoch, entry):
+                    touched |= self._followers.of(entry.instrument)
+            clients = self.clients
+            for outbox in touched:
+                clients[outbox].wake()
+
+    def _follows_on(self, batch: BusBatch) -> bool:
+        """Whether the batch is not of an earlier run or moment; notes a loss when it does not come right after the last."""
+        epoch, n = self._positions.get(batch.shard, (batch.epoch, batch.n - 1))
+        if batch.epoch < epoch or (batch.epoch == epoch and batch.n <= n):
+            return False
+        if batch.epoch > epoch:
+            self._lost("The feed has started again.")
+        elif batch.n > n + 1:
+            self._lost(f"{batch.n - n - 1} messages of the feed were lost.")
+        self._positions[batch.shard] = (batch.epoch, batch.n)
+        return True
+
+    def _take(self, epoch: int, entry: QuoteEntry) -> bool:
+        """Replace an entry by a newer one and mark its followers; False: it is not newer."""
+        instrument = entry.instrument
+        old = self.entries.get(instrument)
+        if old is not None:
+            known = self._epochs[instrument]
+            if epoch < known or (epoch == known and entry.seq <= old.seq):
+                self.stale_total += 1
+                return False
+        self.entries_total += 1
+        self.entries[instrument] = entry
+        self._epochs[instrument] = epoch
+        for fragments in self._fragments:
+            fragments.pop(instrument, None)
+        depth = entry.depth_changed or old is None
+        for outbox in self._followers.of(instrument):
+            outbox.mark(instrument, depth)
+        if old is None:
+            for outbox in self._followers.arrived(instrument):
+                outbox.notice(instrument, subscription_push(entry.key, instrument, "active", None))
+        return True
+
+    # --- what clients may rely on ---------------------------------------------------------------------------------------
+    @property
+    def statuses(self) -> dict[int, FeedStatus]:
+        """Shard → newest report."""
+        return self.board.statuses
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is missing and nothing has to be loaded again."""
+        return self.board.lost_since_ms is None and not self._reload_due.is_set()
+
+    def feed_view(self) -> FeedView:
+        """Return the feed's state as this process may tell it."""
+        age_ms = int((time.monotonic() - self._entries_at) * 1000) if self._entries_at else None
+        return self.board.view(age_ms)
+
+    def _announce(self) -> None:
+        """Tell every client the feed's state and the segments, where they differ from what was told."""
+        view, segments = self.feed_view(), self.board.segments()
+        told = (view.state, view.since_ms, view.scope, view.detail, view.epoch)
+        if told != self._told:
+            if self._told:
+                self._tell(feed_status_push(view))
+            self._told = told
+        if segments != self._told_segments:
+            self._tell(market_status_push(segments, _now_ms()))
+            self._told_segments = segments
+
+    # --- loss and recovery ----------------------------------------------------------------------------------------------
+    def _lost(self, why: str) -> None:
+        self._losses += 1
+        self._reported.clear()
+        self._reload_due.set()
+        if self.board.lose(why, _now_ms()):
+            logger.warning("hub reconnecting: %s", why)
+            self._announce()
+
+    async def _recover_step(self) -> None:
+        """Wait for a loss, then for the feed's report, load the shared state, and end the loss unless there was another."""
+        await self._reload_due.wait()
+        losses = self._losses
+        await self._load()  # what is known, at once
+        await self._reported.wait()
+        await asyncio.sleep(SETTLE_SECONDS)
+        loaded = await self._load()
+        if not loaded or losses != self._losses:
+            return
+        self._reload_due.clear()
+        for outbox, client in self.clients.items():
+            outbox.mark_all(self.entries)
+            client.wake()
+        if self.board.find():
+            logger.info("hub recovered: %d quotes", len(self.entries))
+            self._announce()
+
+    async def _load(self) -> bool:
+        """Take what is newer in the shared state; False: it could not be read."""
+        try:
+            stamped = await live_state.astamped_quotes_read()
+            statuses = await live_state.astatuses_read()
+        except live_state.Unavailable:
+            return False
+        self.reloads_total += 1
+        for status in statuses:
+            self.board.take(status)
+        self._take_all(stamped)
+        return True
+
+    async def _load_stored(self) -> None:
+        """Take what MongoDB holds for instruments that nobody has told of: a start without a feed has something to show."""
+        self._take_all(await database_sync_to_async(stored_entries, thread_sensitive=False)())
+
+    def _take_all(self, stamped: Iterable[tuple[int, QuoteEntry]]) -> None:
+        for epoch, entry in stamped:
+            if self._take(epoch, entry):
+                for outbox in self._followers.of(entry.instrument):
+                    self.clients[outbox].wake()
+
+    # --- once a second --------------------------------------------------------------------------------------------------
+    async def _watch_step(self) -> None:
+        await asyncio.sleep(1)
+        now = time.monotonic()
+        if now - self._report_at > SILENCE_SECONDS and self.board.lost_since_ms is None:
+            self._lost(f"No report of the feed for {SILENCE_SECONDS:.0f} s.")
+        if now - max(self._report_at, self._reopened_at) > REOPEN_SECONDS:
+            self._reopened_at = now
+            await self._reading.aclose()
+            self._follow_again()
+        for client in list(self.clients.values()):
+            client.inspect(now)
+        self._tell_no_data(now)
+        if now - self._leased_at > LEASE_SECONDS:
+            self._leased_at = now
+            await self._renew_leases()
+        if now - self._forgot_at > FORGET_SECONDS:
+            self._forgot_at = now
+            self._forget_old()
+
+    def _follow_again(self) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+        self._follower = asyncio.create_task(self._follow(), name="hub follow")
+
+    def _tell_no_data(self, now: float) -> None:
+        view = self.feed_view()
+        reason = "the broker has sent nothing for it yet" if view.state == FeedState.LIVE else f"the feed is {view.state}"
+        for outbox, instrument, key in self._followers.late(now):
+            outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
+            self.clients[outbox].wake()
+
+    def _forget_old(self) -> None:
+        limit = max((entry.broker_ms for entry in self.entries.values()), default=0) - FORGET_MS
+        for entry in list(self.entries.values()):
+            if entry.broker_ms < limit and not self._followers.of(entry.instrument):
+                del self.entries[entry.instrument], self._epochs[entry.instrument]
+                for fragments in self._fragments:
+                    fragments.pop(entry.instrument, None)
+
+    async def _renew_leases(self) -> None:
+        leases = [client.lease for client in self.clients.values() if client.lease is not None]
+        if leases:
+            try:
+                await live_state.aconnection_renew(leases)
+            except live_state.Unavailable:
+                logger.debug("connection leases were not renewed")
+
+    async def _demand_step(self) -> None:
+        try:
+            async with asyncio.timeout(DEMAND_SECONDS):
+                await self._demand_changed.wait()
+        except TimeoutError:
+            pass
+        self._demand_changed.clear()
+        try:
+            await live_state.ademand_write(self.name, self._followers.wanted())
+        except live_state.Unavailable:
+            logger.debug("demand was not written")
+        await asyncio.sleep(DEMAND_PAUSE_SECONDS)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def stored_entries(instruments: Iterable[int] | None = None) -> list[tuple[int, QuoteEntry]]:
+    """Return what MongoDB holds of some instruments, or of all, as of epoch 0; empty when it is away."""
+    rows = LatestQuote.objects.all() if instruments is None else LatestQuote.objects.filter(pk__in=list(instruments))
+    try:
+        return [(0, entry_unpack(bytes(packed))[1]) for packed in rows.values_list("entry", flat=True)]
+    except (PyMongoError, DatabaseError, ValueError) as error:
+        logger.warning("stored quotes could not be read: %s", error)
+        return []
