@@ -157,9 +157,9 @@ class SelfTest:
             return self._watch(socket)
 
     def _watch(self, socket: ClientConnection) -> Finding:
-        """Wait for an instrument whose quote comes twice, the second time with a higher `seq`."""
+        """Wait for an instrument whose price comes twice and differs."""
         begun = time.monotonic()
-        first: dict[str, tuple[int, float | None]] = {}
+        first: dict[str, float | None] = {}
         while (left := begun + self.wait_seconds - time.monotonic()) > 0:
             try:
                 message = json.loads(socket.recv(timeout=left))
@@ -167,13 +167,12 @@ class SelfTest:
                 break
             if message.get("event") == "error":
                 raise Unexpected(str(message))
-            for key, seq, quote in message.get("ticks", ()):
-                seen = first.setdefault(key, (seq, quote["last_price"]))
-                if seq > seen[0]:
-                    seconds = time.monotonic() - begun
-                    return ok("websocket", f"{key} moves: {seen[1]} → {quote['last_price']} within {seconds:.1f} s")
+            for key, _seq, quote in message.get("ticks", ()):
+                price = quote["last_price"]
+                if (before := first.setdefault(key, price)) != price:
+                    return ok("websocket", f"{key} moves: {before} → {price} within {time.monotonic() - begun:.1f} s")
         if not first:
             return fail("websocket", f"no quote of {len(self.keys)} instruments in {self.wait_seconds:.0f} s", LOGS)
         if self.feed_state in AT_REST_STATES:
             return warn("websocket", f"quotes come, but none moves: the market is {self.feed_state}", "try again in market hours")
-        return fail("websocket", f"quotes came, but none moved in {self.wait_seconds:.0f} s", LOGS)
+        return fail("websocket", f"quotes of {len(first)} instruments came, but none moved in {self.wait_seconds:.0f} s", LOGS)

@@ -52,7 +52,7 @@ class Run:
 
     def pid(self, name: str, *, start: int = 1) -> int:
         """The pid of the `start`-th start of the program."""
-        return int(self.says(rf"^{name}: started \(pid (\d+)\)", times=start).group(1))
+        return int(self.says(rf"\b{name}: started \(pid (\d+)\)", times=start).group(1))
 
     def wait(self) -> int:
         """Wait for the supervisor's end. Returns its exit code."""
