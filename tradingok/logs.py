@@ -46,9 +46,10 @@ def logging_settings(process: str, folder: Path) -> dict[str, Any]:
                 "celery.app.trace",
                 "celery.worker.strategy",
                 "celery.beat",
-                "django.request",
             )
-        },
+        }
+        # A client's mistake is told to the client; a line for each 4xx would also hold the paths that somebody tried.
+        | {"django.request": {"level": "ERROR"}},
     }
 
 

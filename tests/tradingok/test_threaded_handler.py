@@ -115,7 +115,7 @@ def test_a_giant_body_is_refused_whether_or_not_it_says_how_long_it_is(web: http
 
 def test_garbage_in_place_of_http_harms_nobody(port: int, web: httpx.Client) -> None:
     long, odd = b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n", b"POST /api/ HTTP/1.1\r\nContent-Length: x\r\n\r\n"
-    for garbage in (b"\x00" * 5000, b"GET / HTTP/9.9\r\n\r\n", long, odd):
+    for garbage in (b"\x00" * 5000, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", long, odd):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, contextlib.suppress(ConnectionError):
             connection.sendall(garbage)
             answer = connection.recv(4096)

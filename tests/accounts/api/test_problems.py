@@ -16,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.test import APIClient
 
 from accounts.api.problems import STATUS, BadInput, exception_handler, server_error
+from accounts.api.rendering import FastJSONRenderer
 from accounts.models import User
 from accounts.services import api_key_create
 from instruments.selectors import UnknownInstrument
@@ -25,7 +26,7 @@ FIELDS = {"type", "title", "status", "detail", "code", "field", "request_id"}
 
 def handled(exc: Exception) -> tuple[int, dict[str, Any]]:
     request = Request(RequestFactory().get("/api/x"))
-    request.accepted_renderer = None  # type: ignore[attr-defined]
+    request.accepted_renderer = FastJSONRenderer()
     response = exception_handler(exc, {"request": request, "view": None})
     body = json.loads(response.content)
     assert set(body) == FIELDS

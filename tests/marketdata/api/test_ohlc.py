@@ -79,7 +79,7 @@ def test_a_folded_candle_is_whole_whatever_the_edges(
     client: APIClient, reliance: Instrument, order: str, start: int, end: int, minutes: list[int]
 ) -> None:
     store_minutes(7, 30)
-    query = {"from": OPEN_MS + start * MINUTE_MS, "to": OPEN_MS + end * MINUTE_MS, "interval": "3m", "order": order}
+    query: dict[str, Any] = {"from": OPEN_MS + start * MINUTE_MS, "to": OPEN_MS + end * MINUTE_MS, "interval": "3m", "order": order}
     body = client.get(OHLC, {"instrument": "id:7", **query}).json()
     assert sorted(starts(body)) == minutes
     for row, first in zip(body["results"], minutes if order == "oldest" else minutes[::-1], strict=True):

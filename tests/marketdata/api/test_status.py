@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from rest_framework.test import APIClient
@@ -20,7 +21,7 @@ GAPS = "/api/marketdata/gaps/"
 @pytest.mark.usefixtures("valkey")
 def test_broker_status_tells_state_rates_subscriptions_and_lag(client: APIClient) -> None:
     now_ms = time.time_ns() // 1_000_000
-    counters = {
+    counters: dict[str, Any] = {
         "frames_per_second": 6.5,
         "ticks_per_second": 1600.0,
         "subscribed_full": 900.0,

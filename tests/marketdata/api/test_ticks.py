@@ -14,6 +14,7 @@ from rest_framework.test import APIClient
 
 from instruments.models import Instrument
 from marketdata.api import ticks
+from marketdata.api.key_memory import key_memory
 from marketdata.selectors import TICK_COLUMNS
 from tests.marketdata.api.fixtures import OPEN_MS, make_instrument, publish_latest, status_of, store_ticks
 from tests.marketdata.way_out import entry_of
@@ -201,12 +202,12 @@ def test_history_refuses_what_it_does_not_understand(
 
 def test_a_tick_that_has_passed_its_retention_does_not_break_paging(client: APIClient, reliance: Instrument) -> None:
     store_ticks(7, [OPEN_MS + n for n in range(3)])
-    body = client.get(TICKS, {"instrument": "id:7", "order": "oldest", "after": 12345}).json()
+    body = client.get(TICKS, {"instrument": "id:7", "order": "oldest", "after": "12345"}).json()
     assert len(body["results"]) == 3
 
 
 def test_items_name_instruments_by_id_or_by_key(reliance: Instrument) -> None:
-    ticks.key_memory.forget()
+    key_memory.forget()
     assert ticks._ids(["id:5", "id:x", reliance.instrument_key]) == {"id:5": 5, reliance.instrument_key: 7}
 
 
