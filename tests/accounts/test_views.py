@@ -46,7 +46,7 @@ def test_only_a_get_uses_a_link_up(user: User, client: Client, method: str) -> N
 
 def test_a_links_secret_is_in_no_log_line(user: User, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     path = path_of(sign_in_link_create(base_url="http://x", user=user))
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="django.request"):
         client.head(path)
         Client(enforce_csrf_checks=True).post(path)
         client.get(path)

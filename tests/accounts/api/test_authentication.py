@@ -48,7 +48,7 @@ def test_a_key_in_the_address_does_not_come_in(secret: str) -> None:
 
 
 def test_no_log_line_holds_the_key(secret: str, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="django.request"):
         APIClient(headers={"Authorization": f"Bearer {secret}"}).get("/api/nowhere")
         APIClient(headers={"Authorization": f"Bearer {secret}x"}).get("/api/")
     assert caplog.records
