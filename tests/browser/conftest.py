@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = (
@@ -22,7 +22,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 LOST_CONNECTION = ("ERR_CONNECTION_REFUSED", "WebSocket connection to")
 """What the browser itself writes when a server is away, as some tests want it to be."""
 
@@ -41,6 +41,7 @@ def chromium() -> Iterator[Browser]:
     """The browser. Skips where Debian's package `chromium` is not installed."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not there: install the package chromium")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         yield browser

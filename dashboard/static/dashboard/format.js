@@ -35,6 +35,9 @@ export function short(value) {
   return whole(value);
 }
 
+/** A count that fits a column: whole, and in crores from 100 crores on. */
+export const count = (value) => (Math.abs(value) >= 1e9 ? short(value) : whole(value));
+
 /** How many decimals prices of this tick size need: 0.05 → 2, 0.0025 → 4. */
 export function decimalsOf(tickSize) {
   if (!known(tickSize) || tickSize <= 0) return 2;

@@ -9,6 +9,7 @@ import { Status } from "./status.js";
 import { Watchlist } from "./watchlist.js";
 
 const RETRY_MS = 3000;
+const NOTICE_MS = 8000;
 const wide = matchMedia("(min-width: 1000px)");
 const at = (id) => document.getElementById(id);
 const feed = connect();
@@ -62,6 +63,7 @@ feed.on("hello", (hello) => {
 feed.on("feed:status", (message) => status.feedChanged(message));
 feed.on("market:status", (message) => status.marketChanged(message.segments));
 feed.on("heartbeat", (message) => status.serverTime(message.time));
+feed.on("error", (error) => notice(error.message));
 feed.on("subscribe", ({ results }) => {
   for (const result of results) {
     if (result.instrument != null) idOfKey.set(result.key, result.instrument); // a key may have passed to another contract
@@ -76,6 +78,12 @@ feed.on("market:tick", ([key, , quote]) => {
   list.update(id, quote);
   if (id === list.selected) detail.update(quote);
 });
+
+function notice(text) {
+  at("notice").textContent = text;
+  at("notice").hidden = false;
+  setTimeout(() => { at("notice").hidden = true; }, NOTICE_MS);
+}
 
 async function begin() {
   try {

@@ -41,11 +41,13 @@ export async function watchlist() {
 /** Indices, near futures and options at the money, out of what the server follows. */
 async function defaults() {
   const subscribed = (filter) => instruments({ subscribed: true, ...filter });
-  const indices = (await subscribed({ instrument_type: "INDEX" })).slice(0, INDICES);
+  const indices = (await subscribed({ instrument_type: "INDEX" })).sort((a, b) => rank(a) - rank(b)).slice(0, INDICES);
   const futures = await Promise.all(UNDERLYINGS.map((underlying) => subscribed({ instrument_type: "FUT", underlying })));
   const options = await Promise.all(futures.map((rows, at) => nearTheMoney(UNDERLYINGS[at], nearest(rows))));
   return [...indices, ...futures.map(nearest).filter(Boolean), ...options.flat()];
 }
+
+const rank = (index) => (UNDERLYINGS.indexOf(index.trading_symbol) + 1) || UNDERLYINGS.length + 1;
 
 const nearest = (rows) => [...rows].sort((a, b) => a.expiry_ms - b.expiry_ms)[0];
 

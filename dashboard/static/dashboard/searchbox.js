@@ -7,7 +7,7 @@ const PAUSE_MS = 150;
 export class SearchBox {
   /** @param {HTMLInputElement} input; @param {HTMLElement} list; @param {(instrument: object) => void} onChoose */
   constructor(input, list, onChoose) {
-    Object.assign(this, { input, list, onChoose, found: [], at: -1, timer: 0, request: null });
+    Object.assign(this, { input, list, onChoose, found: [], foundFor: "", at: -1, timer: 0, request: null });
     input.addEventListener("input", () => this.later());
     input.addEventListener("keydown", (event) => this.pressed(event));
     input.addEventListener("blur", () => this.close());
@@ -25,6 +25,7 @@ export class SearchBox {
   }
 
   async ask() {
+    clearTimeout(this.timer);
     this.request?.abort();
     this.request = new AbortController();
     const { signal } = this.request;
@@ -32,7 +33,9 @@ export class SearchBox {
     if (!q) return this.close();
     try {
       const found = await search(q, signal);
-      if (!signal.aborted) this.open(found, found.length ? "" : `Nothing is called “${q}”.`);
+      if (signal.aborted) return undefined;
+      this.foundFor = q;
+      this.open(found, found.length ? "" : `Nothing is called “${q}”.`);
     } catch (error) {
       if (error.name !== "AbortError") this.open([], error.message);
     }
@@ -62,6 +65,12 @@ export class SearchBox {
     if (option) this.input.setAttribute("aria-activedescendant", option.id);
   }
 
+  /** Take what Enter means: a list that answers older text is asked for anew first. */
+  async chooseTyped() {
+    if (this.foundFor !== this.input.value.trim()) await this.ask();
+    if (!this.list.hidden && this.foundFor === this.input.value.trim()) this.choose(this.at);
+  }
+
   choose(at) {
     const instrument = this.found[at];
     if (!instrument) return;
@@ -75,10 +84,10 @@ export class SearchBox {
     if (event.key === "Escape") {
       this.input.value = "";
       this.close();
-    } else if (this.list.hidden || !count) return;
+    } else if (event.key === "Enter") this.chooseTyped();
+    else if (this.list.hidden || !count) return;
     else if (event.key === "ArrowDown") this.move((this.at + 1) % count);
     else if (event.key === "ArrowUp") this.move((this.at - 1 + count) % count);
-    else if (event.key === "Enter") this.choose(this.at);
     else return;
     event.preventDefault();
   }

@@ -3,9 +3,12 @@ import { colours } from "./colours.js";
 
 const POINTS = 90;
 const STEP_MS = 1000;
+/** CSS pixels. Known beforehand: asking the canvas would force a layout for each row of each frame. */
+const WIDTH = 72;
+const HEIGHT = 20;
 
 export class Sparkline {
-  /** @param {HTMLCanvasElement} canvas sized by the style sheet */
+  /** @param {HTMLCanvasElement} canvas of WIDTH × HEIGHT in the style sheet */
   constructor(canvas) {
     this.canvas = canvas;
     this.prices = [];
@@ -34,21 +37,19 @@ export class Sparkline {
     if (!(this.changed || always) || this.prices.length < 2) return;
     this.changed = false;
     const ratio = devicePixelRatio || 1;
-    const { clientWidth: width, clientHeight: height } = this.canvas;
-    if (!width) return;
-    if (this.canvas.width !== Math.round(width * ratio)) {
-      this.canvas.width = Math.round(width * ratio);
-      this.canvas.height = Math.round(height * ratio);
+    if (this.canvas.width !== Math.round(WIDTH * ratio)) {
+      this.canvas.width = Math.round(WIDTH * ratio);
+      this.canvas.height = Math.round(HEIGHT * ratio);
     }
     const context = this.canvas.getContext("2d");
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, width, height);
+    context.clearRect(0, 0, WIDTH, HEIGHT);
     const low = Math.min(...this.prices);
     const range = Math.max(...this.prices) - low;
     context.beginPath();
     this.prices.forEach((price, at) => {
-      const x = 1 + (at / (this.prices.length - 1)) * (width - 2);
-      const y = range ? height - 2 - ((price - low) / range) * (height - 4) : height / 2;
+      const x = 1 + (at / (this.prices.length - 1)) * (WIDTH - 2);
+      const y = range ? HEIGHT - 2 - ((price - low) / range) * (HEIGHT - 4) : HEIGHT / 2;
       context.lineTo(x, y);
     });
     context.strokeStyle = this.rising ? colours.up : colours.down;

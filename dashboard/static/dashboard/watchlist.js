@@ -1,6 +1,5 @@
-/** The watchlist's table. It draws only cells whose text has changed, at most once a frame; it knows nothing of the network. */
+/** The watchlist's table. It draws only cells whose text has changed, ten times a second at the most; it knows nothing of the network. */
 import * as format from "./format.js";
-import { colours } from "./colours.js";
 import { Sparkline } from "./sparkline.js";
 
 const NUMBER_COLUMNS = {
@@ -11,12 +10,14 @@ const NUMBER_COLUMNS = {
   bidQuantity: ({ quote }) => format.whole(quote.bid_quantity),
   ask: ({ quote, decimals }) => format.number(quote.ask_price, decimals),
   askQuantity: ({ quote }) => format.whole(quote.ask_quantity),
-  volume: ({ quote }) => format.whole(quote.volume),
-  openInterest: ({ quote }) => format.whole(quote.open_interest),
+  volume: ({ quote }) => format.count(quote.volume),
+  openInterest: ({ quote }) => format.count(quote.open_interest),
   volatility: ({ quote }) => format.percent(quote.implied_volatility),
   time: ({ quote }) => format.clock(quote.last_trade_ms),
 };
-const FLASH_MS = 700;
+const DRAW_MS = 100;
+const FLASH_MS = 350;
+/** A flash is a colour that is set and taken away: fading it would paint the whole table sixty times a second. */
 const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** Rupees against the previous close; null where either is unknown. */
@@ -38,7 +39,8 @@ export class Watchlist {
     this.events = events;
     this.rows = new Map();
     this.dirty = new Set();
-    this.frame = 0;
+    this.flashing = new Map();
+    this.timer = 0;
     this.selected = null;
     this.body.addEventListener("click", (event) => this.clicked(event));
     this.body.addEventListener("keydown", (event) => this.pressed(event));
@@ -64,19 +66,20 @@ export class Watchlist {
     row.element.remove();
     this.rows.delete(id);
     this.dirty.delete(id);
+    this.flashing.delete(row);
     if (this.selected === id) this.select(neighbour ? Number(neighbour.dataset.id) : null);
     this.keepOneTabStop();
     if (hadFocus) neighbour?.focus();
   }
 
-  /** Take a row's newest quote; it is drawn with the next frame. */
+  /** Take a row's newest quote; it is drawn soon. */
   update(id, quote) {
     const row = this.rows.get(id);
     if (!row) return;
     row.quote = quote;
     row.sparkline.add(quote.last_price, quote.previous_close);
     this.dirty.add(id);
-    this.frame ||= requestAnimationFrame(() => this.draw());
+    this.drawSoon();
   }
 
   /** Say why nothing comes for a row. */
@@ -85,13 +88,19 @@ export class Watchlist {
     if (segment) segment.textContent = reason;
   }
 
-  draw() {
-    this.frame = 0;
-    for (const id of this.dirty) this.drawRow(this.rows.get(id));
-    this.dirty.clear();
+  drawSoon() {
+    this.timer ||= setTimeout(() => requestAnimationFrame((now) => this.draw(now)), DRAW_MS);
   }
 
-  drawRow(row) {
+  draw(now) {
+    this.timer = 0;
+    for (const [row, end] of this.flashing) if (end <= now) this.flash(row, null);
+    for (const id of this.dirty) this.drawRow(this.rows.get(id), now);
+    this.dirty.clear();
+    if (this.flashing.size) this.drawSoon();
+  }
+
+  drawRow(row, now) {
     for (const [name, textOf] of Object.entries(NUMBER_COLUMNS)) {
       const text = textOf(row);
       if (text !== row.texts[name]) row.cells[name].textContent = row.texts[name] = text;
@@ -102,9 +111,16 @@ export class Watchlist {
       row.element.dataset.direction = direction > 0 ? "up" : direction < 0 ? "down" : "flat";
     }
     const price = row.quote.last_price;
-    if (row.shownPrice !== null && price !== row.shownPrice && !stillness.matches) flash(row.cells.last, price > row.shownPrice);
+    if (row.shownPrice !== null && price !== row.shownPrice && !stillness.matches) this.flash(row, price > row.shownPrice ? "up" : "down", now + FLASH_MS);
     row.shownPrice = price;
     row.sparkline.draw();
+  }
+
+  /** Colour a price until `end`; null ends it. */
+  flash(row, direction, end) {
+    if (direction) this.flashing.set(row, end);
+    else this.flashing.delete(row);
+    row.cells.last.dataset.flash = direction ?? "";
   }
 
   /** Draw all sparklines anew, as after a change of colours. */
@@ -151,14 +167,10 @@ export class Watchlist {
   }
 }
 
-function flash(cell, up) {
-  const colour = colours[up ? "flash-up" : "flash-down"];
-  cell.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], FLASH_MS);
-}
-
 function rowElement(instrument) {
   const element = document.getElementById("row").content.firstElementChild.cloneNode(true);
   element.dataset.id = instrument.id;
+  element.dataset.type = instrument.instrument_type;
   element.querySelector(".symbol").textContent = instrument.trading_symbol;
   element.querySelector(".symbol").title = `${instrument.name || instrument.trading_symbol} · ${instrument.key}`;
   element.querySelector(".segment").textContent = instrument.segment.replace("_", " ");
