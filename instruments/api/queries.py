@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 
@@ -71,7 +69,6 @@ class NameField(serializers.RegexField):
         return str(super().to_internal_value(data)).upper()
 
 
-@extend_schema_field(OpenApiTypes.STR)
 @extend_schema_field(OpenApiTypes.STR)
 class MomentField(serializers.Field[datetime, Any, Any, Any]):
     """A time: epoch milliseconds, or ISO 8601 (IST when it names no offset)."""
