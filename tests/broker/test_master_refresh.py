@@ -20,7 +20,7 @@ from broker.services import instruments_refresh_from
 from instruments.models import Instrument, MasterLoad
 from instruments.selectors import instrument_ids
 from tests.broker.scripted_http import Reply, ScriptedServer, scripted_server
-from tests.instruments.rows import REAL_MASTER, broker_json, market, master_file, needs_real_master, option
+from tests.instruments.rows import REAL_MASTER, broker_json, market, master_file, needs_real_master, option, patience
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,11 +162,11 @@ def test_the_real_master_loads_in_time_and_memory(capsys: pytest.CaptureFixture[
         seconds, megabytes = done.stdout.strip().splitlines()[-1].strip("[]").split(",")
         return float(seconds), float(megabytes)
 
-    first, again = measured(), [measured() for _ in range(2)]  # the better of two: the machine has other work too
+    first, again = measured(), [measured() for _ in range(2)]
     with capsys.disabled():
         print(f"\nreal master: first {first[0]:.1f} s, {first[1]:.0f} MB; unchanged {again}")
     assert Instrument.objects.filter(active=True).count() == 84_546
     assert [load.created for load in MasterLoad.objects.order_by("as_of")] == [84_546, 0, 0]
-    assert first[0] < 20
-    assert min(seconds for seconds, _ in again) < 8
+    assert first[0] < 20 * patience()
+    assert min(seconds for seconds, _ in again) < 8 * patience()
     assert max(first[1], *(megabytes for _, megabytes in again)) < 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -23,6 +24,12 @@ NEXT_MONTHLY = date(2026, 12, 29)
 DAY_1 = datetime(2026, 11, 10, 0, 30, tzinfo=UTC)
 DAY_2 = datetime(2026, 11, 11, 0, 30, tzinfo=UTC)
 DAY_3 = datetime(2026, 11, 12, 0, 30, tzinfo=UTC)
+
+
+def patience() -> float:
+    """By how much a time limit is to be stretched: 1 on an idle machine, more while others want its processors too."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
 
 INDEX_KEYS = {"NIFTY": "NSE_INDEX|Nifty 50", "BANKNIFTY": "NSE_INDEX|Nifty Bank", "INDIA VIX": "NSE_INDEX|India VIX"}
 

@@ -21,7 +21,7 @@ from instruments.models import Instrument, SubscriptionRule
 from instruments.services import instruments_refresh, rules_default_create, spots_record
 from instruments.store import instruments_collection
 from tests.instruments.explain import assert_by_index, profiled
-from tests.instruments.rows import REAL_MASTER, needs_real_master
+from tests.instruments.rows import REAL_MASTER, needs_real_master, patience
 
 pytestmark = [pytest.mark.django_db, pytest.mark.realdata, pytest.mark.slow, needs_real_master]
 JULY = datetime.fromisoformat("2026-07-07T09:30:00+05:30")
@@ -92,7 +92,8 @@ def _requests_per_second(capsys: pytest.CaptureFixture[str]) -> None:
             busy = max(busy, 60 / (time.process_time() - began_cpu))
     with capsys.disabled():
         print(f"{best:.0f} filtered pages of 50 a second out of {Instrument.objects.count()}; {busy:.0f} by this process's CPU time")
-    assert busy >= 50  # what a process can do; the wall clock also tells what else the machine was doing
+    assert busy >= 50
+    assert best >= 50 / patience()
 
 
 def _the_rules_are_one_query_a_kind() -> None:
