@@ -47,7 +47,7 @@ class MarketTick(models.Model):
 
 
 class OHLC(models.Model):
-    """One candle. The id is made by `marketdata.domain.candle.candle_id` from instrument, interval and start, so that writing it again replaces it."""
+    """One candle. `marketdata.domain.candle.candle_id` makes its id of instrument, interval and start: writing it again replaces it."""
 
     class State(models.TextChoices):
         LIVE = "live"

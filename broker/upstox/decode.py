@@ -194,10 +194,14 @@ def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, bars: list
     )  # fmt: skip
 
 
+_UNSAID: tuple[None, None, None, None, None, None, None, None, None, None, None, None, None, None, None] = (None,) * 15  # type: ignore[assignment]
+"""The fields from volume to total_sell_quantity, where the wire has none of them."""
+
+
 def _index_tick(instrument: int, rank: int, feed: pb.IndexFullFeed, bars: list[Candle]) -> Tick:
     ltpc = feed.ltpc
     day = _bars(instrument, feed.marketOHLC, None, bars)
-    return Tick(instrument, rank, ltpc.ltt or None, ltpc.ltp or None, None, ltpc.cp or None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, day[0], day[1], day[2], NO_DEPTH)
+    return Tick(instrument, rank, ltpc.ltt or None, ltpc.ltp or None, None, ltpc.cp or None, *_UNSAID, day[0], day[1], day[2], NO_DEPTH)
 
 
 def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks) -> Tick:
@@ -214,6 +218,5 @@ def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks) -> T
 
 def _price_tick(instrument: int, rank: int, ltpc: pb.LTPC) -> Tick:
     return Tick(
-        instrument, rank, ltpc.ltt or None, ltpc.ltp or None, ltpc.ltq or None, ltpc.cp or None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, NO_DEPTH
+        instrument, rank, ltpc.ltt or None, ltpc.ltp or None, ltpc.ltq or None, ltpc.cp or None, *_UNSAID, None, None, None, NO_DEPTH
     )
-

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
+from bson.datetime_ms import DatetimeMS
 
 from broker.upstox.decode import decode
 from marketdata import store
 from marketdata.domain.candle import Candle
 from marketdata.domain.tick import tick_id
 from marketdata.models import OHLC, MarketTick
+from tests.instruments.explain import assert_by_index, profiled
 from tests.payloads import frame, option_feed
 
 pytestmark = pytest.mark.django_db
@@ -48,7 +49,7 @@ def test_the_model_names_what_the_document_holds() -> None:
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_pages_give_each_tick_once_in_order_also_within_one_millisecond(newest_first: bool) -> None:
     documents = _documents(50, step_ms=0) + [{**row, "_id": row["_id"] + 1} for row in _documents(50, instrument=8)]
-    documents += [{**row, "_id": row["_id"] + 2**40, "t": store.DatetimeMS(T0 + 5)} for row in _documents(30)]
+    documents += [{**row, "_id": row["_id"] + 2**40, "t": DatetimeMS(T0 + 5)} for row in _documents(30)]
     random.Random(3).shuffle(documents)
     store.ticks_write(documents)
     got: list[int] = []
@@ -67,26 +68,20 @@ def test_a_range_takes_its_start_and_leaves_its_end() -> None:
     assert [store.time_ms(row["t"]) - T0 for row in rows] == [20, 30, 40]
 
 
-def _plan(cursor: Any) -> dict[str, Any]:
-    plan: dict[str, Any] = cursor.explain()["executionStats"]
-    return plan
-
-
 def test_reading_ticks_examines_no_more_than_it_returns() -> None:
     store.ticks_write(_documents(500) + [{**row, "_id": row["_id"] + 1} for row in _documents(500, instrument=8)])
-    executed: list[dict[str, Any]] = []
-    collection = store.ticks_collection()
-    cursor = (
-        collection.find()
-        .hint(store.TICK_INDEX)
-        .min([("i", 7), ("t", store.DatetimeMS(T0)), ("_id", 0)])  # type: ignore[list-item]  # as store.ticks_read asks
-        .max([("i", 7), ("t", store.DatetimeMS(T0 + 10_000)), ("_id", 0)])  # type: ignore[list-item]
-        .sort([("i", 1), ("t", 1), ("_id", 1)])
-        .limit(50)
-    )
-    executed.append(_plan(cursor))
-    assert executed[0]["totalDocsExamined"] <= 100
-    assert "SORT" not in str(executed[0]["executionStages"].get("inputStage", {}).get("stage"))
+    with profiled(store.ticks_collection().name) as entries:
+        page = store.ticks_read(7, from_ms=T0, to_ms=T0 + 10_000, limit=50)
+        store.ticks_read(7, from_ms=T0, to_ms=T0 + 10_000, after=page[-1]["_id"], limit=50, newest_first=True)
+    assert_by_index(entries, at_most=100)
+
+
+def test_reading_candles_examines_no_more_than_it_returns() -> None:
+    store.candles_write([_candle(minute)._replace(instrument=number) for minute in range(300) for number in (6, 7, 8)])
+    with profiled(store.candles_collection().name) as entries:
+        assert len(store.candles_read(7, "1m", from_ms=T0, to_ms=T0 + 300 * 60_000, limit=50)) == 50
+        assert len(store.candles_read(7, "3m", from_ms=T0, to_ms=T0 + 300 * 60_000, limit=50, newest_first=True)) == 50
+    assert_by_index(entries, at_most=150)
 
 
 def _candle(minute: int, *, close: float = 101, state: str = "confirmed", volume: int = 10, interval: str = "1m") -> Candle:
