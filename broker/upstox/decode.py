@@ -194,7 +194,7 @@ def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, bars: list
     )  # fmt: skip
 
 
-_UNSAID: tuple[None, None, None, None, None, None, None, None, None, None, None, None, None, None, None] = (None,) * 15  # type: ignore[assignment]
+_UNSAID: tuple[None, None, None, None, None, None, None, None, None, None, None, None, None, None, None] = (None,) * 15
 """The fields from volume to total_sell_quantity, where the wire has none of them."""
 
 
