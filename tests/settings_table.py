@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from tradingok import env
@@ -37,8 +38,10 @@ def _default(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Compare, or write. Returns the exit code."""
-    os.environ.pop("TRADINGOK_EXCHANGE_URL", None)  # while it is set, the broker's own addresses are not declared
-    import tradingok.settings  # noqa: F401 - after that: importing it reads the environment
+    os.environ.pop("TRADINGOK_EXCHANGE_URL", None)  # while there is an exchange, the broker's own addresses are not declared
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRADINGOK_VAR"] = folder  # a running copy's folder remembers one
+        import tradingok.settings  # noqa: F401 - after that: importing it reads the environment
 
     if written_table() == declared_table():
         return 0
