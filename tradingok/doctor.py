@@ -11,18 +11,18 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import redis
 from django.conf import settings
 from django.core import checks
-from django.db import DatabaseError, connection
+from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from pymongo import MongoClient
@@ -36,7 +36,7 @@ from tradingok import children, plan, ports
 from tradingok.checks import TAG
 from tradingok.embedded import EmbeddedServerError, needed_servers
 from tradingok.embedded.errors import cannot_run, make_folders, missing_libraries
-from tradingok.findings import Finding, fail, ok, warn
+from tradingok.findings import Finding, Level, fail, ok, warn
 from tradingok.locks import FileLock
 
 Findings = Iterable[Finding]
@@ -51,36 +51,56 @@ STATUS_MS = 5_000  # the feed reports each second
 START = "`make run` starts it"
 
 
-def looks() -> Iterator[tuple[str, Callable[[], Findings]]]:
-    """Give the looks in the order in which they are taken: what others need comes first."""
-    yield "python", python_version
-    yield "requirements", requirements
-    yield "settings", settings_values
-    yield "data folder", data_folder
-    yield "libraries", libraries
-    yield "supervisor", supervisor
-    yield "port", web_port
-    yield "mongodb", mongodb
-    yield "redis", redis_server
-    yield "migrations", migrations
-    yield "disk", disk
-    yield "instruments", instruments
-    yield "credentials", credentials
-    yield "clock", broker_clock
-    yield "feed", feed
+class Look(NamedTuple):
+    """One look at one part.
+
+    Attributes:
+        what: the part's name in findings.
+        take: looks, and gives what it found.
+        needs: the look that must have found nothing failed, else this one can know nothing.
+    """
+
+    what: str
+    take: Callable[[], Findings]
+    needs: str = ""
 
 
-def examine(chosen: Iterable[tuple[str, Callable[[], Findings]]] | None = None) -> Iterator[Finding]:
+def looks() -> list[Look]:
+    """Return the looks in the order in which they are taken: what others need comes first."""
+    return [
+        Look("python", python_version),
+        Look("requirements", requirements),
+        Look("settings", settings_values),
+        Look("data folder", data_folder),
+        Look("libraries", libraries),
+        Look("supervisor", supervisor),
+        Look("port", web_port),
+        Look("mongodb", mongodb),
+        Look("redis", redis_server),
+        Look("migrations", migrations, needs="mongodb"),
+        Look("disk", disk),
+        Look("mongodb's disk", mongodb_disk, needs="mongodb"),
+        Look("instruments", instruments, needs="mongodb"),
+        Look("credentials", credentials, needs="mongodb"),
+        Look("clock", broker_clock),
+        Look("feed", feed, needs="redis"),
+    ]
+
+
+def examine(chosen: Sequence[Look] | None = None) -> Iterator[Finding]:
     """Take all looks; one that fails in a way nobody thought of is a finding as well."""
-    for what, look in looks() if chosen is None else chosen:
+    failed: set[str] = set()
+    for look in looks() if chosen is None else chosen:
+        if look.needs in failed:
+            yield fail(look.what, f"cannot be known without {look.needs}", START)
+            continue
         try:
-            yield from look()
-        except (PyMongoError, DatabaseError):
-            yield fail(what, "cannot be known: MongoDB does not answer", START)
-        except (live_state.Unavailable, redis.RedisError):
-            yield fail(what, "cannot be known: Redis does not answer", START)
+            for finding in look.take():
+                if finding.level == Level.FAIL:
+                    failed.add(look.what)
+                yield finding
         except Exception as error:  # the remaining looks are worth more than this one's traceback
-            yield fail(what, f"the look itself failed: {type(error).__name__}: {error}", "please report this")
+            yield fail(look.what, f"the look itself failed: {type(error).__name__}: {error}", "please report this")
 
 
 def python_version() -> Findings:
@@ -228,23 +248,28 @@ def migrations() -> Findings:
 
 
 def disk() -> Findings:
-    """How many more days of ticks there is room for, on MongoDB's own disk where it can be asked."""
-    try:
-        # Without a server this takes its time, and the look at it has been taken before.
-        sizes = connection.get_database().command("dbStats")  # type: ignore[attr-defined] # of django-mongodb-backend
-        free, held = int(sizes["fsTotalSize"] - sizes["fsUsedSize"]), int(sizes["totalSize"])
-        where = "on MongoDB's disk"
-    except (PyMongoError, DatabaseError):
-        free, held, where = shutil.disk_usage(_existing(settings.VAR)).free, 0, f"under {settings.VAR}"
-    days, kept = free / DAY_BYTES, settings.TICK_RETENTION_DAYS
-    room = f"room for {days:.1f} more full days at 1,600 ticks/s"
-    text = f"{free / 1e9:.1f} GB free {where}: {room}; {kept} are kept ({held / 1e9:.1f} GB held now)"
+    """How much room there is where the data folder is: journal, logs, and MongoDB's data where it is the embedded one."""
+    free = shutil.disk_usage(_existing(settings.VAR)).free
+    text = f"{free / 1e9:.1f} GB free under {settings.VAR}"
     if free < LEAST_BYTES:
         yield fail("disk", text, "free some space, or move TRADINGOK_VAR to another disk")
-    elif free + held < kept * DAY_BYTES:
-        yield warn("disk", text, f"keep fewer days (TRADINGOK_TICK_DAYS={max(1, int((free + held) / DAY_BYTES))}), or free some space")
     else:
         yield ok("disk", text)
+
+
+def mongodb_disk() -> Findings:
+    """How many more days of ticks there is room for on MongoDB's own disk."""
+    sizes = connection.get_database().command("dbStats")  # type: ignore[attr-defined] # of django-mongodb-backend
+    free, held, kept = int(sizes["fsTotalSize"] - sizes["fsUsedSize"]), int(sizes["totalSize"]), settings.TICK_RETENTION_DAYS
+    room = f"room for {free / DAY_BYTES:.1f} more full days at 1,600 ticks/s"
+    text = f"{free / 1e9:.1f} GB free: {room}; {kept} are kept ({held / 1e9:.1f} GB held now)"
+    if free < LEAST_BYTES:
+        yield fail("mongodb's disk", text, "free some space, or keep fewer days (TRADINGOK_TICK_DAYS)")
+    elif free + held < kept * DAY_BYTES:
+        days = max(1, int((free + held) / DAY_BYTES))
+        yield warn("mongodb's disk", text, f"keep fewer days (TRADINGOK_TICK_DAYS={days}), or free some space")
+    else:
+        yield ok("mongodb's disk", text)
 
 
 def _existing(folder: Path) -> Path:

@@ -74,7 +74,7 @@ class SelfTest:
             return fail(what, f"the connection failed: {error or type(error).__name__}", LOGS)
         except Unexpected as error:
             return fail(what, str(error), LOGS)
-        except (LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             return fail(what, f"an answer that the contract does not know: {type(error).__name__} {error}", LOGS)
 
     def _get(self, path: str, **parameters: Any) -> Any:

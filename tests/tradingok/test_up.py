@@ -160,7 +160,7 @@ def test_ctrl_c_stops_one_copy_in_order_and_leaves_the_other(copies: tuple[Copy,
     assert len(theirs) >= 5
     begun = time.monotonic()
     assert two.stop() == 0
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 90
     stopped = [line.split()[1].rstrip(":") for line in two.run.lines if line.endswith(": stopped")]
     assert stopped == ["beat", "worker", "web", "feed", "exchange", "valkey", "mongod"]
     assert all(process_ended(pid) for pid in theirs)
