@@ -18,7 +18,7 @@ from broker.pipeline import Pipeline
 from broker.universe import reconcile, within_limits
 from broker.upstox.feed import FeedConnection
 from instruments.selectors import instrument_ids, instrument_keys, universe_resolve
-from instruments.services import instrument_placeholder_create, rules_default_create
+from instruments.services import instrument_placeholder_create, rules_default_create, spots_record
 from marketdata import live_state
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Following:
             await asyncio.to_thread(rules_default_create)
             self._defaults_made = True
         universe = await asyncio.to_thread(lambda: universe_resolve(spots=spots, at_ms=at_ms))
+        await asyncio.to_thread(lambda: spots_record(spots=spots, at_ms=at_ms))  # what the API says of the rules is of these prices
         wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
         ids = await asyncio.to_thread(ids_with_placeholders, list(wanted))
         self.learn(ids)
