@@ -19,7 +19,7 @@ from websockets.sync.server import Server, ServerConnection, serve
 import dashboard
 from tests.browser.conftest import OpenPage
 
-MODULE = Path(dashboard.__file__).parent / "static/dashboard/tradingok.js"
+MODULES = Path(dashboard.__file__).parent / "static/dashboard"
 PAGE = "<!doctype html><title>client</title><link rel=icon href='data:,'>"
 
 HELLO = {"event": "hello", "protocol": 1, "epoch": 7, "feed": {}, "market": {}, "time": 0}
@@ -44,11 +44,11 @@ class ScriptedServer:
         self._thread.start()
 
     def _page(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer what is no WebSocket: the module, and an empty page."""
+        """Answer what is no WebSocket: the page's modules, and an empty page."""
         if request.path == "/ws/market/":
             return None
-        module = request.path == "/tradingok.js"
-        response = connection.respond(HTTPStatus.OK, MODULE.read_text() if module else PAGE)
+        module = request.path.endswith(".js")
+        response = connection.respond(HTTPStatus.OK, (MODULES / request.path[1:]).read_text() if module else PAGE)
         del response.headers["Content-Type"]
         response.headers["Content-Type"] = "text/javascript" if module else "text/html"
         return response

@@ -59,14 +59,6 @@ def test_every_module_that_a_module_imports_is_served() -> None:
     assert {"tradingok.js", "watchlist.js", "chart.js"} <= seen
 
 
-def test_the_chart_library_comes_out_of_its_package() -> None:
-    path = finders.find("vendor/lightweight-charts.js")
-    assert path is not None
-    with open(path, encoding="utf-8") as library:
-        assert "TradingView Lightweight Charts" in library.read(200)
-    assert finders.find("vendor/another.js") is None
-
-
 def test_the_client_module_stays_short_enough_to_be_read() -> None:
     path = finders.find("dashboard/tradingok.js")
     assert path is not None
