@@ -1,8 +1,8 @@
 """The latest quote of an instrument: ticks folded into state. Pure.
 
-Laws: a partial tick never blanks what was known; a live tick that steps back (its day's volume is lower within one IST day
-of trading, or its trade time is earlier) changes nothing and is counted; a snapshot is believed, whatever it says; an equal
-tick does not move `seq`.
+Laws: a partial tick never blanks what was known (levels that were sent are whole: a side they lack is gone); a live tick
+that steps back (its day's volume is lower within one IST day of trading, or its trade time is earlier) changes nothing and
+is counted; a snapshot is believed, whatever it says; an equal tick does not move `seq`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ CHANGED = 1
 DEPTH_CHANGED = 2
 
 _VOLUME = FIELDS.index("volume")
+_BEST = FIELDS.index("bid_price")
+_NO_BEST = (None, None, None, None)
+"""Bid price and quantity, ask price and quantity."""
 
 
 class Quote:
@@ -60,9 +63,10 @@ class Quote:
         if self.seq and not snapshot and self._steps_back(old, new):
             self.out_of_order += 1
             return UNCHANGED
-        if None in new:
-            new = tuple([was if value is None else value for was, value in zip(old, new, strict=True)])
         depth = tick.depth
+        if None in new:
+            known = old[:_BEST] + _NO_BEST + old[_BEST + 4 :] if depth else old  # a side that the levels lack is not there
+            new = tuple([was if value is None else value for was, value in zip(known, new, strict=True)])
         if new == old and (not depth or depth == self.depth):
             self.repeated += 1
             self.broker_ms = max(self.broker_ms, broker_ms)

@@ -113,23 +113,13 @@ async def snapshot(url: str, api_key: str, keys: list[str]) -> dict[str, dict[st
     return quotes
 
 
-@pytest.mark.usefixtures("valkey")
-def test_the_hundred_real_frames_reach_store_rest_and_websocket_as_they_were_sent(
-    start_exchange: StartExchange,  # noqa: F811
-    start_feed: StartFeed,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    source = read_hundred_frames()
-    path = real_data("nifty_banknifty_100frames_2026-01-23.frames.bin")
-    exchange = start_exchange("--replay", str(path), "--speed", "0")
-    feed = run_replay(exchange, start_feed, list(source))
+def assert_last_quotes_equal(source: dict[str, list[Figures]], folder: Path) -> None:
+    """With a web process: the quote of each instrument, over REST and over WebSocket, is the source's last update."""
     last = {key: updates[-1] for key, updates in source.items()}
-
-    owner = User.objects.create_user("reader")
-    api_key = api_key_create(user=owner, name="replay")
+    api_key = api_key_create(user=User.objects.create_user("reader"), name="replay")
     port = ports.choose()
-    environment = {**os.environ, "PORT": str(port), "TRADINGOK_VAR": str(tmp_path), "SECRET_KEY": settings.SECRET_KEY}
-    web = Process("web", [sys.executable, "-m", "tradingok.server"], environment, tmp_path)
+    environment = {**os.environ, "PORT": str(port), "TRADINGOK_VAR": str(folder), "SECRET_KEY": settings.SECRET_KEY}
+    web = Process("web", [sys.executable, "-m", "tradingok.server"], environment, folder)
     web.start()
     try:
         url = f"http://127.0.0.1:{port}"
@@ -143,9 +133,6 @@ def test_the_hundred_real_frames_reach_store_rest_and_websocket_as_they_were_sen
         web.stop()
     assert over_rest == last
     assert over_websocket == last
-
-    assert sum(map(len, source.values())) == 859
-    assert_store_equals(source, feed)
 
 
 def answers(url: str) -> bool:
@@ -164,16 +151,32 @@ def wait_until(holds: Callable[[], bool], seconds: float, told: Callable[[], str
         time.sleep(0.1)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("valkey")
-def test_four_real_whole_days_reach_the_store_as_they_were_sent(
+def test_the_hundred_real_frames_reach_store_rest_and_websocket_as_they_were_sent(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    source = read_hundred_frames()
+    exchange = start_exchange("--replay", str(real_data("nifty_banknifty_100frames_2026-01-23.frames.bin")), "--speed", "0")
+    feed = run_replay(exchange, start_feed, list(source))
+    assert_last_quotes_equal(source, tmp_path)
+    assert sum(map(len, source.values())) == 859
+    assert_store_equals(source, feed)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("valkey")
+def test_four_real_whole_days_reach_store_rest_and_websocket_as_they_were_sent(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     source = {
         key: [figures_of(feed) for feed in json.loads(gzip.decompress(real_data(name).read_bytes()))] for key, name in CAPTURES.items()
     }
     exchange = start_exchange("--replay", *(str(real_data(name)) for name in CAPTURES.values()), "--speed", "0")
     feed = run_replay(exchange, start_feed, list(source))
+    assert_last_quotes_equal(source, tmp_path)
     assert sum(map(len, source.values())) > 100_000
     assert_store_equals(source, feed)

@@ -35,6 +35,17 @@ def test_a_partial_tick_blanks_nothing() -> None:
     assert quote.seq == 2
 
 
+def test_a_book_that_lost_a_side_has_no_best_price_there() -> None:
+    quote = Quote(1)
+    quote.apply(_tick(option_feed()), 1)
+    one_sided = option_feed(volume=825)
+    for level in one_sided.fullFeed.marketFF.marketLevel.bidAskQuote:
+        level.ClearField("bidP")
+        level.ClearField("bidQ")
+    assert quote.apply(_tick(one_sided), 2) == CHANGED | DEPTH_CHANGED
+    assert (_value(quote, "bid_price"), _value(quote, "bid_quantity"), _value(quote, "ask_quantity")) == (None, None, 150)
+
+
 def test_an_equal_tick_does_not_count() -> None:
     quote = Quote(1)
     quote.apply(_tick(option_feed()), 1)
