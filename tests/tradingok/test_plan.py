@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.core.management import call_command
+from django.utils import timezone
+from pytest_django.fixtures import Settings
 
+from broker.models import BrokerSession
 from tradingok import plan, ports
 from tradingok.places import remembered_url
 from tradingok.supervisor import StartFailed
@@ -87,3 +93,29 @@ def test_an_unreadable_memory_gives_another_port(tmp_path: Path, content: str) -
 )
 def test_every_listening_address_has_one_to_reach_it(host: str, expected: str) -> None:
     assert plan.reachable(host) == expected
+
+
+def which_broker() -> str:
+    """What `manage.py whichbroker` prints."""
+    output = io.StringIO()
+    call_command("whichbroker", stdout=output)
+    return output.getvalue().strip()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("setting", ["UPSTOX_ACCESS_TOKEN", "UPSTOX_CLIENT_ID"])
+def test_any_credentials_mean_the_real_broker(settings: Settings, setting: str) -> None:
+    assert which_broker() == "exchange"
+    setattr(settings, setting, "hunter2")
+    assert which_broker() == "upstox"
+    settings.EXCHANGE_URL = "http://127.0.0.1:1"
+    assert which_broker() == "exchange"
+
+
+@pytest.mark.django_db
+def test_a_session_that_has_expired_still_means_the_real_broker() -> None:
+    long_ago = timezone.now() - timedelta(days=30)
+    session = BrokerSession.objects.create(broker="upstox", token_encrypted=b"", issued_at=long_ago, expires_at=long_ago)
+    assert which_broker() == "upstox"
+    BrokerSession.objects.filter(pk=session.pk).update(revoked_at=timezone.now())
+    assert which_broker() == "exchange"
