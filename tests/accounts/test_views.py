@@ -8,8 +8,8 @@ import pytest
 from django.contrib.sessions.models import Session as DjangoSession
 from django.test import Client
 
-from accounts.models import Session, User
-from accounts.services import sign_in_link_create
+from accounts.models import ApiKey, Session, User
+from accounts.services import api_key_create, api_key_user, sign_in_link_create
 
 pytestmark = pytest.mark.django_db
 
@@ -78,3 +78,48 @@ def test_signing_out_ends_the_session_in_the_database(user: User, client: Client
     assert client.post("/signout/")["Location"] == "/signin/"
     assert Session.objects.count() == 0
     assert DjangoSession.objects.count() == 0
+
+
+# --- the admin --------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("trader", password="a long password"))
+    return client
+
+
+def test_the_admin_lists_finds_and_ends_keys_and_never_makes_or_shows_one(user: User, admin: Client) -> None:
+    secret, other = api_key_create(user=user, name="laptop"), api_key_create(user=user, name="server")
+    listed = admin.get("/admin/accounts/apikey/").content.decode()
+    assert "laptop" in listed
+    assert secret not in listed
+    found = admin.get("/admin/accounts/apikey/", {"q": "lapt"}).content.decode()
+    assert "laptop" in found
+    assert "server" not in found
+
+    key = ApiKey.objects.get(name="laptop")
+    page = admin.get(f"/admin/accounts/apikey/{key.pk}/change/").content.decode()
+    assert secret not in page
+    assert admin.get("/admin/accounts/apikey/add/").status_code == 403
+
+    assert api_key_user(secret) == user
+    answer = admin.post("/admin/accounts/apikey/", {"action": "revoke", "_selected_action": [key.pk]}, follow=True)
+    assert "1 revoked." in answer.content.decode()
+    assert api_key_user(secret) is None
+    assert api_key_user(other) == user
+
+
+def test_the_admin_has_its_everyday_pages_for_users(user: User, admin: Client) -> None:
+    assert "asha" in admin.get("/admin/accounts/user/", {"q": "ash"}).content.decode()
+    form = {"username": "ravi", "usable_password": "true", "password1": "another long one", "password2": "another long one"}
+    assert admin.post("/admin/accounts/user/add/", form).status_code == 302
+    made = User.objects.get(username="ravi")
+    assert made.check_password("another long one")
+    assert admin.get(f"/admin/accounts/user/{made.pk}/change/").status_code == 200
+    assert admin.post(f"/admin/accounts/user/{made.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not User.objects.filter(username="ravi").exists()
+
+
+def test_the_admin_is_for_staff(user: User, client: Client) -> None:
+    client.force_login(user)
+    assert client.get("/admin/")["Location"].startswith("/admin/login/")

@@ -7,10 +7,10 @@ import time
 import pytest
 from rest_framework.test import APIClient
 
-from marketdata.domain.candle import MINUTE_MS
+from marketdata.domain.candle import MINUTE_MS, day_start_ms
 from marketdata.selectors import TicksToday
 from marketdata.wire import QuoteEntry
-from tests.marketdata.api.fixtures import publish_latest, status_of, store_minutes, store_ticks
+from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes, store_ticks
 from tests.marketdata.way_out import entry_of
 
 STATS = "/api/marketdata/stats/"
@@ -61,6 +61,30 @@ def test_ticks_of_today_are_counted(client: APIClient, monkeypatch: pytest.Monke
     monkeypatch.setattr("marketdata.api.stats.ticks_today", TicksToday())
     store_ticks(7, [now_ms - 3 * 86_400_000, now_ms - 2, now_ms - 1])
     assert client.get(STATS).json()["ticks_stored_today"] == 2
+
+
+def test_the_count_of_today_grows_with_the_ticks_and_begins_again_at_midnight(db: None) -> None:
+    counted = TicksToday()
+    midnight = day_start_ms(OPEN_MS)
+    store_ticks(7, [midnight - 1, midnight, midnight + 1])
+    assert counted.read(midnight + 5) == 2
+    store_ticks(7, [midnight + n * MINUTE_MS for n in range(1, 60)])
+    assert counted.read(midnight + 60 * MINUTE_MS) == 61
+    store_ticks(7, [midnight + 55 * MINUTE_MS + 1])  # a store that lags
+    assert counted.read(midnight + 61 * MINUTE_MS) == 62
+    assert counted.read(midnight + 86_400_000) == 0
+
+
+def test_a_day_that_takes_too_long_to_count_is_counted_bit_by_bit(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = TicksToday()
+    midnight = day_start_ms(OPEN_MS)
+    store_ticks(7, [midnight + n * MINUTE_MS for n in range(600)])
+    monkeypatch.setattr(TicksToday, "BUDGET_SECONDS", 0.02)
+    answers = [counted.read(midnight + 600 * MINUTE_MS)]
+    while answers[-1] is None:
+        answers.append(counted.read(midnight + 600 * MINUTE_MS))
+        assert len(answers) < 1000
+    assert answers[-1] == 600
 
 
 @pytest.mark.parametrize(("name", "value"), [("window", "2d"), ("limit", "0"), ("limit", "101"), ("top", "5")])
