@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 from django.contrib.auth import login
@@ -11,14 +13,28 @@ from django.shortcuts import redirect
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 
+from accounts.api.throttling import TokenBuckets
 from accounts.services import sign_in_link_use
+
+ATTEMPTS = 10
+PAUSE_SECONDS = 5.0
+
+attempts = TokenBuckets()
 
 
 class SignInView(LoginView):
-    """The form, and how to get a link instead."""
+    """The form, and how to get a link instead. Guessing is slow: ATTEMPTS at once, then one in PAUSE_SECONDS."""
 
     template_name = "accounts/signin.html"
     redirect_authenticated_user = True
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        name = f"{request.META.get('REMOTE_ADDR')} {request.POST.get('username', '')[:150].lower()}"
+        wait = attempts.take(name, rate=1 / PAUSE_SECONDS, burst=ATTEMPTS, now=time.monotonic())
+        if wait:
+            context = self.get_context_data(form=self.get_form_class()(request), wait_seconds=math.ceil(wait))
+            return self.render_to_response(context, status=429, headers={"Retry-After": str(math.ceil(wait))})
+        return super().post(request, *args, **kwargs)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(link_spent="spent" in self.request.GET, **kwargs)

@@ -10,6 +10,7 @@ from django.test import Client
 
 from accounts.models import ApiKey, Session, User
 from accounts.services import api_key_create, api_key_user, sign_in_link_create
+from accounts.views import attempts
 
 pytestmark = pytest.mark.django_db
 
@@ -64,6 +65,18 @@ def test_the_form_signs_in_and_says_how_to_get_a_link(user: User, client: Client
     assert "Please enter a correct username" in wrong.content.decode()
     right = client.post("/signin/", {"username": "asha", "password": "a long password"})
     assert (right.status_code, right["Location"]) == (302, "/")
+
+
+def test_guessing_passwords_is_slowed_down_for_that_name_only(user: User, client: Client) -> None:
+    attempts.clear()
+    answers = [client.post("/signin/", {"username": "asha", "password": str(number)}) for number in range(12)]
+    assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
+    assert 1 <= int(answers[-1]["Retry-After"]) <= 5
+    assert "Too many attempts" in answers[-1].content.decode()
+    assert client.post("/signin/", {"username": "ASHA", "password": "a long password"}).status_code == 429
+    assert client.post("/signin/", {"username": "ravi", "password": "x"}).status_code == 200
+    attempts.clear()
+    assert client.post("/signin/", {"username": "asha", "password": "a long password"}).status_code == 302
 
 
 def test_the_form_leads_nobody_to_another_site(user: User, client: Client) -> None:
