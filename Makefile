@@ -1,5 +1,7 @@
 # `make run` and `make test` do everything from a bare clone; `make help` names the rest.
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 EMBEDDED := $(BIN)/python -m tradingok.embedded --temporary --
@@ -29,12 +31,12 @@ setup-dev: .venv/installed-dev
 
 .venv/installed: requirements.txt | .venv/bin/python
 	@echo "Installing requirements.txt (about 200 MB, a minute or two the first time)"
-	@$(BIN)/python -m pip install -r requirements.txt
+	@$(BIN)/python -m pip install -r requirements.txt | { grep -v "already satisfied" || true; }
 	@touch $@
 
 .venv/installed-dev: requirements.txt requirements-dev.txt | .venv/bin/python
 	@echo "Installing requirements-dev.txt (about 300 MB, a minute or two the first time)"
-	@$(BIN)/python -m pip install -r requirements-dev.txt
+	@$(BIN)/python -m pip install -r requirements-dev.txt | { grep -v "already satisfied" || true; }
 	@touch .venv/installed $@
 
 run: setup
