@@ -7,12 +7,14 @@ which is synchronous from end to end, runs in one thread of a bounded pool.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIHandler
-from django.http import HttpRequest
+from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 THREADS = 16
@@ -34,4 +36,12 @@ class ThreadedHandler(ASGIHandler):
         await self.handle(scope, receive, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        return await self._respond(request)
+        response = await self._respond(request)
+        if isinstance(response, StreamingHttpResponse) and not response.is_async:  # a file: else Django reads all of it before sending
+            response.streaming_content = self._from_threads(iter(cast(Iterable[bytes], response.streaming_content)))
+        return response
+
+    async def _from_threads(self, parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+        advance = sync_to_async(partial(next, parts, None), thread_sensitive=False, executor=self._threads)
+        while (part := await advance()) is not None:
+            yield part

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import cast
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.permissions import SAFE_METHODS, BasePermission
@@ -30,16 +32,27 @@ class SignedInToChange(BasePermission):
         return request.method in SAFE_METHODS or isinstance(request.successful_authenticator, SessionAuthentication)
 
 
+@extend_schema_field(OpenApiTypes.INT64)
+class EpochField(serializers.ReadOnlyField):
+    """A moment as epoch milliseconds, UTC."""
+
+    def to_representation(self, value: datetime) -> int:
+        return round(value.timestamp() * 1000)
+
+
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     """One key. `secret` is there only in the answer that made it."""
 
     id = serializers.CharField(source="digest", read_only=True, help_text="SHA-256 of the secret: names the key, opens nothing.")
+    created_ms = EpochField(source="created_at", help_text="ms UTC")
+    last_used_ms = EpochField(source="last_used_at", allow_null=True, help_text="ms UTC, to the minute; null: never.")
+    revoked_ms = EpochField(source="revoked_at", allow_null=True, help_text="ms UTC; null: it works.")
     secret = serializers.SerializerMethodField(help_text="Shown once, when the key is made.")
 
     class Meta:
         model = ApiKey
-        fields = ["id", "name", "hint", "created_at", "last_used_at", "revoked_at", "secret"]
-        read_only_fields = ["hint", "created_at", "last_used_at", "revoked_at"]
+        fields = ["id", "name", "hint", "created_ms", "last_used_ms", "revoked_ms", "secret"]
+        read_only_fields = ["hint"]
 
     def get_secret(self, key: ApiKey) -> str | None:
         return cast(str | None, self.context.get("secret"))

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from django.conf import settings
+from django.contrib.staticfiles import finders
 from django.utils import timezone
 
 from accounts.models import User
@@ -89,6 +91,22 @@ def test_candles_are_streamed_too(web: httpx.Client, reliance: Instrument) -> No
         opened = [row["candle"][1] for row in body["results"]]
         assert opened == (list(range(2500)) if order == "oldest" else list(range(2999, 499, -1)))
         assert len(web.get(body["next"]).json()["results"]) == 500
+
+
+def test_a_static_file_comes_whole_or_not_at_all(web: httpx.Client) -> None:
+    for path in ("drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js", "accounts/signin.css"):
+        found = finders.find(path)
+        assert isinstance(found, str)
+        whole = Path(found).read_bytes()
+        answer = web.get(f"/static/{path}")
+        assert answer.content == whole
+        again = web.get(f"/static/{path}", headers={"If-Modified-Since": answer.headers["Last-Modified"]})
+        assert (again.status_code, again.content) == (304, b"")
+        part = web.get(f"/static/{path}", headers={"Range": "bytes=10-19"})
+        assert (part.status_code, part.content) == (206, whole[10:20])
+        assert web.head(f"/static/{path}").headers["Content-Length"] == str(len(whole))
+    assert web.get("/static/../settings.py").status_code == 404
+    assert web.get("/static/nothing.css").status_code == 404
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_stream_harms_nobody(web: httpx.Client, reliance: Instrument) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from rest_framework.test import APIClient
 
@@ -33,11 +35,14 @@ def test_a_keys_secret_is_shown_once(session: APIClient, user: User) -> None:
     assert made.status_code == 201
     assert made["Cache-Control"] == "no-store"
     secret = made.json()["secret"]
+    assert abs(made.json()["created_ms"] - time.time() * 1000) < 60_000
+    assert made.json()["last_used_ms"] is made.json()["revoked_ms"] is None
     assert api_key_user(secret) == user
 
     listed = session.get("/api/keys/").json()
     assert [key["name"] for key in listed] == ["laptop"]
     assert listed[0]["secret"] is None
+    assert listed[0]["last_used_ms"] >= listed[0]["created_ms"]
     assert listed[0]["id"] == made.json()["id"]
     assert secret not in session.get("/api/keys/").content.decode()
 
