@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import time
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -31,7 +32,8 @@ SUMMARY = """
     Market    {market}
     Data      {var}
     Logs      {logs}
-    Check     {manage} doctor    and    {manage} selftest
+    Check     {manage} doctor
+              {manage} selftest
     Stop      Ctrl-C
 """
 
@@ -95,10 +97,10 @@ class Command(BaseCommand):
 
 
 def _short_manage() -> str:
-    """How the person at the terminal calls manage.py from the project's folder."""
-    python = Path(plan.MANAGE[0])
-    folder = Path(plan.MANAGE[1]).parent
-    return f"{python.relative_to(folder) if python.is_relative_to(folder) else python} manage.py"
+    """How the person at the terminal calls manage.py for this copy from the project's folder."""
+    python, folder = Path(plan.MANAGE[0]), Path(plan.MANAGE[1]).parent
+    chosen = "".join(f"{name}={shlex.quote(os.environ[name])} " for name in ("TRADINGOK_VAR", "PORT") if os.environ.get(name))
+    return f"{chosen}{python.relative_to(folder) if python.is_relative_to(folder) else python} manage.py"
 
 
 def _record(file: Path) -> logging.Logger:
