@@ -85,7 +85,10 @@ class Command(BaseCommand):
         base = f"http://{'localhost' if settings.HOST in {'127.0.0.1', '0.0.0.0', '::', '::1', ''} else settings.HOST}:{settings.PORT}"
         exchange = supervisor.environment.get("TRADINGOK_EXCHANGE_URL")
         market = f"simulated exchange ({exchange}): prices are made up" if exchange else "Upstox"
-        link = supervisor.ask([*plan.MANAGE, "signinlink", "--base-url", base])
+        try:
+            link = supervisor.ask([*plan.MANAGE, "signinlink", "--base-url", base])
+        except StartFailed as error:  # what runs goes on running
+            link = f"(no link: {error})"
         # The link goes to the terminal only, never to a log.
         self._show(SUMMARY.format(link=link, base=base, market=market, var=settings.VAR, logs=supervisor.logs, manage=_short_manage()))
 
