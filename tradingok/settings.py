@@ -238,19 +238,16 @@ EXCHANGE_URL = env.url(
     schemes=("http",),
     shown="",
 )
-UPSTOX_API_URL = EXCHANGE_URL or env.url(
-    "UPSTOX_API_URL", "https://api.upstox.com", "The broker's REST address.", schemes=("https", "http")
+UPSTOX_API_URL = env.url("UPSTOX_API_URL", "https://api.upstox.com", "The broker's REST address.", schemes=("https", "http"))
+INSTRUMENT_MASTER_URL = env.url(
+    "TRADINGOK_MASTER_URL",
+    "https://assets.upstox.com/market-quote/instruments/exchange/NSE.json.gz",
+    "The broker's instrument master.",
+    schemes=("https", "http"),
 )
-INSTRUMENT_MASTER_URL = (
-    f"{EXCHANGE_URL}/market-quote/instruments/exchange/NSE.json.gz"
-    if EXCHANGE_URL
-    else env.url(
-        "TRADINGOK_MASTER_URL",
-        "https://assets.upstox.com/market-quote/instruments/exchange/NSE.json.gz",
-        "The broker's instrument master.",
-        schemes=("https", "http"),
-    )
-)
+if EXCHANGE_URL:
+    UPSTOX_API_URL = EXCHANGE_URL
+    INSTRUMENT_MASTER_URL = f"{EXCHANGE_URL}/market-quote/instruments/exchange/NSE.json.gz"
 
 # --- Celery -----------------------------------------------------------------------------------------------------------
 CELERY_BROKER_URL = REDIS_URL
