@@ -115,6 +115,7 @@ class Hub:
         self._reported = asyncio.Event()
         self._demand_changed = asyncio.Event()
         self._report_at = self._entries_at = self._reopened_at = self._leased_at = self._forgot_at = 0.0
+        self._closed = False
         self._told: tuple[object, ...] = ()
         self._told_segments: dict[str, str] = {}
 
@@ -141,6 +142,7 @@ class Hub:
 
     async def close(self, code: int) -> None:
         """Say bye to every client, wait CLOSE_SECONDS for them to go, abort the rest, leave the group."""
+        self._closed = True
         for client in list(self.clients.values()):
             client.close(code)
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -152,11 +154,11 @@ class Hub:
         tasks = [*self._tasks, *([self._follower] if self._follower else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
         await live_state.aclose()
 
     async def _for_ever(self, step: Callable[[], Awaitable[None]]) -> None:
-        while True:
+        while not self._closed:  # the layer's flush swallows a cancellation
             try:
                 await step()
             except Exception:

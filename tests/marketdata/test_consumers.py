@@ -504,8 +504,9 @@ async def test_lost_messages_are_made_good_from_the_shared_state(server: WebServ
         feed.newest[1] = entry_of(1, 2, 99.0)
         told = await client.next(event="feed:status", state="reconnecting")
         assert told["detail"] == "3 messages of the feed were lost."
+        client.seen.clear()
         await client.price("TEST|1", 99.0)
-        await client.next(event="feed:status", state="live")
+        await client.told(event="feed:status", state="live")
 
 
 async def test_redis_restarts_and_clients_see_reconnecting_then_fresh_quotes(db: None, tmp_path: Path, settings: Any) -> None:

@@ -158,6 +158,22 @@ def test_ping_tells_the_round_trip() -> None:
     assert 0 < live_state.ping() < 1
 
 
+async def test_a_task_that_is_cancelled_ends_wherever_it_is() -> None:
+    status = ScriptedFeed().status()
+
+    async def write_for_ever() -> None:
+        while True:
+            await live_state.astatus_write(status)
+
+    for step in range(100):
+        task = asyncio.create_task(write_for_ever())
+        await asyncio.sleep(0.0001 * step)
+        task.cancel()
+        await asyncio.wait([task], timeout=2)
+        assert task.cancelled(), f"went on after its cancellation, round {step}"
+    await live_state.aclose()
+
+
 BLOCKING: dict[str, Callable[[], Any]] = {
     "ping": live_state.ping,
     "quotes_read": live_state.quotes_read,

@@ -234,12 +234,21 @@ class MarketClient:
 
     async def next(self, **wanted: Any) -> dict[str, Any]:
         """Read until a message comes that has these values."""
-        async with asyncio.timeout(DEADLINE):
-            while True:
-                message: dict[str, Any] = json.loads(await self.connection.recv())
-                self.seen.append(message)
-                if all(message.get(name) == value for name, value in wanted.items()):
-                    return message
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    message: dict[str, Any] = json.loads(await self.connection.recv())
+            except TimeoutError:
+                raise AssertionError(f"no {wanted} in {DEADLINE:.0f} s; the last messages: {str(self.seen[-3:])[:1000]}") from None
+            self.seen.append(message)
+            if all(message.get(name) == value for name, value in wanted.items()):
+                return message
+
+    async def told(self, **wanted: Any) -> None:
+        """Read until such a message has come since the last look at `seen` was cleared."""
+        if not any(all(message.get(name) == value for name, value in wanted.items()) for message in self.seen):
+            await self.next(**wanted)
 
     async def price(self, key: str, price: float) -> list[Any]:
         """Read until the key's last price is this; return [seq, quote]."""
