@@ -122,7 +122,7 @@ def series_response(request: Request, series: Series, cursor: Cursor, limit: int
 
     async def stream() -> AsyncIterator[bytes]:
         yield write(request, series, first)
-        while (piece := await sync_to_async(advance)()) is not None:
+        while (piece := await sync_to_async(advance, thread_sensitive=False)()) is not None:
             yield write(request, series, piece)
 
     return StreamingHttpResponse(stream(), content_type=content_type)
