@@ -1,9 +1,8 @@
-"""The hub: batches in, fragments out, and what it does when it may have missed something."""
+"""The hub of a loop: one, whoever asks; and what sync code reads of it, or without it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,46 +15,13 @@ from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 
 from marketdata import live_state
-from marketdata.bus import BusBatch
 from marketdata.hub import Hub, close_hub, current_hub, get_hub, latest_entries
 from marketdata.models import LatestQuote
-from marketdata.outbox import Outbox
-from marketdata.wire import FULL, LTPC, entry_pack
+from marketdata.wire import entry_pack
 from tests.marketdata.way_out import ScriptedFeed, auntil, entry_of, own_valkey
 from tradingok.embedded import stop_server
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
-
-
-class RecordingClient:
-    """A connection that counts how often it is woken, and what it is told."""
-
-    def __init__(self) -> None:
-        self.outbox = Outbox()
-        self.lease: tuple[str, str] | None = None
-        self.woken = 0
-        self.closed: list[int] = []
-        self.hub: Hub | None = None
-
-    def wake(self) -> None:
-        self.woken += 1
-
-    def inspect(self, now: float) -> None:
-        pass
-
-    def close(self, code: int) -> None:
-        self.closed.append(code)
-
-    def abort(self) -> None:
-        if self.hub is not None:
-            self.hub.disconnect(self)
-
-    def ticks(self, hub: Hub) -> list[Any]:
-        return [json.loads(fragment) for fragment in hub.fragments(self.outbox)]
-
-    def told(self, event: str) -> list[dict[str, Any]]:
-        messages = [json.loads(message) for message in self.outbox.drain_control()]
-        return [message for message in messages if message["event"] == event]
 
 
 @pytest_asyncio.fixture
@@ -70,89 +36,6 @@ async def feed(valkey: redis.Redis) -> AsyncIterator[ScriptedFeed]:
         yield running
 
 
-def client_of(hub: Hub, *instruments: int, mode: int = FULL) -> RecordingClient:
-    client = RecordingClient()
-    client.hub = hub
-    hub.connect(client)
-    for instrument in instruments:
-        hub.subscribe(client, instrument, f"TEST|{instrument}", mode)
-    return client
-
-
-@pytest.fixture
-def quiet_hub(db: None) -> Hub:
-    """A hub that was not started: batches are handed to it by the test."""
-    return Hub()
-
-
-def batch(n: int, *entries: Any, epoch: int = 7, shard: int = 0) -> BusBatch:
-    return BusBatch(shard, epoch, n, list(entries), None)
-
-
-def test_a_batch_wakes_each_client_once_and_only_those_it_concerns(quiet_hub: Hub) -> None:
-    both, one, other = client_of(quiet_hub, 1, 2), client_of(quiet_hub, 2, mode=LTPC), client_of(quiet_hub, 3)
-    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0), entry_of(2, 1, 20.0)))
-    assert (both.woken, one.woken, other.woken) == (1, 1, 0)
-    assert [(key, seq, quote["last_price"]) for key, seq, quote in both.ticks(quiet_hub)] == [("TEST|1", 1, 10.0), ("TEST|2", 1, 20.0)]
-    assert "volume" not in one.ticks(quiet_hub)[0][2]
-    assert other.ticks(quiet_hub) == []
-
-
-def test_clients_of_a_kind_share_the_same_bytes(quiet_hub: Hub) -> None:
-    first, second = client_of(quiet_hub, 1), client_of(quiet_hub, 1)
-    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
-    assert quiet_hub.fragments(first.outbox)[0] is quiet_hub.fragments(second.outbox)[0]
-
-
-def test_quotes_never_go_back(quiet_hub: Hub) -> None:
-    quiet_hub._apply(batch(1, entry_of(1, 5, 50.0)))
-    quiet_hub._apply(batch(1, entry_of(1, 6, 60.0)))  # the same number again
-    quiet_hub._apply(batch(2, entry_of(1, 4, 40.0)))  # an older seq
-    quiet_hub._apply(batch(9, entry_of(1, 99, 99.0), epoch=6))  # an earlier run
-    assert (quiet_hub.entries[1].seq, quiet_hub.stale_total) == (5, 1)
-    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0), epoch=8))
-    assert quiet_hub.entries[1].seq == 1
-
-
-@pytest.mark.parametrize(
-    ("second", "why"),
-    [
-        (batch(2), ""),
-        (batch(3), "1 messages of the feed were lost."),
-        (batch(12), "10 messages of the feed were lost."),
-        (batch(1, epoch=8), "The feed has started again."),
-        (batch(40, shard=1), ""),
-    ],
-)
-def test_only_a_hole_or_another_run_is_a_loss(quiet_hub: Hub, second: BusBatch, why: str) -> None:
-    quiet_hub._apply(batch(1))
-    quiet_hub._apply(second)
-    assert quiet_hub.board.lost_why == why
-
-
-def test_a_client_that_left_is_forgotten(quiet_hub: Hub) -> None:
-    client = client_of(quiet_hub, 1, 2)
-    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
-    quiet_hub.disconnect(client)
-    woken = client.woken
-    quiet_hub._apply(batch(2, entry_of(1, 2, 11.0), entry_of(2, 1, 20.0)))
-    assert client.woken == woken
-    assert not quiet_hub.clients
-
-
-def test_old_quotes_that_nobody_follows_are_forgotten(quiet_hub: Hub) -> None:
-    day = 86_400_000
-    old, kept = entry_of(1, 1, 10.0), entry_of(2, 1, 10.0)
-    client_of(quiet_hub, 2)
-    recent = entry_of(3, 1, 10.0)._replace(broker_ms=old.broker_ms + day)
-    newest = entry_of(4, 1, 10.0)._replace(broker_ms=old.broker_ms + 8 * day)
-    quiet_hub._apply(batch(1, old, kept, recent, newest))
-    quiet_hub._forget_old()
-    assert set(quiet_hub.entries) == {2, 3, 4}
-    quiet_hub._apply(batch(2, old))
-    assert quiet_hub.entries[1] == old
-
-
 async def test_one_hub_serves_a_loop_however_many_ask_at_once(hub: Hub) -> None:
     assert set(await asyncio.gather(*(get_hub() for _ in range(5)))) == {hub}
     assert current_hub() is hub
@@ -163,50 +46,6 @@ async def test_one_hub_serves_a_loop_however_many_ask_at_once(hub: Hub) -> None:
     assert other is not hub
 
 
-async def test_a_hub_that_starts_loads_what_is_known_and_follows(db: None, valkey: redis.Redis, feed: ScriptedFeed) -> None:
-    await feed.tick(1, 10.0)
-    await feed.write()
-    hub = await get_hub()
-    try:
-        assert hub.entries[1].seq == 1
-        assert hub.feed_view().state == "live"
-        await feed.tick(1, 11.0)
-        await auntil(lambda: hub.entries[1].seq == 2)
-        await auntil(lambda: hub.settled)
-    finally:
-        await close_hub()
-
-
-async def test_after_a_loss_clients_are_owed_whole_quotes(hub: Hub, feed: ScriptedFeed) -> None:
-    client = client_of(hub, 1)
-    await feed.tick(1, 10.0)
-    await auntil(lambda: hub.settled and 1 in hub.entries)
-    client.ticks(hub)
-    client.told("")
-    feed.n += 1
-    feed.newest[1] = entry_of(1, 2, 11.0, depth_changed=False)
-    await auntil(lambda: not hub.settled)
-    await auntil(lambda: hub.settled)
-    (tick,) = client.ticks(hub)
-    assert (tick[1], "depth" in tick[2]) == (2, True)
-    assert [message["state"] for message in client.told("feed:status")] == ["reconnecting", "live"]
-
-
-async def test_leases_of_connections_are_renewed(hub: Hub, valkey: redis.Redis, settings: Any) -> None:
-    client = client_of(hub)
-    client.lease = ("user", "one")
-    key = f"{settings.NAMESPACE}.connections.user"
-    await auntil(lambda: valkey.zscore(key, "one") is not None)
-
-
-async def test_a_slow_farewell_is_cut_short(hub: Hub) -> None:
-    client = client_of(hub, 1)
-    await close_hub(4001)
-    assert client.closed == [4001]
-    assert not hub.clients
-
-
-# --- what sync code reads -----------------------------------------------------------------------------------------------
 @database_sync_to_async
 def store(*entries: Any) -> None:
     LatestQuote.objects.bulk_create(
