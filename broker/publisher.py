@@ -60,14 +60,14 @@ class Publisher:
         """Write the quotes that changed since the last call, and the report, to the shared state.
 
         Raises:
-            live_state.Unavailable: they are written with the next call.
+            live_state.Unavailable: with the next call every quote is written, as the server may have lost them all.
         """
         unsaved, self._unsaved = self._unsaved, {}
         try:
             await live_state.aquotes_write(unsaved.values(), self.epoch)
             await live_state.astatus_write(status)
         except live_state.Unavailable:
-            self._unsaved = unsaved | self._unsaved
+            self._unsaved = dict(self._entries)
             self.counts["live_state_failed_total"] += 1
             raise
 

@@ -28,13 +28,13 @@ def instrument_ids(keys: Iterable[str]) -> dict[str, int]:
     """Return the id of the active instrument under each key; keys that nobody holds are left out."""
     held = {"instrument_key": {"$in": list(keys)}, "active": True}
     documents = instruments_collection().find(held, {"instrument_key": 1}, hint="instrument_key_tenure", batch_size=10_000)
-    return {document["instrument_key"]: document["_id"] for document in documents}
+    return {document["instrument_key"]: int(document["_id"]) for document in documents}
 
 
 def instrument_keys(ids: Iterable[int]) -> dict[int, str]:
     """Return the key that each instrument has, or had last; unknown ids are left out."""
     documents = instruments_collection().find({"_id": {"$in": list(ids)}}, {"instrument_key": 1}, batch_size=10_000)
-    return {document["_id"]: document["instrument_key"] for document in documents}
+    return {int(document["_id"]): document["instrument_key"] for document in documents}
 
 
 def instrument_resolve(name: str, *, as_of: datetime | None = None) -> Instrument:

@@ -195,9 +195,19 @@ def _candle_document(identifier: int, candle: Candle) -> Document:
 
 
 def candle_from_document(row: Document) -> Candle:
-    """Return a stored candle as the domain's."""
+    """Return a stored candle as the domain's. Its whole numbers are plain `int`s, not PyMongo's `Int64`, which JSON encoders refuse."""
     return Candle(
-        row["i"], row["n"], time_ms(row["t"]), row["o"], row["h"], row["l"], row["c"], row["v"], row.get("oi"), row["s"], row.get("rev", 0)
+        instrument=int(row["i"]),
+        interval=row["n"],
+        start_ms=time_ms(row["t"]),
+        open=row["o"],
+        high=row["h"],
+        low=row["l"],
+        close=row["c"],
+        volume=int(row["v"]),
+        open_interest=row.get("oi"),
+        state=row["s"],
+        revision=int(row.get("rev", 0)),
     )
 
 
