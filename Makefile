@@ -43,7 +43,7 @@ run: setup
 	@$(BIN)/python manage.py up
 
 test: setup-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 check: setup-dev
 	@echo "format";         ruff format --check --quiet --output-format concise . || { echo "Run: .venv/bin/ruff format ."; exit 1; }

@@ -80,7 +80,7 @@ def stream(exchange: RunningExchange, monkeypatch: pytest.MonkeyPatch) -> Iterat
         streamed.streamer.auto_reconnect(False)
         if streamed.streamer.feeder.ws.sock:
             streamed.streamer.disconnect()
-            assert streamed.closed.wait(10)
+            assert streamed.closed.wait(60)  # the SDK looks whether it is to end every ten seconds
 
 
 def feed_of(message: dict[str, Any], key: str) -> dict[str, Any]:
