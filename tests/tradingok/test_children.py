@@ -61,7 +61,8 @@ def test_a_child_ends_by_sigterm_and_one_that_ignores_it_is_killed() -> None:
     assert children.end(children.spawn(FOREVER, output=subprocess.DEVNULL), seconds=20) == -signal.SIGTERM
     read, write = os.pipe()
     deaf = children.spawn(DEAF, output=write)
-    assert os.read(read, 5) == b"deaf\n"
+    with os.fdopen(read, closefd=False) as said:
+        assert said.readline() == "deaf\n"
     assert children.end(deaf, seconds=0.2) == -signal.SIGKILL
     assert children.end(deaf, seconds=0.2) == -signal.SIGKILL
     os.close(read)

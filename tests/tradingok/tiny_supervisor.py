@@ -1,6 +1,7 @@
 """A real supervisor over tiny programs, as a process of its own. `python -m tests.tradingok.tiny_supervisor FOLDER [--servers] NAME=CODE…`
 
 Each CODE is a Python program; `NAME?=CODE` runs once, `NAME!=CODE` once and is required. It prints what the supervisor says.
+A program has STOP_SECONDS to end, fewer than in earnest.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tradingok import supervisor as supervisor_module
 from tradingok.embedded import needed_servers
 from tradingok.supervisor import Program, Supervisor
+
+STOP_SECONDS = 6.0
 
 
 def programs(words: list[str]) -> Iterator[Program]:
@@ -26,6 +30,7 @@ def programs(words: list[str]) -> Iterator[Program]:
 
 def main() -> int:
     """Run the plan until a signal. Returns the exit code."""
+    supervisor_module.STOP_SECONDS = STOP_SECONDS
     folder = Path(sys.argv[1])
     words = [word for word in sys.argv[2:] if word != "--servers"]
     folder.mkdir(parents=True, exist_ok=True)
