@@ -7,6 +7,7 @@
 - **Use pytest-django's `db` fixture (or `@pytest.mark.django_db`)** for whatever touches MongoDB, in sync and async tests.
   Transactions do not isolate tests on MongoDB (Django's `atomic` is a no-op there), so after each such test *every
   collection is emptied*, also those without a model (counters), and also what migrations inserted: a test makes its own rows.
+  Only content types and permissions stay: Django would make them anew after each test, which takes longer than most tests do.
   Data is committed at once, so child processes, threads and `live_server` see it; `transactional_db` is the same thing.
 - **Use `valkey`** for whatever touches Redis: the keys of this namespace are removed after the test.
 - Without one of the two, touching the database is an error (pytest-django blocks it), touching Redis is a leak.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -42,15 +44,30 @@ def _start_servers() -> None:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tradingok.settings"
 
 
-_start_servers()
+def _only_distributes() -> bool:
+    """Whether this process runs no test itself but hands them to pytest-xdist's workers, which have servers of their own."""
+    asked = any(word.startswith(("-n", "--numprocesses")) for word in sys.argv)
+    return asked and "PYTEST_XDIST_WORKER" not in os.environ
+
+
+if _only_distributes():
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tradingok.settings"
+else:
+    _start_servers()
 logging.getLogger("tradingok.embedded").setLevel(logging.WARNING)
 
 import django  # noqa: E402 - settings are read now, after the servers' addresses are known
 
 django.setup()
+if _only_distributes():
+    del os.environ["DJANGO_SETTINGS_MODULE"]  # a worker that inherits it would read the settings before its servers are there
 
 from django.conf import settings  # noqa: E402
+from django.contrib.contenttypes.management import create_contenttypes  # noqa: E402
 from django.db import connection  # noqa: E402
+from django.db.models.signals import post_migrate  # noqa: E402
+
+STAYING = {"django_migrations", "django_content_type", "auth_permission"}
 
 
 def pytest_unconfigure() -> None:
@@ -63,6 +80,17 @@ def django_db_modify_db_settings() -> None:
     connection.settings_dict["TEST"]["NAME"] = settings.NAMESPACE
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """Migrate as pytest-django does; then take content types and permissions out of what each test's end empties and fills."""
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
+    flush = connection.ops.execute_sql_flush
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection.ops, "execute_sql_flush", lambda names: flush([name for name in names if name not in STAYING]))
+        yield
+
+
 @pytest.fixture
 def _django_db_helper(_django_db_helper: None) -> Iterator[None]:
     """pytest-django's own fixture empties the collections of models; this one empties the others."""
@@ -70,7 +98,7 @@ def _django_db_helper(_django_db_helper: None) -> Iterator[None]:
     models = set(connection.introspection.django_table_names())
     database = connection.get_database()  # type: ignore[attr-defined] # of django-mongodb-backend
     for name in database.list_collection_names():
-        if name not in models and name != "django_migrations" and not name.startswith("system."):
+        if name not in models and name not in STAYING and not name.startswith("system."):
             database[name].delete_many({})
 
 
