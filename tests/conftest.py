@@ -67,6 +67,7 @@ from django.contrib.contenttypes.management import create_contenttypes  # noqa: 
 from django.db import connection  # noqa: E402
 from django.db.models.signals import post_migrate  # noqa: E402
 
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one is slow on purpose
 STAYING = {"django_migrations", "django_content_type", "auth_permission"}
 
 
