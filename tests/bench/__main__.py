@@ -35,10 +35,23 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def _run(name: str, options: argparse.Namespace) -> list[str]:
+def _start_afresh() -> None:
+    """Empty the database and our part of Redis: one benchmark's master and feed are no predecessors of the next one's."""
+    import redis
+    from django.conf import settings
     from django.core.management import call_command
+    from django.db import connection
 
+    database = connection.get_database()  # type: ignore[attr-defined] # of django-mongodb-backend
+    database.client.drop_database(database.name)
     call_command("migrate", verbosity=0)
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        for key in client.scan_iter(match=f"{settings.NAMESPACE}*", count=1000):
+            client.delete(key)
+
+
+def _run(name: str, options: argparse.Namespace) -> list[str]:
+    _start_afresh()
     if name == "decode":
         from tests.bench import decode
 
