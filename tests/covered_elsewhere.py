@@ -1,6 +1,6 @@
 """Source files without a test file of their own name, and which test file tries them instead, or why none does.
 
-`tests/test_project.py` keeps this true: every other source file has its own, every file named here exists and has none.
+`tests/test_project.py` keeps this true: every other source file has its own, and every file named here exists.
 """
 
 from __future__ import annotations
