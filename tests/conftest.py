@@ -27,6 +27,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.fakes import MADE_BY_MIGRATE
 from tradingok.embedded import embedded_servers
 
 _run = ExitStack()
@@ -68,7 +69,6 @@ from django.db import connection  # noqa: E402
 from django.db.models.signals import post_migrate  # noqa: E402
 
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one is slow on purpose
-STAYING = {"django_migrations", "django_content_type", "auth_permission"}
 
 
 def pytest_unconfigure() -> None:
@@ -88,7 +88,7 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
     post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
     flush = connection.ops.execute_sql_flush
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection.ops, "execute_sql_flush", lambda names: flush([name for name in names if name not in STAYING]))
+        patch.setattr(connection.ops, "execute_sql_flush", lambda names: flush([name for name in names if name not in MADE_BY_MIGRATE]))
         yield
 
 
@@ -99,7 +99,7 @@ def _django_db_helper(_django_db_helper: None) -> Iterator[None]:
     models = set(connection.introspection.django_table_names())
     database = connection.get_database()  # type: ignore[attr-defined] # of django-mongodb-backend
     for name in database.list_collection_names():
-        if name not in models and name not in STAYING and not name.startswith("system."):
+        if name not in models and name not in MADE_BY_MIGRATE and not name.startswith("system."):
             database[name].delete_many({})
 
 

@@ -30,6 +30,7 @@ import pytest
 import redis
 from django.conf import settings
 
+from tests.fakes import MADE_BY_MIGRATE
 from tests.fakes.exchange import ROOT, RunningExchange
 from tradingok import ports
 from tradingok.children import end, spawn
@@ -197,7 +198,7 @@ def empty_namespace(*, drop: bool) -> None:
         if drop:
             client.drop_database(database)
         for name in database.list_collection_names():
-            if name != "django_migrations" and not name.startswith("system."):
+            if name not in MADE_BY_MIGRATE and not name.startswith("system."):
                 database[name].delete_many({})
     with redis.Redis.from_url(settings.REDIS_URL) as server:
         for key in server.scan_iter(match=f"{settings.NAMESPACE}*", count=1000):
