@@ -49,6 +49,7 @@ class Following:
         self._rules: dict[str, str] = {}
         self._defaults_made = False
         self._connection: FeedConnection | None = None
+        self._asking: dict[str, str] = {}
 
     def learn(self, instruments: Mapping[str, int]) -> None:
         """Take over what keys mean; the journal first. A key that passed to another contract starts with no state."""
@@ -98,6 +99,7 @@ class Following:
         if not requests:
             return
         left = {self.instruments[key] for key in self.subscribed if key not in wanted}
+        self._asking = wanted  # snapshots may come while the requests are still going out
         for request in requests:
             self.counts["feed_requests_total"] += await connection.request(request.method, request.mode, request.keys)
         if connection is not self._connection:
@@ -111,7 +113,11 @@ class Following:
 
     def disconnected(self) -> None:
         """The connection is gone, and with it all that was subscribed: the broker keeps nothing over a reconnect."""
-        self._connection, self.subscribed = None, {}
+        self._connection, self.subscribed, self._asking = None, {}, {}
+
+    def followed(self) -> set[int]:
+        """Return the instruments that are subscribed, or are being subscribed at this moment."""
+        return {self.instruments[key] for key in (*self.subscribed, *self._asking)}
 
     def _spots(self) -> dict[str, float]:
         """Return the last price of each key."""

@@ -5,6 +5,7 @@ A server that does not answer costs this task its time-out and nothing else: cha
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 
@@ -33,6 +34,7 @@ class Publisher:
         self._shard = shard
         self._entries: dict[int, QuoteEntry] = {}
         self._unsaved: dict[int, QuoteEntry] = {}
+        self._one_at_a_time = asyncio.Lock()
 
     async def publish(self, keys: Mapping[int, str], status: FeedStatus | None = None) -> None:
         """Publish what changed since the last call, and the report where one is given.
@@ -48,6 +50,10 @@ class Publisher:
                 entry = quote_entry(quote, key, depth_changed, self._entries.get(instrument))
                 self._entries[instrument] = self._unsaved[instrument] = entry
                 changed.append(entry)
+        async with self._one_at_a_time:  # hubs take a number that is overtaken for a loss
+            await self._send(changed, status)
+
+    async def _send(self, changed: list[QuoteEntry], status: FeedStatus | None) -> None:
         self.n += 1
         try:
             await bus.publish(bus.BusBatch(self._shard, self.epoch, self.n, changed, status))
@@ -63,13 +69,17 @@ class Publisher:
             live_state.Unavailable: with the next call every quote is written, as the server may have lost them all.
         """
         unsaved, self._unsaved = self._unsaved, {}
+        saved = False
         try:
             await live_state.aquotes_write(unsaved.values(), self.epoch)
             await live_state.astatus_write(status)
+            saved = True
         except live_state.Unavailable:
-            self._unsaved = dict(self._entries)
             self.counts["live_state_failed_total"] += 1
             raise
+        finally:
+            if not saved:  # cancelled at the end of the process, too
+                self._unsaved = dict(self._entries)
 
     def forget_unfollowed(self) -> None:
         """Drop the entries of instruments that the pipeline no longer has."""

@@ -52,6 +52,8 @@ UNIVERSE_SECONDS = 30.0
 TOKEN_POLL_SECONDS = 5.0
 LEASE_SECONDS = 10.0
 YIELD_SECONDS = 0.005
+UNKNOWN_KEYS = 10_000
+"""So many keys that nobody asked for are looked up in a run; the store's writer names what comes beyond."""
 STOP_SECONDS = 20.0
 
 
@@ -102,6 +104,7 @@ class FeedRunner:
         self._changed = asyncio.Event()
         self._reconcile = asyncio.Event()
         self._tell_state = False
+        self._asked: set[str] = set()
         self._connection: FeedConnection | None = None
         self._gap_from_ms: int | None = None
         self._gap_cause = Gap.Cause.STOPPED
@@ -197,11 +200,23 @@ class FeedRunner:
                 await self._lease.release()
         with contextlib.suppress(Exception):
             await live_state.aclose()
-        self._journal.flush()
+        journalled = self._close_journal(last=False)
         clean = await asyncio.to_thread(self._writer.stop, STOP_SECONDS)
-        self._journal.close()
+        clean = self._close_journal(last=True) and journalled and clean
         log.info("feed: stopped, %s", "everything stored" if clean else "the journal holds what the store has not taken yet")
         return clean
+
+    def _close_journal(self, *, last: bool) -> bool:
+        """Flush the journal, at the `last` close it; False when the disk does not take it."""
+        try:
+            if last:
+                self._journal.close()
+            else:
+                self._journal.flush()
+        except OSError as error:
+            log.error("feed: the journal cannot be written: %s", error)
+            return False
+        return True
 
     # --- the connection ------------------------------------------------------------------------------------------------
 
@@ -281,7 +296,7 @@ class FeedRunner:
     def _lost(self, state: FeedState, detail: str) -> None:
         """The connection is gone: note since when nothing comes."""
         if self._gap_from_ms is None and self.pipeline.market_ms:
-            self._gap_from_ms = _now_ms()
+            self._gap_from_ms = _now_ms() - round((time.monotonic() - self.report.data_at) * 1000)
             self._gap_cause, self._gap_detail = Gap.Cause.DISCONNECTED, detail[:200]
             self.counts["reconnects_total"] += 1
         self._change(state, detail)
@@ -314,8 +329,10 @@ class FeedRunner:
         self.counts["ticks_decoded_total"] += len(frame.ticks) + len(frame.unknown)
         self._writer.offer(Record(stamp, message, self.following.instruments), frame)
         self.pipeline.apply(frame)
-        if frame.unknown:
-            self._in_background(self._name(frame.unknown))
+        unknown = [key for key in frame.unknown if key not in self._asked]
+        if unknown and len(self._asked) < UNKNOWN_KEYS:
+            self._asked.update(unknown)
+            self._in_background(self._name(unknown))
         if frame.ticks:
             self._first_data(frame)
             self._changed.set()
@@ -336,8 +353,9 @@ class FeedRunner:
 
     async def _name(self, keys: Sequence[str]) -> None:
         """Give keys that the feed sent unasked their placeholders, so that clients get them too."""
-        self.following.learn(await asyncio.to_thread(name_unknown, keys))
-        log.warning("feed: %d keys unknown to the master got placeholders: %s", len(keys), ", ".join(keys[:5]))
+        named = await asyncio.to_thread(name_unknown, keys)
+        self.following.learn(named)
+        log.warning("feed: %d keys that nobody asked for, %d got placeholders: %s", len(keys), len(named), ", ".join(keys[:5])[:300])
 
     async def _universe_loop(self) -> None:
         """Each second compare wanted with subscribed; resolve the rules anew from time to time, and once prices are known."""
@@ -381,8 +399,11 @@ class FeedRunner:
         """Each second: judge the state, publish it, save changed quotes, keep the lease."""
         while True:
             began = time.monotonic()
+            if not self._writer.is_alive():
+                raise RuntimeError("the store's writer has ended")
             await self._judge()
             self.report.measure()
+            await self._drop_ghosts()
             self.publisher.forget_unfollowed()
             try:
                 await self.publisher.publish(self.following.keys, self._status())
@@ -393,6 +414,16 @@ class FeedRunner:
                 self.report.failing("Redis", error)
             self._tell_segments()
             await asyncio.sleep(max(0.05, STATUS_SECONDS - (time.monotonic() - began)))
+
+    async def _drop_ghosts(self) -> None:
+        """Forget quotes that nobody follows any more: frames may still come for a while after an `unsub`."""
+        if not self.following.subscribed:
+            return
+        ghosts = self.pipeline.quotes.keys() - self.following.followed()
+        if ghosts:
+            self.pipeline.forget(ghosts)
+            with contextlib.suppress(live_state.Unavailable):
+                await live_state.aquotes_remove(ghosts)
 
     async def _keep_lease(self) -> None:
         if self._lease is not None and not await self._lease.renew() and not await self._lease.acquire():

@@ -36,6 +36,7 @@ COUNTS = (
     "candles_written_total",
     "frames_deferred_total",
     "frames_undecodable_total",
+    "ticks_unnamed_total",
     "store_retries_total",
 )
 POSITION_SECONDS = 1.0
@@ -101,10 +102,11 @@ class StoreWriter(threading.Thread):
 
     def offer(self, record: Record, frame: Frame) -> None:
         """Hand a journalled frame on, decoded. When the queue is full it is dropped here and read from the journal later."""
+        size = len(frame.ticks) + len(frame.unknown)
         with self._condition:
-            if self._accepting and self._queued_ticks + len(frame.ticks) <= self._queue_limit:
+            if self._accepting and self._queued_ticks + size <= self._queue_limit:
                 self._queue.append((record.received_us, frame, record if frame.unknown else None))
-                self._queued_ticks += len(frame.ticks)
+                self._queued_ticks += size
             else:
                 self.counts["frames_deferred_total"] += 1 + len(self._queue)
                 self._accepting = False
@@ -144,7 +146,7 @@ class StoreWriter(threading.Thread):
     def run(self) -> None:
         """Catch up with the journal, then follow the queue until stopped."""
         self.stored_us = self._position_us = self._retry(lambda: position_read(self._shard), "read the position") or 0
-        self._pending_us = self.stored_us
+        self._pending_us = min(self.stored_us, self._journal_until_us)  # a journal that was begun anew may be behind the position
         self._catch_up()
         while not self._abandoned:
             work = self._take()
@@ -183,6 +185,7 @@ class StoreWriter(threading.Thread):
         quiet = self._journal_until_us <= self._pending_us  # nothing is left of before: no word of it
         told = quiet
         while not self._abandoned:
+            stopping = self._stopping  # before reading: what was flushed before the stop is read then
             records = reader.read(CATCH_UP_FRAMES)
             for record in records:
                 try:
@@ -199,7 +202,7 @@ class StoreWriter(threading.Thread):
                 continue
             with self._condition:
                 self._accepting = True
-                if reader.last_us >= self._journal_until_us or self._stopping:
+                if reader.last_us >= self._journal_until_us or stopping:
                     break
             time.sleep(POLL_SECONDS)  # the journal is flushed every 100 ms
         if told and not quiet:
@@ -216,6 +219,7 @@ class StoreWriter(threading.Thread):
             unknown = frame.unknown
             named = self._retry(lambda: self._name_unknown(unknown), f"name {len(unknown)} unknown instruments") or {}
             frame = decode(record.data, {**record.instruments, **named})
+            self.counts["ticks_unnamed_total"] += len(frame.unknown)  # keys that are no keys: only the journal has them
         return frame
 
     def _collect(self, received_us: int, frame: Frame) -> None:

@@ -171,7 +171,7 @@ def candles_write(candles: Iterable[Candle]) -> int:
         try:
             target.insert_many(fresh, ordered=False)
         except BulkWriteError as error:
-            if any(row["code"] != DUPLICATE_KEY for row in error.details["writeErrors"]):
+            if error.details.get("writeConcernErrors") or any(row["code"] != DUPLICATE_KEY for row in error.details["writeErrors"]):
                 raise
     return changed + len(fresh)
 
@@ -236,7 +236,9 @@ def ticks_read(
     low, high = (from_ms, 0), (to_ms, 0)
     source = ticks_collection()
     last = source.find_one({"_id": after}, {"t": 1}) if after is not None else None
-    if last is not None:  # else it has passed its retention, and all before it too
+    if after is not None and last is None and newest_first:
+        return []  # it has passed its retention, and all before it too
+    if last is not None:
         if newest_first:
             high = min(high, (time_ms(last["t"]), last["_id"]))
         else:

@@ -20,6 +20,10 @@ from marketdata.domain.tick import MAX_RANK, NO_DEPTH, Depth, Level, Tick, TickK
 INTERVALS = {"I1": "1m", "1d": "1d"}
 """The broker's interval names in `marketOHLC` → ours. FACTS §3.6, read 2026-11-22."""
 
+EARLIEST_MS = 1_577_836_800_000
+LATEST_MS = 4_102_444_800_000
+"""2020-01-01 and 2100-01-01: a time outside is no time, and would not fit the ids that are made of times."""
+
 _STATUS = pb.MarketStatus.Name
 _LIVE = pb.live_feed
 _MARKET_INFO = pb.market_info
@@ -30,7 +34,7 @@ class Frame(NamedTuple):
     """One frame of the feed.
 
     Attributes:
-        broker_ms: broker's clock, ms UTC · wire `currentTs`; 0 where the frame had none.
+        broker_ms: broker's clock, ms UTC · wire `currentTs`; 0 where the frame had none, or an implausible one.
         kind: snapshot or live; None for a frame with only market info.
         ticks: one an instrument, by rank.
         bars: the broker's own finished 1-minute bars of these instruments, as "confirmed" candles.
@@ -88,12 +92,13 @@ def decode(data: bytes, instruments: Mapping[str, int]) -> Frame:
     except DecodeError as error:
         raise ProtocolViolation(f"a frame of {len(data)} bytes is no FeedResponse") from error
     kind = response.type
+    broker_ms = _time(response.currentTs) or 0
     feeds = response.feeds
     segments: dict[str, str] = {}
     if response.HasField("marketInfo"):
         segments = {name: _status_name(value) for name, value in response.marketInfo.segmentStatus.items()}
     if not feeds:
-        return Frame(response.currentTs, None if kind == _MARKET_INFO or segments else _kind(kind), [], [], segments, ())
+        return Frame(broker_ms, None if kind == _MARKET_INFO or segments else _kind(kind), [], [], segments, ())
     if len(feeds) > MAX_RANK:
         raise ProtocolViolation(f"a frame holds {len(feeds)} keys, more than {MAX_RANK}")
     ticks: list[Tick] = []
@@ -116,7 +121,12 @@ def decode(data: bytes, instruments: Mapping[str, int]) -> Frame:
             ticks.append(_greeks_tick(instrument, rank, feed.firstLevelWithGreeks))
         else:
             ticks.append(_price_tick(instrument, rank, feed.ltpc))
-    return Frame(response.currentTs, _kind(kind), ticks, bars, segments, tuple(unknown))
+    return Frame(broker_ms, _kind(kind), ticks, bars, segments, tuple(unknown))
+
+
+def _time(wire: int) -> int | None:
+    """Return a time of the wire, None where it was not sent or is implausible."""
+    return wire if EARLIEST_MS < wire < LATEST_MS else None
 
 
 def _kind(wire: int) -> TickKind:
@@ -136,7 +146,7 @@ def _bars(instrument: int, bars: pb.MarketOHLC, open_interest: float | None, out
     for bar in bars.ohlc:
         interval = bar.interval
         if interval == "I1":
-            if bar.ts:
+            if _time(bar.ts) is not None:
                 out.append(Candle(instrument, "1m", bar.ts, bar.open, bar.high, bar.low, bar.close, bar.vol, open_interest, "confirmed"))
         elif interval == "1d" and bar.ts:
             day = (bar.open or None, bar.high or None, bar.low or None)
@@ -183,7 +193,7 @@ def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, bars: list
         total_sell = total_sell or None
     if traded:
         return Tick(
-            instrument, rank, ltpc.ltt or None, ltpc.ltp or None, ltpc.ltq, ltpc.cp or None, volume, feed.atp or None, open_interest,
+            instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, ltpc.ltq, ltpc.cp or None, volume, feed.atp or None, open_interest,
             feed.iv or None, delta, theta, gamma, vega, rho, bid_price, bid_quantity, ask_price, ask_quantity, total_buy, total_sell,
             day[0], day[1], day[2], depth,
         )  # fmt: skip
@@ -201,14 +211,14 @@ _UNSAID: tuple[None, None, None, None, None, None, None, None, None, None, None,
 def _index_tick(instrument: int, rank: int, feed: pb.IndexFullFeed, bars: list[Candle]) -> Tick:
     ltpc = feed.ltpc
     day = _bars(instrument, feed.marketOHLC, None, bars)
-    return Tick(instrument, rank, ltpc.ltt or None, ltpc.ltp or None, None, ltpc.cp or None, *_UNSAID, day[0], day[1], day[2], NO_DEPTH)
+    return Tick(instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, None, ltpc.cp or None, *_UNSAID, day[0], day[1], day[2], NO_DEPTH)
 
 
 def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks) -> Tick:
     ltpc, best, greeks = feed.ltpc, feed.firstDepth, feed.optionGreeks
     priced = feed.HasField("optionGreeks") and bool(greeks.delta or greeks.theta or greeks.gamma or greeks.vega or greeks.rho)
     return Tick(
-        instrument, rank, ltpc.ltt or None, ltpc.ltp or None, ltpc.ltq if ltpc.ltt else None, ltpc.cp or None,
+        instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, ltpc.ltq if ltpc.ltt else None, ltpc.cp or None,
         feed.vtt if ltpc.ltt else feed.vtt or None, None, feed.oi or None, feed.iv or None,
         greeks.delta if priced else None, greeks.theta if priced else None, greeks.gamma if priced else None,
         greeks.vega if priced else None, greeks.rho if priced else None,
@@ -218,5 +228,5 @@ def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks) -> T
 
 def _price_tick(instrument: int, rank: int, ltpc: pb.LTPC) -> Tick:
     return Tick(
-        instrument, rank, ltpc.ltt or None, ltpc.ltp or None, ltpc.ltq or None, ltpc.cp or None, *_UNSAID, None, None, None, NO_DEPTH
+        instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, ltpc.ltq or None, ltpc.cp or None, *_UNSAID, None, None, None, NO_DEPTH
     )

@@ -76,6 +76,15 @@ def test_a_real_zero_beside_its_group_is_zero() -> None:
     assert tick.total_buy_quantity == 0
 
 
+@pytest.mark.parametrize("wrong_ms", [-1, 5, 2**62, 4_102_444_800_000])
+def test_a_time_that_is_no_time_is_unknown_and_makes_no_candle(wrong_ms: int) -> None:
+    feed = option_feed(last_trade_ms=wrong_ms)
+    feed.fullFeed.marketFF.marketOHLC.ohlc[1].ts = wrong_ms
+    decoded = decode(frame({KEY: feed}, broker_ms=wrong_ms), {KEY: 7})
+    assert (decoded.broker_ms, decoded.ticks[0].last_trade_ms, decoded.bars) == (0, None, [])
+    assert decoded.ticks[0].last_price == 101.5
+
+
 def test_a_contract_that_never_traded_has_no_last_price() -> None:
     assert _one(option_feed(last_price=0, last_trade_ms=0)).last_price is None
 
@@ -109,12 +118,14 @@ def test_ranks_follow_the_byte_order_of_all_keys_known_or_not() -> None:
 
 
 def test_market_info_gives_segments_and_no_tick() -> None:
-    response = pb.FeedResponse(type=pb.market_info, currentTs=5)
+    response = pb.FeedResponse(type=pb.market_info, currentTs=1_769_160_569_400)
     response.marketInfo.segmentStatus["NSE_FO"] = pb.NORMAL_OPEN
     response.marketInfo.segmentStatus["NSE_EQ"] = pb.PRE_OPEN_START
     response.marketInfo.segmentStatus["MCX_FO"] = 77  # type: ignore[assignment]  # of a newer schema
     decoded = decode(response.SerializeToString(), {})
-    assert decoded == Frame(5, None, [], [], {"NSE_FO": "NORMAL_OPEN", "NSE_EQ": "PRE_OPEN_START", "MCX_FO": "STATUS_77"}, ())
+    assert decoded == Frame(
+        1_769_160_569_400, None, [], [], {"NSE_FO": "NORMAL_OPEN", "NSE_EQ": "PRE_OPEN_START", "MCX_FO": "STATUS_77"}, ()
+    )
 
 
 @given(st.binary(max_size=300))

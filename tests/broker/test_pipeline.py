@@ -8,14 +8,15 @@ from broker.upstox.decode import decode
 from tests.payloads import frame, option_feed
 
 IDS = {"A": 1, "B": 2}
+T0 = 1_769_160_569_000
 
 
 def test_changes_between_two_drains_merge() -> None:
     pipeline = Pipeline()
-    pipeline.apply(decode(frame({"A": option_feed(), "B": option_feed()}, broker_ms=10), IDS))
+    pipeline.apply(decode(frame({"A": option_feed(), "B": option_feed()}, broker_ms=T0 + 10), IDS))
     partial = option_feed(last_price=103, volume=900)
     partial.fullFeed.marketFF.ClearField("marketLevel")
-    pipeline.apply(decode(frame({"A": partial}, broker_ms=20), IDS))
+    pipeline.apply(decode(frame({"A": partial}, broker_ms=T0 + 20), IDS))
     changes = {quote.instrument: (quote.seq, depth) for quote, depth in pipeline.drain()}
     assert changes == {1: (2, True), 2: (1, True)}
     assert not pipeline.has_changes
@@ -24,9 +25,9 @@ def test_changes_between_two_drains_merge() -> None:
 
 def test_market_time_never_steps_back() -> None:
     pipeline = Pipeline()
-    for broker_ms in (10, 30, 20):
+    for broker_ms in (T0 + 10, T0 + 30, T0 + 20):
         pipeline.apply(decode(frame({"A": option_feed()}, broker_ms=broker_ms), IDS))
-    assert pipeline.market_ms == 30
+    assert pipeline.market_ms == T0 + 30
 
 
 def test_segments_are_merged_from_market_info() -> None:

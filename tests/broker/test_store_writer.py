@@ -35,7 +35,7 @@ class Bench:
 
     def _name(self, keys: Sequence[str]) -> dict[str, int]:
         self.named.append(keys)
-        return dict.fromkeys(keys, 99)
+        return dict.fromkeys((key for key in keys if key != "no key"), 99)
 
     def take(self, number: int, keys: str = "AB") -> int:
         """Journal one frame and offer it; return its stamp."""
@@ -127,6 +127,27 @@ def test_keys_that_nobody_knows_get_their_placeholder_and_lose_no_tick(tmp_path:
     assert set(bench.named) == {("X",)}
     assert _volumes(99) == [75, 150]
     assert _volumes(1) == [75, 150]
+
+
+def test_a_key_that_is_no_key_is_counted_and_the_rest_of_its_frame_stored(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    feeds = {"A": option_feed(volume=75), "no key": option_feed()}
+    data = frame(feeds)
+    bench.writer.offer(Record(bench.journal.append(data, NOW_US), data, IDS), decode(data, IDS))
+    bench.close()
+    assert _volumes() == [75]
+    assert bench.writer.counts["ticks_unnamed_total"] == 1
+
+
+def test_a_journal_begun_anew_behind_the_position_is_stored_all_the_same(tmp_path: Path) -> None:
+    position_write(0, 2**49)  # another journal's, of a clock that was ahead
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    for number in range(20):
+        bench.take(number)
+    bench.close()
+    assert len(_volumes()) == 20
 
 
 def test_a_frame_of_garbage_in_the_journal_is_counted_and_passed(tmp_path: Path) -> None:

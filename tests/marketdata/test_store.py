@@ -62,6 +62,12 @@ def test_pages_give_each_tick_once_in_order_also_within_one_millisecond(newest_f
     assert len(got) == 80
 
 
+def test_a_page_mark_that_has_expired_ends_a_walk_backwards() -> None:
+    store.ticks_write(_documents(10))
+    assert store.ticks_read(7, from_ms=T0, to_ms=T0 + 1000, after=1, limit=5, newest_first=True) == []
+    assert len(store.ticks_read(7, from_ms=T0, to_ms=T0 + 1000, after=1, limit=5)) == 5
+
+
 def test_a_range_takes_its_start_and_leaves_its_end() -> None:
     store.ticks_write(_documents(10))
     rows = store.ticks_read(7, from_ms=T0 + 20, to_ms=T0 + 50, limit=100)
