@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import DatabaseError, connections
 from django.test import override_settings
 
 from instruments import store
@@ -266,3 +267,17 @@ def test_spots_are_kept_whatever_their_keys_hold() -> None:
     spots_record(spots={"NSE_INDEX|A.B $c": 1.5}, at_ms=7)
     spots_record(spots={"NSE_INDEX|A.B $c": 2.5}, at_ms=8)
     assert store.spots_read()[:2] == ({"NSE_INDEX|A.B $c": 2.5}, 8)
+
+
+@override_settings(UNIVERSE_UNDERLYINGS=["NIFTY", "INDIA VIX"])
+def test_default_rules_are_made_together_or_not_at_all() -> None:
+    rules = connections["default"].database[SubscriptionRule._meta.db_table]  # type: ignore[attr-defined] # of django-mongodb-backend
+    rules.create_index("name", unique=True, name="refuses_a_second_name")  # India VIX is named twice: the database refuses its second rule
+    try:
+        with pytest.raises(DatabaseError):
+            rules_default_create()
+        assert SubscriptionRule.objects.count() == 0
+    finally:
+        rules.drop_index("refuses_a_second_name")
+    assert rules_default_create() > 2
+    assert SubscriptionRule.objects.filter(name="INDIA VIX index").count() == 2
