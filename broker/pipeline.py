@@ -5,9 +5,13 @@ Memory follows subscriptions: one Quote an instrument, one entry in `dirty` at t
 
 from __future__ import annotations
 
+from collections import Counter
+
 from broker.upstox.decode import Frame
-from marketdata.domain.quote import DEPTH_CHANGED, Quote
+from marketdata.domain.quote import DEPTH_CHANGED, REPEATED, Quote
 from marketdata.domain.tick import TickKind
+
+COUNTS = ("ticks_changed_total", "repeated_total", "out_of_order_total", "ticks_unknown_total", "merged_total", "quotes_forgotten_total")
 
 
 class Pipeline:
@@ -17,12 +21,17 @@ class Pipeline:
         quotes: instrument id → its quote.
         segments: segment → status name, as last reported.
         market_ms: the newest broker time, ms UTC; market time never steps back.
+        counts: of ticks: `ticks_changed_total` (a quote moved), `repeated_total`, `out_of_order_total`, `ticks_unknown_total`
+            (their key has no instrument yet); together every tick that was decoded. Of the changes: `merged_total` (another
+            followed before it was drained), `quotes_forgotten_total` (its instrument was dropped before); the rest was
+            drained, or waits.
     """
 
     def __init__(self) -> None:
         self.quotes: dict[int, Quote] = {}
         self.segments: dict[str, str] = {}
         self.market_ms = 0
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self._dirty: dict[int, int] = {}
 
     def apply(self, frame: Frame) -> None:
@@ -32,21 +41,35 @@ class Pipeline:
             self.market_ms = broker_ms
         if frame.segments:
             self.segments = self.segments | frame.segments
-        quotes, dirty = self.quotes, self._dirty
+        quotes, dirty, counts = self.quotes, self._dirty, self.counts
         snapshot = frame.kind is TickKind.SNAPSHOT
+        changed = merged = repeated = 0
         for tick in frame.ticks:
-            instrument = tick.instrument
+            instrument = tick[0]
             quote = quotes.get(instrument)
             if quote is None:
                 quote = quotes[instrument] = Quote(instrument)
             change = quote.apply(tick, broker_ms, snapshot=snapshot)
-            if change:
-                dirty[instrument] = dirty.get(instrument, 0) | change
+            if change > 0:
+                changed += 1
+                was = dirty.get(instrument)
+                if was is None:
+                    dirty[instrument] = change
+                else:  # the earlier change is not told by itself: clients get the newest quote
+                    merged += 1
+                    dirty[instrument] = was | change
+            elif change == REPEATED:
+                repeated += 1
+        counts["ticks_changed_total"] += changed
+        counts["merged_total"] += merged
+        counts["repeated_total"] += repeated
+        counts["out_of_order_total"] += len(frame.ticks) - changed - repeated
+        counts["ticks_unknown_total"] += len(frame.unknown)
 
     @property
-    def has_changes(self) -> bool:
-        """Whether `drain` would return anything."""
-        return bool(self._dirty)
+    def waiting(self) -> int:
+        """How many quotes `drain` would return."""
+        return len(self._dirty)
 
     def drain(self) -> list[tuple[Quote, bool]]:
         """Return each quote that changed since the last call, and whether its depth did; begins anew."""
@@ -58,4 +81,5 @@ class Pipeline:
         """Drop the state of instruments that are no longer followed."""
         for instrument in instruments:
             self.quotes.pop(instrument, None)
-            self._dirty.pop(instrument, None)
+            if self._dirty.pop(instrument, None) is not None:
+                self.counts["quotes_forgotten_total"] += 1

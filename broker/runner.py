@@ -458,17 +458,14 @@ class FeedRunner:
     def _status(self) -> FeedStatus:
         writer, limits = self._writer, self.config.limits
         modes = Counter(self.following.subscribed.values())
-        quotes = self.pipeline.quotes.values()
         counters: dict[str, float] = {}
-        for counts in (writer.counts, self.publisher.counts, self.following.counts):
+        for counts in (self.pipeline.counts, writer.counts, self.publisher.counts, self.following.counts):
             counters |= counts
         counters |= {f"subscribed_{mode}": modes[mode] for mode in limits} | {f"limit_{mode}": limit for mode, limit in limits.items()}
         counters |= {
             "store_lag_ticks": writer.queued_ticks,
             "store_lag_ms": max(0, (self._journal.last_us - writer.stored_us) // 1000) if writer.queued_ticks or writer.behind else 0,
             "store_behind": int(writer.behind),
-            "out_of_order_total": sum(quote.out_of_order for quote in quotes),
-            "repeated_total": sum(quote.repeated for quote in quotes),
             "journal_bytes": self._journal.bytes_written,
         }
         return self.report.status(

@@ -2,7 +2,7 @@
 
 Laws: a partial tick never blanks what was known (levels that were sent are whole: a side they lack is gone); a live tick
 that steps back (its day's volume is lower within one IST day of trading, or its trade time is earlier) changes nothing and
-is counted; a snapshot is believed, whatever it says; an equal tick does not move `seq`.
+is told apart; a snapshot is believed, whatever it says; an equal tick does not move `seq`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from marketdata.domain.tick import NO_DEPTH, Depth, Tick
 FIELDS = Tick._fields[2:-1]
 """The merged fields, in order: all of a tick but instrument, rank and depth."""
 
-UNCHANGED = 0
+OUT_OF_ORDER = -1
+REPEATED = 0
 CHANGED = 1
 DEPTH_CHANGED = 2
 
@@ -32,11 +33,9 @@ class Quote:
         broker_ms: broker's clock of the newest tick that was folded, ms UTC.
         values: the merged fields, in the order of FIELDS.
         depth: the newest levels.
-        out_of_order: ticks that stepped back and were left out.
-        repeated: ticks that said nothing new.
     """
 
-    __slots__ = ("broker_ms", "depth", "instrument", "out_of_order", "repeated", "seq", "values")
+    __slots__ = ("broker_ms", "depth", "instrument", "seq", "values")
 
     def __init__(self, instrument: int) -> None:
         self.instrument = instrument
@@ -44,8 +43,6 @@ class Quote:
         self.broker_ms = 0
         self.values: tuple[float | int | None, ...] = (None,) * len(FIELDS)
         self.depth: Depth = NO_DEPTH
-        self.out_of_order = 0
-        self.repeated = 0
 
     def apply(self, tick: Tick, broker_ms: int, *, snapshot: bool = False) -> int:
         """Fold one tick.
@@ -56,21 +53,20 @@ class Quote:
             snapshot: the tick came in the first frame of a subscription.
 
         Returns:
-            UNCHANGED, or CHANGED, with DEPTH_CHANGED added where the levels were sent anew.
+            OUT_OF_ORDER for a tick that steps back, REPEATED for one that says nothing new; else CHANGED, with DEPTH_CHANGED
+            added where the levels are others. Only a change is above zero.
         """
         old = self.values
         new: tuple[float | int | None, ...] = tick[2:-1]
         if self.seq and not snapshot and self._steps_back(old, new):
-            self.out_of_order += 1
-            return UNCHANGED
+            return OUT_OF_ORDER
         depth = tick.depth
         if None in new:
             known = old[:_BEST] + _NO_BEST + old[_BEST + 4 :] if depth else old  # a side that the levels lack is not there
             new = tuple([was if value is None else value for was, value in zip(known, new, strict=True)])
         if new == old and (not depth or depth == self.depth):
-            self.repeated += 1
             self.broker_ms = max(self.broker_ms, broker_ms)
-            return UNCHANGED
+            return REPEATED
         self.values = new
         self.broker_ms = broker_ms
         self.seq += 1

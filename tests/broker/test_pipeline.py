@@ -19,7 +19,7 @@ def test_changes_between_two_drains_merge() -> None:
     pipeline.apply(decode(frame({"A": partial}, broker_ms=T0 + 20), IDS))
     changes = {quote.instrument: (quote.seq, depth) for quote, depth in pipeline.drain()}
     assert changes == {1: (2, True), 2: (1, True)}
-    assert not pipeline.has_changes
+    assert pipeline.waiting == 0
     assert pipeline.drain() == []
 
 
@@ -45,3 +45,29 @@ def test_what_is_forgotten_is_not_drained() -> None:
     pipeline.forget({1})
     assert [quote.instrument for quote, _ in pipeline.drain()] == [2]
     assert set(pipeline.quotes) == {2}
+
+
+def test_every_tick_is_counted_as_one_thing() -> None:
+    pipeline = Pipeline()
+    older = option_feed(volume=600, last_trade_ms=1_769_160_560_000)
+    for number, feeds in enumerate(
+        (
+            {"A": option_feed(), "B": option_feed()},
+            {"A": option_feed(volume=900)},
+            {"A": option_feed(volume=900)},
+            {"A": older},
+            {"?": older},
+        )
+    ):
+        pipeline.apply(decode(frame(feeds, broker_ms=T0 + number), IDS))
+    assert pipeline.counts == {
+        "ticks_changed_total": 3,
+        "repeated_total": 1,
+        "out_of_order_total": 1,
+        "ticks_unknown_total": 1,
+        "merged_total": 1,
+        "quotes_forgotten_total": 0,
+    }
+    assert pipeline.waiting == 2
+    pipeline.forget({1, 5})
+    assert (pipeline.waiting, pipeline.counts["quotes_forgotten_total"]) == (1, 1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 from broker.upstox.decode import decode
-from marketdata.domain.quote import CHANGED, DEPTH_CHANGED, FIELDS, UNCHANGED, Quote
+from marketdata.domain.quote import CHANGED, DEPTH_CHANGED, FIELDS, OUT_OF_ORDER, REPEATED, Quote
 from marketdata.domain.tick import Tick
 from tests.payloads import frame, option_feed
 
@@ -49,8 +49,8 @@ def test_a_book_that_lost_a_side_has_no_best_price_there() -> None:
 def test_an_equal_tick_does_not_count() -> None:
     quote = Quote(1)
     quote.apply(_tick(option_feed()), 1)
-    assert quote.apply(_tick(option_feed()), 2) == UNCHANGED
-    assert (quote.seq, quote.repeated, quote.broker_ms) == (1, 1, 2)
+    assert quote.apply(_tick(option_feed()), 2) == REPEATED
+    assert (quote.seq, quote.broker_ms) == (1, 2)
 
 
 def test_a_change_of_depth_alone_is_a_change() -> None:
@@ -61,12 +61,12 @@ def test_a_change_of_depth_alone_is_a_change() -> None:
     assert quote.apply(_tick(feed), 2) == CHANGED | DEPTH_CHANGED
 
 
-def test_a_step_back_changes_nothing_and_is_counted() -> None:
+def test_a_step_back_changes_nothing_and_is_told() -> None:
     quote = Quote(1)
     quote.apply(_tick(option_feed(volume=900, last_price=105, last_trade_ms=T0 + 5000)), 1)
-    assert quote.apply(_tick(option_feed(volume=750, last_price=101, last_trade_ms=T0)), 2) == UNCHANGED
-    assert quote.apply(_tick(option_feed(volume=825, last_price=101, last_trade_ms=T0 + 5000)), 3) == UNCHANGED
-    assert (_value(quote, "last_price"), quote.seq, quote.out_of_order) == (105, 1, 2)
+    assert quote.apply(_tick(option_feed(volume=750, last_price=101, last_trade_ms=T0)), 2) == OUT_OF_ORDER
+    assert quote.apply(_tick(option_feed(volume=825, last_price=101, last_trade_ms=T0 + 5000)), 3) == OUT_OF_ORDER
+    assert (_value(quote, "last_price"), quote.seq) == (105, 1)
 
 
 def test_the_next_day_and_a_snapshot_begin_with_less_volume() -> None:
