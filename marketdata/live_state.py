@@ -32,15 +32,16 @@ from marketdata.wire import QuoteEntry, entry_pack, entry_unpack
 CALL_SECONDS = 1.0
 """Longest wait for one answer; a hung server is given up after it."""
 STATUS_SECONDS = 60
-DEMAND_SECONDS = 20
+HUB_SECONDS = 20
 CONNECTION_SECONDS = 30
-"""Lives of a feed's status, a hub's demand and a client's connection, unless written again."""
+"""Lives of a feed's status, of what a hub says (demand, counters) and of a client's connection, unless written again."""
 MAX_SHARDS = 8
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder(enc_hook=int)
 _decode_status = msgspec.msgpack.Decoder(FeedStatus).decode
 _decode_demand = msgspec.msgpack.Decoder(dict[int, str]).decode
+_decode_counters = msgspec.msgpack.Decoder(dict[str, float]).decode
 _loops: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = WeakKeyDictionary()
 
 
@@ -209,41 +210,73 @@ def _statuses(packed: Iterable[bytes | None]) -> list[FeedStatus]:
     return [_decode_status(value) for value in packed if value is not None]
 
 
-# --- demand: what clients want that nobody delivers yet ---------------------------------------------------------------
-_DEMAND_WRITE = """
+# --- what hubs say: their clients' demand, their counters -------------------------------------------------------------
+_HUB_WRITE = """
 local now = redis.call('TIME')[1]
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[2])
 """
-_DEMAND_READ = """
+_HUB_READ = """
 local hubs = redis.call('ZRANGEBYSCORE', KEYS[1], redis.call('TIME')[1], '+inf')
-local wants = {}
-for i, hub in ipairs(hubs) do wants[i] = redis.call('GET', KEYS[1] .. '.' .. hub) end
-return wants
+local said = {}
+for i, hub in ipairs(hubs) do said[i] = {hub, redis.call('GET', KEYS[1] .. '.' .. hub)} end
+return said
 """
 
 
+async def _ahub_write(what: str, hub: str, content: Mapping[Any, Any]) -> None:
+    await _aeval(_HUB_WRITE, [_key(what), _key(f"{what}.{hub}")], hub, HUB_SECONDS, _encoder.encode(dict(content)))
+
+
 async def ademand_write(hub: str, instruments: Mapping[int, str]) -> None:
-    """Say what a hub's clients want. It ends after DEMAND_SECONDS unless written again.
+    """Say what a hub's clients want. It ends after HUB_SECONDS unless written again.
 
     Args:
         hub: the hub's own name.
         instruments: instrument id → "ltpc" or "full".
     """
-    await _aeval(_DEMAND_WRITE, [_key("demand"), _key(f"demand.{hub}")], hub, DEMAND_SECONDS, _encoder.encode(dict(instruments)))
+    await _ahub_write("demand", hub, instruments)
 
 
 async def ademand_read() -> dict[int, str]:
     """Return what all hubs want: instrument id → mode, the greater where they differ. Empty when nobody wants anything."""
     wanted: dict[int, str] = {}
-    for packed in await _aeval(_DEMAND_READ, [_key("demand")]):
+    for _hub, packed in await _aeval(_HUB_READ, [_key("demand")]):
         if packed:
             for instrument, mode in _decode_demand(packed).items():
                 if wanted.get(instrument) != "full":
                     wanted[instrument] = mode
     return wanted
+
+
+async def ahub_counters_write(name: str, counters: Mapping[str, float]) -> None:
+    """Write a hub's counters, for whoever adds up all of them. They end after HUB_SECONDS unless written again.
+
+    Args:
+        name: the hub's own name.
+        counters: counter → value; totals of the hub's whole life.
+    """
+    await _ahub_write("counters", name, counters)
+
+
+def hub_counters_read() -> dict[str, dict[str, float]]:
+    """Return hub → its counters, for the hubs of all web processes; empty when none runs.
+
+    Raises:
+        Unavailable: worth a retry.
+    """
+    return _hub_counters(_call("eval", _HUB_READ, 1, _key("counters")))
+
+
+async def ahub_counters_read() -> dict[str, dict[str, float]]:
+    """Do as `hub_counters_read` does, for an event loop."""
+    return _hub_counters(await _aeval(_HUB_READ, [_key("counters")]))
+
+
+def _hub_counters(said: Iterable[tuple[bytes, bytes | None]]) -> dict[str, dict[str, float]]:
+    return {name.decode(): _decode_counters(packed) for name, packed in said if packed}
 
 
 # --- connections per user, over all web processes ---------------------------------------------------------------------

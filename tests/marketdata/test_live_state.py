@@ -68,7 +68,20 @@ async def test_demand_is_the_union_of_the_hubs_with_the_greater_mode(valkey: Any
     assert await live_state.ademand_read() == {1: "ltpc", 2: "full"}
     valkey.zadd(f"{settings.NAMESPACE}.demand", {"a": 1})  # its lease has ended
     assert await live_state.ademand_read() == {}
-    assert 0 < valkey.ttl(f"{settings.NAMESPACE}.demand.a") <= live_state.DEMAND_SECONDS
+    assert 0 < valkey.ttl(f"{settings.NAMESPACE}.demand.a") <= live_state.HUB_SECONDS
+    await live_state.aclose()
+
+
+async def test_the_counters_of_each_hub_are_read_until_it_is_silent(valkey: Any, settings: Any) -> None:
+    assert await live_state.ahub_counters_read() == {} == live_state.hub_counters_read()
+    await live_state.ahub_counters_write("a", {"batches_received_total": 7, "rate": 0.5})
+    await live_state.ahub_counters_write("b", {"batches_received_total": 1})
+    await live_state.ahub_counters_write("a", {"batches_received_total": 8, "rate": 0.25})
+    expected = {"a": {"batches_received_total": 8.0, "rate": 0.25}, "b": {"batches_received_total": 1.0}}
+    assert await live_state.ahub_counters_read() == expected == live_state.hub_counters_read()
+    assert 0 < valkey.ttl(f"{settings.NAMESPACE}.counters.a") <= live_state.HUB_SECONDS == 20
+    valkey.zadd(f"{settings.NAMESPACE}.counters", {"a": 1})  # its lease has ended
+    assert live_state.hub_counters_read() == {"b": {"batches_received_total": 1.0}}
     await live_state.aclose()
 
 
@@ -178,6 +191,7 @@ BLOCKING: dict[str, Callable[[], Any]] = {
     "ping": live_state.ping,
     "quotes_read": live_state.quotes_read,
     "statuses_read": live_state.statuses_read,
+    "hub_counters_read": live_state.hub_counters_read,
     "task_runs_read": live_state.task_runs_read,
     "task_run_write": lambda: live_state.task_run_write("t", ok=True, detail="", seconds=0),
     "lock": lambda: Lock("t", 1).__enter__(),
@@ -188,6 +202,8 @@ WAITING: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
     "astatuses_read": live_state.astatuses_read,
     "ademand_read": live_state.ademand_read,
     "ademand_write": lambda: live_state.ademand_write("a", {1: "full"}),
+    "ahub_counters_read": live_state.ahub_counters_read,
+    "ahub_counters_write": lambda: live_state.ahub_counters_write("a", {"n": 1}),
     "aconnection_acquire": lambda: live_state.aconnection_acquire("u", "a", 1),
     "aconnection_renew": lambda: live_state.aconnection_renew([("u", "a")]),
     "lease": lambda: ALease("t", 1).acquire(),
