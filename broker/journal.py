@@ -8,11 +8,13 @@ damaged chunk is skipped and counted. Nothing is ever rewritten: each run begins
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
-import os
 import struct
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,14 +26,23 @@ from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.writer import CompressionType, IndexType, Writer
 
 from broker.upstox import MarketDataFeedV3_pb2 as pb
-from marketdata.domain.tick import EPOCH_2020_US, received_stamp_us
+from marketdata.domain.candle import day_start_ms
+from marketdata.domain.tick import EPOCH_2020_US, received_stamp_us, stamp_to_ms
 
 log = logging.getLogger(__name__)
 
 FRAMES, INSTRUMENTS, CONNECTION = 1, 2, 3
 """Channel ids, in the order in which every segment registers them."""
 
+COUNTS = ("frames_journalled_total", "frames_unjournalled_total", "events_unjournalled_total", "journal_failures_total")
 CHUNK_BYTES = 1 << 20
+WAITING_BYTES = 64 << 20
+"""So much is held in memory for a disk that takes nothing."""
+RECORD_BYTES = 160
+"""What a record in memory takes beside its content: a tuple, two integers and the bytes' own head."""
+FLUSH_CHUNKS = 8
+"""So many chunks go with one `flush`: about 50 ms when 64 MB have waited."""
+RETRY_SECONDS = 1.0
 SUFFIX = ".mcap"
 
 
@@ -61,6 +72,14 @@ def _received_us(log_time_ns: int) -> int:
     return log_time_ns // 1000 - EPOCH_2020_US
 
 
+def _ist_day(received_us: int) -> int:
+    return day_start_ms(stamp_to_ms(received_us))
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
 def _schema() -> bytes:
     """Return the frame schema as MCAP's protobuf encoding wants it: a FileDescriptorSet with everything imported."""
     files = FileDescriptorSet()
@@ -70,12 +89,65 @@ def _schema() -> bytes:
     return files.SerializeToString()
 
 
+class _Segment:
+    """A segment's file, of which the system has whole chunks only: the stream of mcap's Writer, which `flush` hands over at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.size = 0
+        self._path = path
+        self._file = path.open("xb", buffering=0)
+        self._parts: list[bytes] = []
+        self._collected = 0
+
+    def write(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._collected += len(part)
+
+    def tell(self) -> int:
+        return self.size + self._collected
+
+    def flush(self) -> None:
+        """Hand what was collected to the operating system.
+
+        Raises:
+            OSError: the disk does not take it; call `give_up`.
+        """
+        rest = memoryview(b"".join(self._parts))
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self.size = self.tell()
+        self._parts.clear()
+        self._collected = 0
+
+    def close(self) -> None:
+        self._file.close()
+
+    def give_up(self) -> None:
+        """Leave the file at its last whole chunk; without one, leave no file."""
+        with contextlib.suppress(OSError):
+            self._file.truncate(self.size)
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if not self.size:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
 class Journal:
     """Appends frames of one feed shard. Owned by one thread; `open` first, `close` last.
+
+    A disk that takes nothing (full, over its quota, broken) raises nowhere but in `open`. What it has not taken stays in
+    memory, up to WAITING_BYTES; beyond, new frames are refused. The torn segment is given up at its last whole chunk, and
+    once a second a new one is tried, which begins with the key map of that time and what has waited, in order.
 
     Attributes:
         last_us: stamp of the newest record, of earlier runs too; 0 for none.
         bytes_written: of this run.
+        failing: why the disk takes nothing now; None while it does. Each change is logged here.
+        counts: `frames_journalled_total` (handed to the operating system), `frames_unjournalled_total` (refused for ever, memory
+            being full), `events_unjournalled_total`, `journal_failures_total` (times the disk began to refuse). With
+            `frames_waiting`, the frames' two add up to the frames appended, at any moment.
+        frames_waiting: frames in memory: of the last 100 ms, and while `failing` all since then.
     """
 
     def __init__(self, folder: Path, *, shard: int, segment_bytes: int) -> None:
@@ -84,11 +156,20 @@ class Journal:
         self.segment_bytes = segment_bytes
         self.last_us = 0
         self.bytes_written = 0
+        self.failing: str | None = None
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+        self.frames_waiting = 0
+        self._waiting: list[tuple[int, int, bytes]] = []
+        """Records that the system does not have yet: channel, stamp, content."""
+        self._waiting_bytes = 0
+        self._refused_us = 0
+        self._retry_at = 0.0
         self._instruments: dict[str, int] = {}
+        self._instruments_written: dict[str, int] = {}
         self._lock: BinaryIO | None = None
-        self._stream: BinaryIO | None = None
-        self._writer: Writer | None = None
-        self._unflushed = False
+        self._segment: _Segment | None = None
+        self._writer: Writer
+        self._day = 0
 
     def open(self) -> None:
         """Take the folder for this process and find where the last run ended.
@@ -111,61 +192,130 @@ class Journal:
                 break
 
     def append(self, data: bytes, now_us: int) -> int:
-        """Append one frame and return its stamp. It is on its way to the disk at the next `flush`.
+        """Append one frame and return its stamp. It goes to the disk with its chunk, at the next `flush` at the latest.
 
         Args:
             data: the frame, as it came.
             now_us: our clock, microseconds since 1970.
         """
         self.last_us = stamp = received_stamp_us(now_us, self.last_us, self.shard)
-        self._write(FRAMES, stamp, data)
+        if self._waiting_bytes + len(data) > WAITING_BYTES:
+            self.counts["frames_unjournalled_total"] += 1
+            self._refused_us = stamp
+        else:
+            self.frames_waiting += 1
+            self._keep(FRAMES, stamp, data)
         return stamp
+
+    def holds(self, stamp: int) -> bool:
+        """Whether the newest frame, whose stamp this is, is journalled or going to be; False: refused for ever."""
+        return stamp != self._refused_us
 
     def instruments_add(self, instruments: Mapping[str, int], now_us: int) -> None:
         """Record which instrument each of these keys means from here on; keys that mean what they meant are left out."""
         new = {key: value for key, value in instruments.items() if self._instruments.get(key) != value}
-        if new:
+        if new:  # never refused: the frames behind it would be read with the wrong meaning
             self._instruments |= new
-            if self._writer is not None:  # else the next segment begins with the whole map
-                self._append_json(INSTRUMENTS, new, now_us)
+            self._keep(INSTRUMENTS, self._stamp(now_us), _json(new))
 
     def event(self, content: Mapping[str, Any], now_us: int) -> None:
         """Record what happened to the connection."""
-        self._append_json(CONNECTION, content, now_us)
+        data = _json(content)
+        if self._waiting_bytes + len(data) > WAITING_BYTES:
+            self.counts["events_unjournalled_total"] += 1
+        else:
+            self._keep(CONNECTION, self._stamp(now_us), data)
 
     def flush(self) -> None:
-        """Hand everything appended to the operating system (a killed process loses nothing of it), and rotate a full segment."""
-        if self._writer is None or self._stream is None or not self._unflushed:
+        """Hand everything appended to the operating system: a killed process loses nothing of it.
+
+        A disk that refuses is tried again once a second; when it takes what waited, a part of it goes with each call.
+        """
+        if self.failing is not None and time.monotonic() < self._retry_at:
             return
-        before = self._stream.tell()
-        self._writer.flush()
-        self.bytes_written += self._stream.tell() - before
-        self._unflushed = False
-        if self._stream.tell() >= self.segment_bytes:
-            self._finish()
+        for _ in range(FLUSH_CHUNKS):
+            if not self._waiting or not self._write_chunk():
+                break
 
     def close(self) -> None:
-        """Finish the segment and free the folder."""
-        self._finish()
+        """Finish the segment and free the folder. What the disk does not take now is lost, counted and logged."""
+        while self._waiting and self._write_chunk():
+            pass
+        if self.frames_waiting:
+            log.critical("journal: %d frames are lost, the disk did not take them: %s", self.frames_waiting, self.failing)
+            self.counts["frames_unjournalled_total"] += self.frames_waiting
+            self.frames_waiting = 0
+        try:
+            self._finish()
+        except OSError as error:
+            self._give_up(error)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
-    def _append_json(self, channel: int, content: Mapping[str, Any], now_us: int) -> None:
-        self.last_us = stamp = received_stamp_us(now_us, self.last_us, self.shard)
-        self._write(channel, stamp, json.dumps(content, separators=(",", ":")).encode())
+    def _stamp(self, now_us: int) -> int:
+        self.last_us = received_stamp_us(now_us, self.last_us, self.shard)
+        return self.last_us
 
-    def _write(self, channel: int, stamp: int, data: bytes) -> None:
-        writer = self._writer or self._begin(stamp)
-        time_ns = _log_time_ns(stamp)
-        writer.add_message(channel, time_ns, data, time_ns)
-        self._unflushed = True
+    def _keep(self, channel: int, stamp: int, data: bytes) -> None:
+        self._waiting.append((channel, stamp, data))
+        self._waiting_bytes += len(data) + RECORD_BYTES
+        if self._waiting_bytes >= CHUNK_BYTES and self.failing is None:
+            self._write_chunk()
 
-    def _begin(self, stamp: int) -> Writer:
-        """Begin a segment named by its first stamp; the whole key map goes in before the first frame, under the same stamp."""
-        self._stream = (self.folder / f"{stamp:016d}{SUFFIX}").open("xb")
+    def _write_chunk(self) -> bool:
+        """Hand the oldest records over as one chunk; say whether the disk took it."""
+        records, size = self._oldest()
+        try:
+            if self._segment is not None and _ist_day(records[0][1]) != self._day:
+                self._finish()
+            segment = self._segment or self._begin(records[0][1])
+            before = segment.size
+            for channel, stamp, data in records:
+                time_ns = _log_time_ns(stamp)
+                self._writer.add_message(channel, time_ns, data, time_ns)
+            self._writer.flush()
+            written = segment.size - before
+            self._written(records, size, written)
+            if segment.size >= self.segment_bytes:
+                self._finish()
+        except OSError as error:
+            self._give_up(error)
+            return False
+        return True
+
+    def _oldest(self) -> tuple[list[tuple[int, int, bytes]], int]:
+        """Return the records of the next chunk, and how much of the waiting bytes they are."""
+        if self._waiting_bytes < 2 * CHUNK_BYTES:
+            return self._waiting, self._waiting_bytes
+        size = number = 0
+        while size < CHUNK_BYTES:
+            size += len(self._waiting[number][2]) + RECORD_BYTES
+            number += 1
+        return self._waiting[:number], size
+
+    def _written(self, records: list[tuple[int, int, bytes]], size: int, written: int) -> None:
+        frames = 0
+        for channel, _, data in records:
+            if channel == FRAMES:
+                frames += 1
+            elif channel == INSTRUMENTS:
+                self._instruments_written |= json.loads(data)
+        if self.failing is not None:
+            log.warning("journal: the disk takes it again; %d frames waited", self.frames_waiting)
+            self.failing = None
+        self.bytes_written += written
+        self.counts["frames_journalled_total"] += frames
+        self.frames_waiting -= frames
+        self._waiting_bytes -= size
+        del self._waiting[: len(records)]
+
+    def _begin(self, stamp: int) -> _Segment:
+        """Begin a segment named by its first stamp; the whole key map goes in before the first record, under the same stamp."""
+        self._segment = _Segment(self.folder / f"{stamp:016d}{SUFFIX}")
+        self._day = _ist_day(stamp)
         self._writer = writer = Writer(
-            self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD, index_types=IndexType.ALL & ~IndexType.MESSAGE
+            self._segment, chunk_size=WAITING_BYTES * 2, compression=CompressionType.ZSTD, index_types=IndexType.ALL & ~IndexType.MESSAGE
         )
         writer.start(profile="tradingok", library="tradingok")
         schema = writer.register_schema(pb.FeedResponse.DESCRIPTOR.full_name, "protobuf", _schema())
@@ -174,24 +324,36 @@ class Journal:
         for topic, encoding, schema_id in (("frames", "protobuf", schema), ("instruments", "json", plain), ("connection", "json", plain)):
             writer.register_channel(topic, encoding, schema_id, metadata)
         time_ns = _log_time_ns(stamp)
-        writer.add_message(INSTRUMENTS, time_ns, json.dumps(self._instruments, separators=(",", ":")).encode(), time_ns)
-        return writer
+        writer.add_message(INSTRUMENTS, time_ns, _json(self._instruments_written), time_ns)
+        return self._segment
 
     def _finish(self) -> None:
-        if self._writer is None or self._stream is None:
+        if self._segment is None:
             return
         self._writer.finish()
-        self._stream.close()
-        self._writer = self._stream = None
-        self._unflushed = False
+        self._segment.flush()
+        self._segment.close()
+        self._segment = None
+
+    def _give_up(self, error: OSError) -> None:
+        """The disk refused: leave the torn segment, and wait a second before a new one is tried."""
+        if self._segment is not None:
+            self._segment.give_up()
+            self._segment = None
+        if self.failing is None:
+            self.counts["journal_failures_total"] += 1
+            log.critical("journal: the disk takes nothing more: %s; frames wait in memory", error)
+        self.failing = f"the journal cannot be written: {error.strerror or error}"
+        self._retry_at = time.monotonic() + RETRY_SECONDS
 
 
 class JournalReader:
-    """Reads a shard's frames in order, across segments, also while they are being written.
+    """Reads a shard's frames in order, across segments, also while they are being written or removed.
 
     Attributes:
         last_us: stamp of the newest record read (frames or not).
         damaged_chunks: chunks that were skipped because their CRC or content is wrong.
+        segments_vanished: segments that were removed before their end was seen.
     """
 
     def __init__(self, folder: Path, *, after_us: int = 0) -> None:
@@ -199,6 +361,7 @@ class JournalReader:
         self.after_us = after_us
         self.last_us = after_us
         self.damaged_chunks = 0
+        self.segments_vanished = 0
         self._instruments: dict[str, int] = {}
         self._path: Path | None = None
         self._offset = 0
@@ -208,8 +371,11 @@ class JournalReader:
         found: list[Record] = []
         while len(found) < most:
             later = self._later()  # before reading: a segment that has a successor now grows no more
-            if self._path is not None and not self._read_on(found, most):
-                break
+            try:
+                if self._path is not None and not self._read_on(found, most):
+                    break
+            except FileNotFoundError:
+                self.segments_vanished += bool(later)  # without a later one: a new journal's first segment, which the disk refused
             if not later:
                 break
             self._path, self._offset = later[0], 0
@@ -219,9 +385,9 @@ class JournalReader:
         """Return the segments behind the present one; at the start, from the one that `after_us` lies in."""
         paths = segment_paths(self.folder)
         if self._path is not None:
-            return [path for path in paths if _path_stamp(path) > _path_stamp(self._path)]
-        before = [path for path in paths if _path_stamp(path) <= self.after_us]
-        return before[-1:] + [path for path in paths if _path_stamp(path) > self.after_us]
+            return [path for path in paths if segment_stamp(path) > segment_stamp(self._path)]
+        before = [path for path in paths if segment_stamp(path) <= self.after_us]
+        return before[-1:] + [path for path in paths if segment_stamp(path) > self.after_us]
 
     def _read_on(self, found: list[Record], most: int) -> bool:
         """Read on in the present segment; say whether its end was reached."""
@@ -269,10 +435,6 @@ def segment_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.stem.isdigit())
 
 
-def _path_stamp(path: Path) -> int:
-    return int(path.stem)
-
-
 def _is_end(error: Exception) -> bool:
     """Whether the bytes just stop: a segment that is being written, or a torn tail."""
     return isinstance(error, EndOfFile | struct.error)
@@ -280,8 +442,9 @@ def _is_end(error: Exception) -> bool:
 
 def _last_stamp(path: Path) -> int:
     """Return the newest stamp of a segment by its chunks' headers; 0 where it has no whole chunk."""
-    newest = 0
-    with path.open("rb") as stream:
+    newest = size = 0
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as stream:  # removed meanwhile: as if it had been before
+        size = path.stat().st_size
         try:
             for record in StreamReader(stream, emit_chunks=True, record_size_limit=1 << 30).records:
                 if isinstance(record, Chunk):
@@ -289,9 +452,9 @@ def _last_stamp(path: Path) -> int:
         except (McapError, ValueError, struct.error) as error:
             if not _is_end(error):
                 log.error("journal %s is damaged: %s", path.name, error)
-    return newest or (_path_stamp(path) if path.stat().st_size else 0)
+    return newest or (segment_stamp(path) if size else 0)
 
 
-def journal_bytes(folder: Path) -> int:
-    """Return the size of all segments."""
-    return sum(os.stat(path).st_size for path in segment_paths(folder))
+def segment_stamp(path: Path) -> int:
+    """Return the stamp of a segment's first record; every record of earlier segments is older."""
+    return int(path.stem)
