@@ -204,6 +204,17 @@ STORE_QUEUE_TICKS = env.integer(
 )
 TICK_RETENTION_DAYS = env.integer("TRADINGOK_TICK_DAYS", 7, "Days that ticks are kept in MongoDB.", low=1, high=3650)
 JOURNAL_SEGMENT_MB = env.integer("TRADINGOK_JOURNAL_SEGMENT_MB", 256, "Size at which a journal segment is closed, in MB.", low=1, high=4096)
+JOURNAL_DAYS = env.number("TRADINGOK_JOURNAL_DAYS", 7, "Days that a journal segment is kept once the store has it.", low=0.01, high=3650)
+JOURNAL_GB = env.number(
+    "TRADINGOK_JOURNAL_GB", 50, "Size of one feed's journal, in GB, past which the oldest stored segments go.", low=0.01, high=1_000_000
+)
+DISK_FLOOR_GB = env.number(
+    "TRADINGOK_DISK_FLOOR_GB",
+    2,
+    "Free space, in GB, below which the oldest stored segments go at any age.",
+    low=0,
+    high=1_000_000,
+)
 FEED_SHARD = env.integer("TRADINGOK_FEED_SHARD", 0, "Number of this feed among the feeds, from 0.", low=0, high=7)
 FEED_SHARDS = env.integer("TRADINGOK_FEED_SHARDS", 1, "How many feeds there are.", low=1, high=8)
 
