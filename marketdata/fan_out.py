@@ -114,6 +114,8 @@ class Hub:
         self._reload_due = asyncio.Event()
         self._reported = asyncio.Event()
         self._demand_changed = asyncio.Event()
+        self._reports_at: dict[int, float] = {}
+        """Shard → when it reported last; so long must it be silent until clients are told."""
         self._report_at = self._entries_at = self._reopened_at = self._leased_at = self._forgot_at = 0.0
         self._closed = False
         self._told: tuple[object, ...] = ()
@@ -229,9 +231,10 @@ class Hub:
             return
         self.batches_total += 1
         if batch.status is not None:
-            self._report_at = time.monotonic()
+            self._report_at = self._reports_at[batch.shard] = time.monotonic()
             self._reported.set()
             self.board.take(batch.status)
+            self.board.hear(batch.shard)
             self._announce()
         if batch.entries:
             self._entries_at = time.monotonic()
@@ -249,9 +252,9 @@ class Hub:
         if batch.epoch < epoch or (batch.epoch == epoch and batch.n <= n):
             return False
         if batch.epoch > epoch:
-            self._lost("The feed has started again.")
+            self._lost("The feed has started again.", batch.shard)
         elif batch.n > n + 1:
-            self._lost(f"{batch.n - n - 1} messages of the feed were lost.")
+            self._lost(f"{batch.n - n - 1} messages of the feed were lost.", batch.shard)
         self._positions[batch.shard] = (batch.epoch, batch.n)
         return True
 
@@ -306,12 +309,12 @@ class Hub:
             self._told_segments = segments
 
     # --- loss and recovery ----------------------------------------------------------------------------------------------
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, shard: int | None = None) -> None:
         self._losses += 1
         self._reported.clear()
         self._reload_due.set()
-        if self.board.lose(why, _now_ms()):
-            logger.warning("hub reconnecting: %s", why)
+        if self.board.lose(why, _now_ms(), shard):
+            logger.warning("hub reconnecting%s: %s", "" if shard is None else f" to shard {shard}", why)
             self._announce()
 
     async def _recover_step(self) -> None:
@@ -342,6 +345,7 @@ class Hub:
         self.reloads_total += 1
         for status in statuses:
             self.board.take(status)
+            self._reports_at.setdefault(status.shard, time.monotonic())
         self._take_all(stamped)
         return True
 
@@ -361,6 +365,9 @@ class Hub:
         now = time.monotonic()
         if now - self._report_at > SILENCE_SECONDS and self.board.lost_since_ms is None:
             self._lost(f"No report of the feed for {SILENCE_SECONDS:.0f} s.")
+        for shard, reported_at in self._reports_at.items():
+            if now - reported_at > SILENCE_SECONDS and self.board.hush(shard, _now_ms()):
+                self._announce()
         if now - max(self._report_at, self._reopened_at) > REOPEN_SECONDS:
             self._reopened_at = now
             await self._reading.aclose()

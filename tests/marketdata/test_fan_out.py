@@ -11,6 +11,7 @@ import pytest_asyncio
 import redis
 
 from marketdata.bus import BusBatch
+from marketdata.domain.feed_status import FeedStatus
 from marketdata.hub import Hub, close_hub, get_hub
 from marketdata.outbox import Outbox
 from marketdata.wire import FULL, LTPC
@@ -186,3 +187,36 @@ async def test_a_slow_farewell_is_cut_short(hub: Hub) -> None:
     await close_hub(4001)
     assert client.closed == [4001]
     assert not hub.clients
+
+
+class OneOfTwo(ScriptedFeed):
+    """One of two shards, that says so."""
+
+    def status(self) -> FeedStatus:
+        return super().status()._replace(counters={"feed_shards": 2})
+
+
+async def test_a_shard_that_is_gone_is_told_with_its_number_while_the_other_goes_on(valkey: redis.Redis) -> None:
+    stays, goes = OneOfTwo(shard=0), OneOfTwo(shard=1)
+    try:
+        async with stays.reporting():
+            async with goes.reporting():
+                hub = await get_hub()
+                client = client_of(hub, 1, 2)
+                await auntil(lambda: hub.settled and hub.feed_view().state == "live")
+                await goes.tick(2, 20.0)
+                await auntil(lambda: 2 in hub.entries)
+            await auntil(lambda: hub.feed_view().scope == "shard:1")
+            assert hub.feed_view().state == "reconnecting"
+            assert hub.settled  # nothing of the other is in doubt
+            await stays.tick(1, 10.0)
+            await auntil(lambda: 1 in hub.entries)
+            again = OneOfTwo(shard=1, epoch=goes.epoch + 1)  # it begins anew
+            async with again.reporting():
+                await auntil(lambda: hub.settled and hub.feed_view().state == "live")
+        told = [(message["state"], message["scope"]) for message in client.told("feed:status")]
+        assert ("reconnecting", "shard:1") in told
+        assert told[-1] == ("live", "all")
+        assert ("reconnecting", "all") not in told[told.index(("reconnecting", "shard:1")) :]
+    finally:
+        await close_hub()

@@ -73,3 +73,45 @@ def test_our_own_loss_hides_what_the_feed_says_until_it_is_found() -> None:
 def test_segments_of_all_shards_are_told_together() -> None:
     made = board(status(0, segments={"NSE_EQ": "NORMAL_OPEN"}), status(1, segments={"NSE_FO": "NORMAL_CLOSE"}))
     assert made.segments() == {"NSE_EQ": "NORMAL_OPEN", "NSE_FO": "NORMAL_CLOSE"}
+
+
+def of(shards: int, shard: int, **values: int | str) -> FeedStatus:
+    """A report of a feed that knows how many there are."""
+    return status(shard, **values)._replace(counters={"feed_shards": shards})  # type: ignore[arg-type]
+
+
+def test_a_loss_of_one_shard_is_told_of_it_alone() -> None:
+    made = board(of(2, 0), of(2, 1))
+    assert made.lose("5 messages were lost.", 77, 1)
+    assert not made.lose("more", 78, 1)
+    view = made.view(1)
+    assert (view.state, view.scope, view.since_ms, view.detail) == ("reconnecting", "shard:1", 77, "5 messages were lost.")
+    assert (made.lost_since_ms, made.lost_why) == (77, "5 messages were lost.")
+    assert made.lose("everything", 79)
+    assert made.view(1).scope == "all"
+    assert made.find()
+    assert made.view(1).state == "live"
+    assert made.lost_since_ms is None
+
+
+def test_a_shard_that_is_silent_is_reconnecting_until_it_is_heard() -> None:
+    made = board(of(2, 0), of(2, 1))
+    assert made.hush(1, 50)
+    assert not made.hush(1, 60)
+    assert not made.hush(7, 60)  # there is none
+    view = made.view(1)
+    assert (view.state, view.scope, view.since_ms, view.detail) == ("reconnecting", "shard:1", 50, "Feed 2 of 2 reports no more.")
+    made.hear(1)
+    assert made.view(1).state == "live"
+
+
+def test_a_shard_that_has_never_reported_is_missed() -> None:
+    view = board(of(3, 0), of(3, 2)).view(1)
+    assert (view.state, view.scope, view.since_ms, view.detail) == ("reconnecting", "shard:1", None, "Feed 2 of 3 has not reported.")
+
+
+@pytest.mark.parametrize("order", list(permutations([of(2, 0), of(2, 1, state="closed"), of(1, 0, epoch=11)])))
+def test_reports_of_shards_that_are_no_more_are_dropped(order: tuple[FeedStatus, ...]) -> None:
+    made = board(*order)
+    assert list(made.statuses) == [0]
+    assert (made.view(1).state, made.view(1).scope) == ("live", "all")
