@@ -1,5 +1,8 @@
 """Bytes of the broker's feed to domain objects: the end of the broker's abbreviations. Pure; protobuf by attribute access.
 
+Every object that protobuf makes costs time, so bars stay bytes until they are needed: the last finished minute comes with each
+update and is the same one for a minute, and of the day's bar only three figures are wanted. What that is worth: docs/performance.md.
+
 Zero against absent: proto3 leaves zeroes out, so a bare 0 may mean "not sent". A figure that comes in a group that was
 sent is a real 0 (volume beside a last price, quantities beside levels); alone it is None. A last price of 0 is a contract
 that never traded: None. See FACTS §3.6.
@@ -7,18 +10,19 @@ that never traded: None. See FACTS §3.6.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
 
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 from broker.upstox.protocol import ProtocolViolation
 from marketdata.domain.candle import Candle
 from marketdata.domain.tick import MAX_RANK, NO_DEPTH, Depth, Level, Tick, TickKind
-
-INTERVALS = {"I1": "1m", "1d": "1d"}
-"""The broker's interval names in `marketOHLC` → ours. FACTS §3.6, read 2026-11-22."""
 
 EARLIEST_MS = 1_577_836_800_000
 LATEST_MS = 4_102_444_800_000
@@ -27,7 +31,31 @@ LATEST_MS = 4_102_444_800_000
 _STATUS = pb.MarketStatus.Name
 _LIVE = pb.live_feed
 _MARKET_INFO = pb.market_info
-_parse = pb.FeedResponse.FromString
+_new = tuple.__new__
+"""Makes a NamedTuple of a ready tuple, without the detour of its own constructor."""
+
+
+def _with_bars_as_bytes() -> type[pb.FeedResponse]:
+    """Return the FeedResponse of a schema that differs in one thing: a bar is bytes, as a nested message lies on the wire anyway."""
+    schema = FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(schema)
+    (bars,) = [field for message in schema.message_type for field in message.field if (message.name, field.name) == ("MarketOHLC", "ohlc")]
+    bars.type = bars.TYPE_BYTES
+    bars.ClearField("type_name")
+    pool = DescriptorPool()
+    for needed in pb.DESCRIPTOR.dependencies:
+        pool.AddSerializedFile(needed.serialized_pb)
+    pool.AddSerializedFile(schema.SerializeToString())
+    made: type[pb.FeedResponse] = GetMessageClass(pool.FindMessageTypeByName(pb.FeedResponse.DESCRIPTOR.full_name))
+    return made
+
+
+_parse = _with_bars_as_bytes().FromString
+_parse_bar = pb.OHLC.FromString
+_day_layout = struct.Struct("<5sdBdBd").unpack_from
+"""How every writer of protobuf lays out a day's bar without zeroes: interval, open, high, low. Otherwise it is parsed."""
+_DAY_HEAD, _HIGH_TAG, _LOW_TAG = b"\n\x021d\x11", 0x19, 0x21
+_DAY_BYTES = 32
 
 
 class Frame(NamedTuple):
@@ -37,7 +65,7 @@ class Frame(NamedTuple):
         broker_ms: broker's clock, ms UTC · wire `currentTs`; 0 where the frame had none, or an implausible one.
         kind: snapshot or live; None for a frame with only market info.
         ticks: one an instrument, by rank.
-        bars: the broker's own finished 1-minute bars of these instruments, as "confirmed" candles.
+        bars: the broker's own finished 1-minute bars of these instruments, as "confirmed" candles; those that were not seen before.
         segments: segment → status name; empty unless the frame is a market info.
         unknown: keys that `instruments` did not name, in byte order; they have no tick here.
     """
@@ -74,15 +102,17 @@ class WireDepth(Depth):
         return id(self)
 
 
-def decode(data: bytes, instruments: Mapping[str, int]) -> Frame:
+def decode(data: bytes, instruments: Mapping[str, int], minutes: dict[int, bytes] | None = None) -> Frame:
     """Decode one frame.
 
     Args:
         data: the WebSocket message as it came.
         instruments: the broker's key → our instrument id.
+        minutes: instrument id → its last finished minute, as the wire has it; kept here from call to call, so that a bar is
+            given once, and again when it changes. Without it every bar is given.
 
     Returns:
-        The frame; ticks in order of rank. The same bytes and map give the same frame in every process.
+        The frame; ticks in order of rank. The same bytes and maps give the same frame in every process.
 
     Raises:
         ProtocolViolation: the bytes are no FeedResponse, or hold more keys than a tick's id can tell apart; final.
@@ -103,6 +133,8 @@ def decode(data: bytes, instruments: Mapping[str, int]) -> Frame:
         raise ProtocolViolation(f"a frame holds {len(feeds)} keys, more than {MAX_RANK}")
     ticks: list[Tick] = []
     bars: list[Candle] = []
+    if minutes is None:
+        minutes = {}
     unknown: list[str] = []
     for rank, key in enumerate(sorted(feeds)):  # str order is byte order in UTF-8
         instrument = instruments.get(key)
@@ -110,13 +142,14 @@ def decode(data: bytes, instruments: Mapping[str, int]) -> Frame:
             unknown.append(key)
             continue
         feed = feeds[key]
+        market = feed.fullFeed.marketFF  # for what is not there protobuf gives an empty message
+        ltpc = market.ltpc
+        if ltpc.ltt or feed.fullFeed.HasField("marketFF"):
+            ticks.append(_market_tick(instrument, rank, market, ltpc, minutes, bars))
+            continue
         union = feed.WhichOneof("FeedUnion")
         if union == "fullFeed":
-            full = feed.fullFeed
-            if full.HasField("marketFF"):
-                ticks.append(_market_tick(instrument, rank, full.marketFF, bars))
-            else:
-                ticks.append(_index_tick(instrument, rank, full.indexFF, bars))
+            ticks.append(_index_tick(instrument, rank, feed.fullFeed.indexFF, minutes, bars))
         elif union == "firstLevelWithGreeks":
             ticks.append(_greeks_tick(instrument, rank, feed.firstLevelWithGreeks))
         else:
@@ -140,35 +173,42 @@ def _status_name(value: pb.MarketStatus.ValueType) -> str:
         return f"STATUS_{value}"
 
 
-def _bars(instrument: int, bars: pb.MarketOHLC, open_interest: float | None, out: list[Candle]) -> tuple[float | None, ...]:
-    """Append the finished minute to `out`; return the day's open, high, low. An empty bar (before the first trade) is none."""
-    day: tuple[float | None, ...] = (None, None, None)
-    for bar in bars.ohlc:
-        interval = bar.interval
-        if interval == "I1":
+_Day = tuple[float | None, float | None, float | None]
+"""The day's open, high, low."""
+
+
+def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dict[int, bytes], out: list[Candle]) -> _Day:
+    """Append the finished minute to `out` if it is new; return the day's figures. An empty bar (before the first trade) is none."""
+    day: _Day = (None, None, None)
+    for wire in wires[:]:  # a slice is made at once, an iterator in steps
+        if minutes.get(instrument) == wire:
+            continue
+        if len(wire) >= _DAY_BYTES:
+            head, day_open, high_tag, day_high, low_tag, day_low = _day_layout(wire)
+            if head == _DAY_HEAD and high_tag == _HIGH_TAG and low_tag == _LOW_TAG:
+                day = (day_open, day_high, day_low)
+                continue
+        bar = _parse_bar(wire)
+        if bar.interval == "I1":
+            minutes[instrument] = wire
             if _time(bar.ts) is not None:
-                out.append(Candle(instrument, "1m", bar.ts, bar.open, bar.high, bar.low, bar.close, bar.vol, open_interest, "confirmed"))
-        elif interval == "1d" and bar.ts:
+                values = (instrument, "1m", bar.ts, bar.open, bar.high, bar.low, bar.close, bar.vol, open_interest, "confirmed", 0)
+                out.append(_new(Candle, values))
+        elif bar.interval == "1d":
             day = (bar.open or None, bar.high or None, bar.low or None)
     return day
 
 
-def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, bars: list[Candle]) -> Tick:
-    traded = feed.HasField("ltpc")
-    ltpc = feed.ltpc
-    volume: int | None = feed.vtt
-    open_interest: float | None = feed.oi or None
-    day = _bars(instrument, feed.marketOHLC, open_interest, bars)
-    if feed.HasField("optionGreeks"):
-        greeks = feed.optionGreeks
-        delta: float | None = greeks.delta
-        theta: float | None = greeks.theta
-        gamma: float | None = greeks.gamma
-        vega: float | None = greeks.vega
-        rho: float | None = greeks.rho
-        if not (delta or theta or gamma or vega or rho):  # an empty message: equities and futures
-            delta = theta = gamma = vega = rho = None
-    else:
+def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, ltpc: pb.LTPC, minutes: dict[int, bytes], bars: list[Candle]) -> Tick:
+    open_interest = feed.oi or None
+    day_open, day_high, day_low = _bars(instrument, feed.marketOHLC.ohlc, open_interest, minutes, bars)
+    greeks = feed.optionGreeks
+    delta: float | None = greeks.delta
+    theta: float | None = greeks.theta
+    gamma: float | None = greeks.gamma
+    vega: float | None = greeks.vega
+    rho: float | None = greeks.rho
+    if not (delta or theta or gamma or vega or rho):  # not sent, or an empty message: equities and futures
         delta = theta = gamma = vega = rho = None
     bid_price: float | None
     bid_quantity: int | None
@@ -178,29 +218,36 @@ def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, bars: list
     total_sell: float | None = feed.tsq
     bid_price = bid_quantity = ask_price = ask_quantity = None
     depth: Depth = NO_DEPTH
-    if feed.HasField("marketLevel"):
-        level = feed.marketLevel
+    level = feed.marketLevel
+    quotes = level.bidAskQuote
+    if quotes:
         depth = WireDepth(level)
-        quotes = level.bidAskQuote
-        if quotes:
-            best = quotes[0]
-            bid_price = best.bidP or None
-            bid_quantity = best.bidQ or None
-            ask_price = best.askP or None
-            ask_quantity = best.askQ or None
+        best = quotes[0]
+        bid_price = best.bidP or None
+        bid_quantity = best.bidQ or None
+        ask_price = best.askP or None
+        ask_quantity = best.askQ or None
+    elif feed.HasField("marketLevel"):
+        depth = WireDepth(level)
     else:
         total_buy = total_buy or None
         total_sell = total_sell or None
-    if traded:
-        return Tick(
-            instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, ltpc.ltq, ltpc.cp or None, volume, feed.atp or None, open_interest,
-            feed.iv or None, delta, theta, gamma, vega, rho, bid_price, bid_quantity, ask_price, ask_quantity, total_buy, total_sell,
-            day[0], day[1], day[2], depth,
+    last_trade_ms: int | None = ltpc.ltt
+    if last_trade_ms or feed.HasField("ltpc"):
+        if not EARLIEST_MS < ltpc.ltt < LATEST_MS:
+            last_trade_ms = None
+        return _new(
+            Tick,
+            (
+                instrument, rank, last_trade_ms, ltpc.ltp or None, ltpc.ltq, ltpc.cp or None, feed.vtt, feed.atp or None, open_interest,
+                feed.iv or None, delta, theta, gamma, vega, rho, bid_price, bid_quantity, ask_price, ask_quantity, total_buy, total_sell,
+                day_open, day_high, day_low, depth,
+            ),
         )  # fmt: skip
     return Tick(
-        instrument, rank, None, None, None, None, volume or None, feed.atp or None, open_interest,
+        instrument, rank, None, None, None, None, feed.vtt or None, feed.atp or None, open_interest,
         feed.iv or None, delta, theta, gamma, vega, rho, bid_price, bid_quantity, ask_price, ask_quantity, total_buy, total_sell,
-        day[0], day[1], day[2], depth,
+        day_open, day_high, day_low, depth,
     )  # fmt: skip
 
 
@@ -208,9 +255,9 @@ _UNSAID: tuple[None, None, None, None, None, None, None, None, None, None, None,
 """The fields from volume to total_sell_quantity, where the wire has none of them."""
 
 
-def _index_tick(instrument: int, rank: int, feed: pb.IndexFullFeed, bars: list[Candle]) -> Tick:
+def _index_tick(instrument: int, rank: int, feed: pb.IndexFullFeed, minutes: dict[int, bytes], bars: list[Candle]) -> Tick:
     ltpc = feed.ltpc
-    day = _bars(instrument, feed.marketOHLC, None, bars)
+    day = _bars(instrument, feed.marketOHLC.ohlc, None, minutes, bars)
     return Tick(instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, None, ltpc.cp or None, *_UNSAID, day[0], day[1], day[2], NO_DEPTH)
 
 

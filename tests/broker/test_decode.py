@@ -52,6 +52,43 @@ def test_a_bar_before_the_first_trade_is_none() -> None:
     assert decode(frame({KEY: feed}), {KEY: 7}).bars == []
 
 
+def test_a_finished_minute_is_given_once_and_again_when_it_changes() -> None:
+    minutes: dict[int, bytes] = {}
+    changed = option_feed()
+    changed.fullFeed.marketFF.marketOHLC.ohlc[1].vol += 75
+    later = option_feed()
+    later.fullFeed.marketFF.marketOHLC.ohlc[1].ts += 60_000
+    volumes = [
+        [bar.volume for bar in decode(frame({KEY: feed}), {KEY: 7}, minutes).bars] for feed in (option_feed(), option_feed(), changed)
+    ]
+    assert volumes == [[300], [], [375]]
+    assert [bar.start_ms for bar in decode(frame({KEY: later}), {KEY: 7}, minutes).bars] == [1_769_160_540_000]
+    assert len(decode(frame({KEY: option_feed()}), {KEY: 7}).bars) == 1
+
+
+@pytest.mark.parametrize("zero", ["open", "high", "low", "close", "vol", "ts", "nothing"])
+def test_the_day_is_read_whatever_is_zero(zero: str) -> None:
+    feed = option_feed()
+    if zero != "nothing":
+        feed.fullFeed.marketFF.marketOHLC.ohlc[0].ClearField(zero)  # type: ignore[arg-type]
+    tick = _one(feed)
+    expected = {"open": 98.0, "high": 110.0, "low": 95.5} | {zero: None}
+    assert (tick.day_open, tick.day_high, tick.day_low) == (expected["open"], expected["high"], expected["low"])
+
+
+def test_bars_that_another_writer_lays_out_otherwise_are_read_the_same() -> None:
+    usual = option_feed()
+    (day, minute) = (bar.SerializeToString() for bar in usual.fullFeed.marketFF.marketOHLC.ohlc)
+    fields = [day[start : start + 9] for start in (4, 13, 22, 31)]
+    other = day[:4] + b"".join(reversed(fields)) + day[40:]
+    assert pb.OHLC.FromString(other) == pb.OHLC.FromString(day)
+    whole = frame({KEY: usual})
+    swapped = whole.replace(day, other)
+    assert swapped != whole
+    assert decode(swapped, {KEY: 7}).ticks[0][-4:-1] == decode(whole, {KEY: 7}).ticks[0][-4:-1] == (98.0, 110.0, 95.5)
+    assert minute in swapped
+
+
 def test_what_a_partial_frame_leaves_out_is_unknown_not_zero() -> None:
     feed = option_feed()
     feed.fullFeed.marketFF.ClearField("marketLevel")
@@ -172,6 +209,15 @@ def _sdk_figures(feed: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
+def _sdk_minute(feed: dict[str, Any]) -> tuple[float, ...] | None:
+    """Return start, open, high, low, close and volume of the finished minute in a Feed of the SDK."""
+    full = feed["fullFeed"]
+    for bar in (full.get("marketFF") or full["indexFF"]).get("marketOHLC", {}).get("ohlc", []):
+        if bar["interval"] == "I1" and "ts" in bar:
+            return (int(bar["ts"]), *(bar.get(name, 0.0) for name in ("open", "high", "low", "close")), int(bar.get("vol", 0)))
+    return None
+
+
 @pytest.mark.realdata
 def test_real_frames_read_as_the_official_sdk_reads_them() -> None:
     from upstox_client.feeder.proto import MarketDataFeedV3_pb2 as sdk
@@ -179,7 +225,7 @@ def test_real_frames_read_as_the_official_sdk_reads_them() -> None:
     frames = recorded_frames()
     read = [MessageToDict(sdk.FeedResponse.FromString(data)) for data in frames]
     ids = {key: number for number, key in enumerate(sorted({key for one in read for key in one["feeds"]}), start=1)}
-    compared = 0
+    compared = with_minutes = 0
     for data, expected in zip(frames, read, strict=True):
         decoded = decode(data, ids)
         assert decoded.broker_ms == int(expected["currentTs"])
@@ -189,7 +235,11 @@ def test_real_frames_read_as_the_official_sdk_reads_them() -> None:
             tick = by_id[ids[key]]._asdict()
             assert {name: tick[name] for name in _sdk_figures(feed)} == _sdk_figures(feed), key
             compared += 1
+        bars = {bar.instrument: bar[2:8] for bar in decoded.bars}
+        assert bars == {ids[key]: bar for key, feed in expected["feeds"].items() if (bar := _sdk_minute(feed))}
+        with_minutes += len(bars)
     assert compared == 859  # the number that the data's own description gives
+    assert with_minutes > 800
 
 
 @pytest.mark.realdata
