@@ -71,6 +71,18 @@ from django.db.models.signals import post_migrate  # noqa: E402
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one is slow on purpose
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults", choices=("short", "full"), default="short", help="How long tests/faults go on: seconds each, or as `make faults` does."
+    )
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether a fault is to be tried in its long form (`--faults=full`)."""
+    return bool(request.config.getoption("--faults") == "full")
+
+
 def pytest_unconfigure() -> None:
     _run.close()
 

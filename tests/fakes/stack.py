@@ -69,11 +69,11 @@ class Process:
         assert self._child is not None, f"{self.name} was never started"
         return end(self._child, seconds=STOP_SECONDS)
 
-    def kill(self) -> None:
-        """End it as a crash does."""
+    def kill(self) -> int:
+        """End it as a crash does; return its exit code, which says that it was this signal."""
         assert self._child is not None, f"{self.name} was never started"
         self._child.kill()
-        self._child.wait()
+        return self._child.wait()
 
     def told(self) -> str:
         """The end of its output."""

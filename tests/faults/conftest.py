@@ -1,0 +1,43 @@
+"""What every scenario may use. None of them touches the test run's own database: each has servers of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.system import System, seeded
+
+SystemHolder = list[System]
+
+
+@pytest.fixture(scope="module")
+def kept_system() -> Iterator[SystemHolder]:
+    """The module's running system, at most one: made by the first test that wants it."""
+    holder: SystemHolder = []
+    yield holder
+    for system in holder:
+        system.stop()
+
+
+@pytest.fixture
+def system(kept_system: SystemHolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A running system, proved whole: the module's, or another one where a test has left it otherwise."""
+    if kept_system and not kept_system[0].proved:
+        kept_system.pop().stop()
+    if not kept_system:
+        kept_system.append(System(tmp_path_factory.mktemp("system")))
+    running = kept_system[0]
+    running.proved = False
+    yield running
+    if not running.proved:
+        print(f"\nfeed:\n{running.feed.told()}\nweb:\n{running.web.told()}")
+
+
+@pytest.fixture
+def moments() -> random.Random:
+    """Random moments, by a seed that is printed; FAULTS_SEED repeats a run."""
+    seed = seeded()
+    print(f"\n  FAULTS_SEED={seed}")
+    return random.Random(seed)

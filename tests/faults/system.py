@@ -1,0 +1,172 @@
+"""The whole system on servers of its own, so that a scenario may do anything to any of its processes.
+
+system.exchange · system.feed · system.web · system.worker · system.servers.mongod · system.servers.valkey
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pymongo
+from pymongo.database import Database
+
+from tests.fakes.stack import Process, Stack
+from tests.faults.oracle import LOST_MS, Proof, assert_lossless
+from tests.faults.servers import DEADLINE, Servers, memory_mb, until
+from tests.faults.watcher import Watcher
+from tests.replay.test_real_data import client_figures, snapshot
+from tradingok.children import process_ended
+
+NAMESPACE = "faults"
+GROWTH_MB = 150.0
+"""A feed or web process that follows 60 instruments may grow by so much in a scenario: the journal's buffer is bounded at 64 MB."""
+
+
+class System(Stack):
+    """A running TradingOK that follows about 60 instruments of a simulated exchange, about 100 updates a second.
+
+    Attributes:
+        servers: its own mongod and valkey.
+        database: the store, by plain pymongo.
+        ledger: the exchange's; `journal` the feed's.
+        proved: whether the last thing that happened to it was a `prove` that succeeded: it is whole and may serve another test.
+    """
+
+    def __init__(self, var: Path, *exchange_arguments: str, **environment: str) -> None:
+        """Start everything; see `Stack`. The ledger is always on."""
+        self.proved = True
+        self.ledger, self.journal = var / "ledger", var / "journal" / "0"
+        self.servers = Servers(var)
+        self._client = pymongo.MongoClient[dict[str, Any]](self.servers.mongodb_uri, timeoutMS=30_000)
+        self.database: Database[dict[str, Any]] = self._client[NAMESPACE]
+        super().__init__(
+            var,
+            *("--seed", "7", "--ledger", str(self.ledger)),
+            *exchange_arguments,
+            MONGODB_URI=self.servers.mongodb_uri,
+            REDIS_URL=self.servers.redis_url,
+            TRADINGOK_NAMESPACE=NAMESPACE,
+            **{"TRADINGOK_STRIKES": "2", **environment},
+        )
+        words = "-m celery -A tradingok worker --pool threads --concurrency 2 --without-gossip --without-mingle --without-heartbeat"
+        self.worker = self._process("worker", *words.split())
+
+    def stop(self) -> None:
+        super().stop()
+        self._client.close()
+        self.servers.stop()
+
+    # --- what may be done to it -----------------------------------------------------------------------------------------
+
+    def kill(self, process: Process) -> int:
+        """End one of our processes as a crash does; return the pid that is gone."""
+        pid = process.pid
+        assert process.kill() == -signal.SIGKILL
+        assert process_ended(pid)
+        return pid
+
+    def log(self, process: Process) -> str:
+        """All that a process has written so far."""
+        return process.log.read_text(errors="replace")
+
+    @contextmanager
+    def watched(self) -> Iterator[Watcher]:
+        """Have a client on that follows everything, with a first quote of each; its protocol must hold to the end."""
+        with Watcher(self.ws_url, self.api_key, self.keys()) as watcher:
+            until(lambda: len(watcher.quotes) > 20, "the watcher has quotes")
+            yield watcher
+
+    @contextmanager
+    def memory_bounded(self) -> Iterator[None]:
+        """The feed and the web process do not grow by more than GROWTH_MB, restarted ones counted from their first start."""
+        before = {process.name: memory_mb(process.pid) for process in (self.feed, self.web)}
+        yield
+        after = {process.name: memory_mb(process.pid) for process in (self.feed, self.web)}
+        print("  memory: " + ", ".join(f"{name} {before[name]:.0f} → {after[name]:.0f} MB" for name in before))
+        assert all(after[name] < before[name] + GROWTH_MB for name in before)
+
+    # --- what it says of itself -----------------------------------------------------------------------------------------
+
+    def keys(self) -> list[str]:
+        """The keys that the exchange has been asked for."""
+        keys: list[str] = self.exchange.get("/simulator/state", keys="1").raise_for_status().json()["subscribed_keys"]
+        return keys
+
+    def shard(self) -> dict[str, Any]:
+        """The feed as REST tells it: state, detail, counters."""
+        shard: dict[str, Any] = self.get("/api/broker-status")["shards"][0]
+        return shard
+
+    def counter(self, name: str) -> float:
+        """One of the feed's counters, as REST tells it."""
+        return float(self.shard()["counters"][name])
+
+    def is_live(self) -> bool:
+        """Whether REST says so, of the feed that was started last."""
+        status = self.get("/api/broker-status")
+        started = re.findall(r"started, epoch (\d+)", self.log(self.feed))
+        return status["state"] == "live" and [str(shard["epoch"]) for shard in status["shards"]] == started[-1:]
+
+    def ticks_stored(self) -> int:
+        """Ticks in the store."""
+        return self.database["marketdata_markettick"].count_documents({})
+
+    # --- the proof ------------------------------------------------------------------------------------------------------
+
+    def prove(self, *, lost_ms: float = LOST_MS) -> Proof:
+        """Let everything come to rest, then have the oracle compare ledger, journal, store and what REST and WebSocket deliver.
+
+        Afterwards the exchange sends again.
+
+        Raises:
+            AssertionError: the oracle's, or it does not come to rest.
+        """
+        self.wait_for(self.is_live)
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            self.exchange.fault(kind="mute")
+            time.sleep(0.5)
+            try:
+                proof = assert_lossless(self.database, [self.journal], self.ledger, lost_ms=lost_ms)
+                self._assert_delivered(proof)
+                break
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+                self.exchange.fault(kind="clear")  # the rules may just be changing what is followed: its first quotes must come
+                time.sleep(1)
+        self.exchange.fault(kind="clear")
+        print(f"  {proof}")
+        self.proved = True
+        return proof
+
+    def _assert_delivered(self, proof: Proof) -> None:
+        """What REST and a fresh WebSocket client say of each followed instrument is its newest update in the journal."""
+        keys = [key for key in self.keys() if key in proof.last]
+        assert keys, "the exchange has no subscription"
+        wanted = {key: proof.last[key] for key in keys}
+        rows = self.get("/api/marketdata/ticks/latest/", instruments=",".join(keys))["results"]
+        over_rest = {row["key"]: client_figures(row["quote"]) for row in rows if row["quote"]}
+        assert over_rest == wanted, _difference("REST", wanted, over_rest)
+        pushed = asyncio.run(snapshot(self.ws_url, self.api_key, keys))
+        over_websocket = {key: client_figures(quote) for key, quote in pushed.items()}
+        assert over_websocket == wanted, _difference("WebSocket", wanted, over_websocket)
+
+
+def _difference(where: str, wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    first = next(key for key in wanted if found.get(key) != wanted[key])
+    wrong = sum(found.get(key) != wanted[key] for key in wanted)
+    return f"{wrong} quotes over {where} are not the journal's newest; {first}: {wanted[first]}, delivered {found.get(first)}"
+
+
+def seeded() -> int:
+    """A seed for a scenario's random moments: FAULTS_SEED to have a run's again, else a new one."""
+    return int(os.environ.get("FAULTS_SEED") or time.time_ns() % 1_000_000)

@@ -1,0 +1,97 @@
+"""A client that stays on through every fault: follows instruments over WebSocket, connects anew when it must, remembers what it got."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.sync.client import ClientConnection, connect
+
+RETRY_SECONDS = 0.2
+
+
+class Watcher:
+    """Reads in a thread of its own; use it in a `with` block.
+
+    Attributes:
+        quotes: key → the newest quote; `seqs` key → its (epoch, seq).
+        states: feed states in the order in which they were told, of `hello` and of `feed:status`.
+        counts: `ticks`, `connections`, `closed`.
+        broken: complaints about the protocol: a hole in `n`, a seq that went back.
+        tick_at: monotonic time of the newest tick.
+    """
+
+    def __init__(self, url: str, api_key: str, keys: list[str]) -> None:
+        self.quotes: dict[str, dict[str, Any]] = {}
+        self.seqs: dict[str, tuple[int, int]] = {}
+        self.states: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.broken: list[str] = []
+        self.tick_at = 0.0
+        self._url, self._headers, self._keys = url, {"Authorization": f"Bearer {api_key}"}, keys
+        self._epoch = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stopping.set()
+        self._thread.join(20)
+        if error is None:
+            assert not self._thread.is_alive()
+            assert self.broken == []
+
+    @property
+    def state(self) -> str:
+        """The feed's state as it was told last; "" before the first."""
+        return self.states[-1] if self.states else ""
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with connect(self._url, additional_headers=self._headers, max_size=None, ping_interval=None, open_timeout=5) as socket:
+                    self.counts["connections"] += 1
+                    socket.send(json.dumps({"id": 1, "op": "subscribe", "instruments": self._keys, "mode": "full"}))
+                    self._read(socket)
+            except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
+                self.counts["closed"] += 1
+                time.sleep(RETRY_SECONDS)
+
+    def _read(self, socket: ClientConnection) -> None:
+        frames = 0
+        while not self._stopping.is_set():
+            try:
+                message = json.loads(socket.recv(timeout=0.2))
+            except TimeoutError:
+                continue
+            match message.get("event"):
+                case "hello":
+                    self._tell(message["feed"])
+                case "feed:status":
+                    self._tell(message)
+                case "market:tick":
+                    frames += 1
+                    if message["n"] != frames:
+                        self.broken.append(f"frame {message['n']} came where {frames} was due")
+                        frames = message["n"]
+                    self._take(message["ticks"])
+
+    def _tell(self, feed: dict[str, Any]) -> None:
+        self.states.append(feed["state"])
+        self._epoch = max(self._epoch, feed["epoch"] or 0)
+
+    def _take(self, ticks: list[list[Any]]) -> None:
+        self.tick_at = time.monotonic()
+        self.counts["ticks"] += len(ticks)
+        for key, seq, quote in ticks:
+            known = self.quotes.get(key, {})
+            self.quotes[key] = {**({"depth": known["depth"]} if "depth" in known else {}), **quote}
+            self.seqs[key] = (self._epoch, seq)
