@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket
 
 from broker.simulator import control, login_pages, master_file
 from broker.simulator.errors import ApiError, error_response, on_api_error, on_bug, on_unknown_path
-from broker.simulator.faults import Faults
+from broker.simulator.faults import Faults, SpentCode
 from broker.simulator.feed_server import FeedServer
 from broker.simulator.ledger import Ledger
 from broker.simulator.limits import RateLimits
@@ -57,6 +57,7 @@ class Exchange:
         self.requests: Counter[str] = Counter()
         self.feed = FeedServer(market, access, self.faults, ledger=ledger, unpaced=unpaced, plus=plus)
         self.rest = RestServer(market)
+        self.feed.before_step = self.expire_tokens
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
 
@@ -86,6 +87,13 @@ class Exchange:
         code = self.access.issue_feed_code(token, time.time())
         scheme = "wss" if request.url.scheme in ("https", "wss") else "ws"
         return f"{scheme}://{request.url.netloc}{FEED_PATH}?requestId={code.partition('-')[0]}&code={code}"
+
+    def expire_tokens(self) -> None:
+        """End the tokens whose chosen time has come."""
+        for fault in self.faults.expiries(time.time(), self.market.now_ms()):
+            self.faults.happen(fault, self.access.revoke(fault.token))
+            if fault.drop:
+                self.feed.drop(token=fault.token)
 
     def _pump_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -133,6 +141,8 @@ def _authorize(exchange: Exchange) -> Endpoint:
         if refusal is not None:
             return refusal
         url = exchange.authorized_url(request, token)
+        if exchange.faults.take(SpentCode, time.time()) is not None:
+            exchange.access.spend_feed_code(url.rpartition("code=")[2], time.time())
         return JSONResponse({"status": "success", "data": {"authorizedRedirectUri": url, "authorized_redirect_uri": url}})
 
     return authorize

@@ -21,6 +21,8 @@ from broker.simulator.limits import key_limit
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 
 OUTBOX_BYTES = 8 * 1024 * 1024
+MESSAGE_WEIGHT = 1024 * 1024
+"""A message counts at most so much: one that a fault has made too large must reach the client, not abort the connection."""
 STALL_SECONDS = 20.0
 
 
@@ -113,11 +115,12 @@ class Connection:
         """Put a message into the outbox. False: the outbox was full, and the connection is aborted now."""
         if self._aborted:
             return True
-        if self.pending_bytes + len(content) > OUTBOX_BYTES:
+        weight = min(len(content), MESSAGE_WEIGHT)
+        if self.pending_bytes + weight > OUTBOX_BYTES:
             self.abort()
             return False
         self._outbox.append(_Message(content, frame, text))
-        self.pending_bytes += len(content)
+        self.pending_bytes += weight
         self.last_queued = time.monotonic()
         self._wake.set()
         return True
@@ -144,7 +147,7 @@ class Connection:
                 self._last_progress = time.monotonic()
                 await self._send(self._outbox[0])
                 if self._outbox:
-                    self.pending_bytes -= len(self._outbox.popleft().content)
+                    self.pending_bytes -= min(len(self._outbox.popleft().content), MESSAGE_WEIGHT)
 
     async def _send(self, message: _Message) -> None:
         if self._ledger is not None and not message.text:

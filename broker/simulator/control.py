@@ -56,30 +56,28 @@ def figures(exchange: Exchange) -> dict[str, object]:
         "market_ms": exchange.market.now_ms(),
         "finished": exchange.market.finished() and exchange.feed.has_sent_all(),
         "requests": dict(sorted(exchange.requests.items())),
-        "faults": dict(sorted(exchange.faults.injected.items())),
-        "refused_total": exchange.faults.refused_total,
+        "faults": dict(sorted(exchange.faults.happened.items())),
+        "faults_injected": dict(sorted(exchange.faults.injected.items())),
     }
 
 
 def inject(exchange: Exchange, fault: kinds.Fault) -> None:
     """Do one fault now, or bring it into force."""
     now = time.time()
+    faults = exchange.faults
     match fault:
+        case kinds.Lasting():
+            faults.begin(fault, now)
         case kinds.Drop():
-            exchange.feed.drop(fault.connection)
-        case kinds.Mute():
-            exchange.faults.mute(fault, now)
+            faults.happen(fault, exchange.feed.drop(fault.connection))
         case kinds.Garbage():
-            exchange.feed.send_garbage(fault.count, fault.size)
-        case kinds.Refuse():
-            exchange.faults.refuse(fault, now)
-        case kinds.ExpireToken():
-            exchange.access.revoke(fault.token)
-            if fault.drop:
-                exchange.feed.drop(token=fault.token)
+            faults.happen(fault, exchange.feed.send_garbage(fault.count, fault.size))
         case kinds.TextFrame():
-            exchange.feed.send_text(fault.text)
+            faults.happen(fault, exchange.feed.send_text(fault.text))
+        case kinds.ExpireToken():
+            faults.expire_later(fault, now)
+            exchange.expire_tokens()
         case kinds.Clear():
-            exchange.faults.clear()
+            faults.clear()
             exchange.access.restore()
-    exchange.faults.injected[str(type(fault).__struct_config__.tag)] += 1
+    faults.injected[kinds.kind_of(fault)] += 1

@@ -11,14 +11,16 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from broker.simulator.alterations import Alterations, Outgoing
 from broker.simulator.connection import REQUEST, Connection
 from broker.simulator.cut import cut, feed_frame, market_info_frame
 from broker.simulator.errors import ApiError, error_response
-from broker.simulator.faults import Faults
+from broker.simulator.faults import ConnectionLimit, Faults, Holiday, Mute
 from broker.simulator.ledger import Ledger
 from broker.simulator.limits import CONNECTIONS, PLUS_CONNECTIONS
 from broker.simulator.login import Access
@@ -55,6 +57,8 @@ class FeedServer:
         """
         self.counts: Counter[str] = Counter()
         self.connections: dict[int, Connection] = {}
+        self.before_step: Callable[[], None] = lambda: None
+        self._alterations = Alterations(faults)
         self._source, self._access, self._faults, self._ledger = source, access, faults, ledger
         self._unpaced, self._plus = unpaced, plus
         self._number = ledger.connections if ledger else 0
@@ -80,6 +84,7 @@ class FeedServer:
             await self._read(websocket, connection)
         finally:
             del self.connections[connection.number]
+            self._alterations.forget(connection.number)
             self._add_sent(connection)
             if writer is not None:
                 writer.cancel()
@@ -91,15 +96,22 @@ class FeedServer:
         now = time.time()
         token = self._access.spend_feed_code(websocket.query_params.get("code", ""), now)
         response = self._faults.refusal("upgrade", now)
-        if response is None:
-            limit = PLUS_CONNECTIONS if self._plus else CONNECTIONS
-            if token is None or sum(other.token == token for other in self.connections.values()) >= limit:
-                response = error_response(ApiError("UDAPI100050", status=403))
+        if response is None and (token is None or not self._has_room(token, now)):
+            response = error_response(ApiError("UDAPI100050", status=403))
         if response is None:
             return token
         self.counts["upgrades_refused_total"] += 1
         await websocket.send_denial_response(response)
         return None
+
+    def _has_room(self, token: str, now: float) -> bool:
+        """Whether this user may have one more connection."""
+        used = sum(other.token == token for other in self.connections.values())
+        fault = self._faults.in_force(ConnectionLimit, now)
+        if fault is not None and used >= fault.limit:
+            self._faults.happen(fault)
+            return False
+        return used < (PLUS_CONNECTIONS if self._plus else CONNECTIONS)
 
     async def _read(self, websocket: WebSocket, connection: Connection) -> None:
         while True:
@@ -137,8 +149,9 @@ class FeedServer:
 
     def step(self, wall_ms: int) -> bool:
         """Send what is due at this time; return whether anything was."""
+        self.before_step()
         updates = self._source.due(wall_ms, self.wanted())
-        segments = self._source.segments()
+        segments = self._segments_now()
         if segments != self._segments:
             self._segments = segments.copy()
             for connection in list(self.connections.values()):
@@ -152,25 +165,40 @@ class FeedServer:
         """Keys that any connection subscribes."""
         return set().union(*(connection.modes for connection in self.connections.values()))
 
+    def _segments_now(self) -> dict[str, str]:
+        segments = self._source.segments()
+        closed = self._faults.in_force(Holiday, time.time()) is not None
+        return dict.fromkeys(segments, "NORMAL_CLOSE") if closed else segments
+
     def _fan_out(self, update: Update) -> None:
+        if self._faults.in_force(Holiday, time.time()) is not None:
+            return
         kind = pb.initial_feed if isinstance(update, SnapshotUpdate) else pb.live_feed
         for connection in list(self.connections.values()):
             self._queue_feeds(connection, kind, update.broker_ms, update.feeds)
 
     def _queue_feeds(self, connection: Connection, kind: pb.Type.ValueType, broker_ms: int, feeds: dict[str, pb.Feed]) -> None:
-        if self._faults.is_muted(time.time()):
-            return
         modes = connection.modes
         cuts = {key: part for key, feed in feeds.items() if key in modes and (part := cut(feed, modes[key])) is not None}
-        if not cuts:
+        now = time.time()
+        if not cuts or self._faults.take(Mute, now) is not None:
             return
         frame = feed_frame(kind, broker_ms, cuts)
-        self._count_queued(connection.queue(frame.SerializeToString(), frame))
+        if kind == pb.live_feed:
+            messages = self._alterations.outgoing(connection.number, frame, now)
+        else:
+            messages = [Outgoing(frame.SerializeToString(), frame)]
+        for message in messages:
+            self._count_queued(connection.queue(*message))
 
     def _queue_info(self, connection: Connection) -> None:
-        if not self._faults.is_muted(time.time()):
-            frame = market_info_frame(self._source.now_ms(), self._source.segments())
-            self._count_queued(connection.queue(frame.SerializeToString()))
+        now = time.time()
+        if self._faults.take(Mute, now) is not None:
+            connection.last_queued = time.monotonic()  # the next one is due in IDLE_INFO_SECONDS
+            return
+        self._faults.take(Holiday, now)
+        frame = market_info_frame(self._source.now_ms(), self._segments_now())
+        self._count_queued(connection.queue(frame.SerializeToString()))
 
     def _count_queued(self, queued: bool) -> None:
         if not queued:
@@ -179,11 +207,12 @@ class FeedServer:
     def _tend(self) -> None:
         """Repeat market_info on idle connections; abort stalled ones."""
         now = time.monotonic()
+        holiday = self._faults.in_force(Holiday, time.time()) is not None
         for connection in list(self.connections.values()):
             if connection.is_stalled():
                 self.counts["slow_clients_aborted_total"] += 1
                 connection.abort()
-            elif now - connection.last_queued >= IDLE_INFO_SECONDS:
+            elif now - connection.last_queued >= IDLE_INFO_SECONDS and not holiday:
                 self._queue_info(connection)
 
     async def _wait_for_room(self) -> None:
@@ -201,16 +230,15 @@ class FeedServer:
             connection.abort()
         return len(chosen)
 
-    def send_garbage(self, count: int, size: int) -> None:
-        """Send `count` messages of `size` bytes that no protobuf parser takes, on each connection."""
-        for connection in list(self.connections.values()):
-            for _ in range(count):
-                connection.queue(b"\xff" + os.urandom(max(0, size - 1)))
+    def send_garbage(self, count: int, size: int) -> int:
+        """Send `count` messages of `size` bytes that no protobuf parser takes, on each connection. Returns how many."""
+        return sum(
+            connection.queue(b"\xff" + os.urandom(max(0, size - 1))) for connection in list(self.connections.values()) for _ in range(count)
+        )
 
-    def send_text(self, text: str) -> None:
-        """Send a text frame on each connection."""
-        for connection in list(self.connections.values()):
-            connection.queue(text.encode(), text=True)
+    def send_text(self, text: str) -> int:
+        """Send a text frame on each connection. Returns how many."""
+        return sum(connection.queue(text.encode(), text=True) for connection in list(self.connections.values()))
 
     def has_sent_all(self) -> bool:
         """Whether every outbox is empty."""

@@ -128,10 +128,12 @@ class Access:
         """Whether the token is known and not past its end."""
         return self._tokens.get(token, 0.0) > now
 
-    def revoke(self, token: str | None = None) -> None:
-        """End a token now (logout, fault); None: all of them."""
-        for known in [token] if token else list(self._tokens):
-            self._tokens.pop(known, None)
+    def revoke(self, token: str | None = None) -> int:
+        """End a token now (logout, fault); None: all of them. Returns how many there were."""
+        ended = [known for known in ([token] if token else list(self._tokens)) if known in self._tokens]
+        for known in ended:
+            del self._tokens[known]
+        return len(ended)
 
     def restore(self) -> None:
         """Accept the first token again, after a fault revoked it."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection
+from google.protobuf.message import DecodeError
+from upstox_client.feeder.proto import MarketDataFeedV3_pb2 as sdk
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
-from broker.simulator.faults import Faults, Mute, Refuse
+from broker.simulator.faults import Duplicate, ExpireToken, Faults, Mute, Refuse
+from broker.upstox import MarketDataFeedV3_pb2 as pb
 from tests.broker.simulator.feed_client import drain, has, open_feed, receive, receive_until, refused_status, request
 from tests.fakes.exchange import RunningExchange
 
@@ -18,8 +23,8 @@ INDEX = "NSE_INDEX|Nifty 50"
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[RunningExchange]:
-    running = RunningExchange("--seed", "5")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningExchange]:
+    running = RunningExchange("--seed", "5", ledger=tmp_path_factory.mktemp("ledger"))
     yield running
     running.stop()
 
@@ -35,28 +40,46 @@ def exchange(shared: RunningExchange) -> RunningExchange:
 
 def test_what_is_in_force_ends_by_time_or_by_count() -> None:
     faults = Faults()
-    faults.mute(Mute(seconds=5), 100)
-    assert (faults.is_muted(104.9), faults.is_muted(105)) == (True, False)
-    faults.mute(Mute(), 100)
-    assert faults.is_muted(1e12)
-    faults.refuse(Refuse(status=503, seconds=5), 100)
+    faults.begin(Mute(seconds=5), 100)
+    assert [faults.in_force(Mute, now) is not None for now in (104.9, 105, 101)] == [True, False, False]  # once over, over
+    faults.begin(Mute(), 100)
+    assert faults.in_force(Mute, 1e12) is not None
+    faults.begin(Refuse(status=503, seconds=5), 100)
     assert faults.refusal("upgrade", 101) is None
     assert faults.refusal("authorize", 104) is not None
     assert faults.refusal("authorize", 105) is None
-    assert faults.refusal("authorize", 101) is None  # once over, over
-    faults.refuse(Refuse(status=500, count=1), 100)
+    faults.begin(Refuse(status=500, count=1), 100)
     refusals = [faults.refusal("authorize", 101) for _ in range(2)]
     assert [refusal and refusal.status_code for refusal in refusals] == [500, None]
     faults.clear()
-    assert not faults.is_muted(101)
-    assert faults.refused_total == 2
+    assert faults.in_force(Mute, 101) is None
+    assert faults.happened == {"refuse": 2}
+
+
+def test_an_altering_fault_stays_due_until_it_has_happened() -> None:
+    faults = Faults()
+    fault = Duplicate(every=3, count=1)
+    faults.begin(fault, 0)
+    assert [faults.is_due(fault) for _ in range(5)] == [False, False, True, True, True]
+    faults.happen(fault)
+    assert faults.in_force(Duplicate, 0) is None
+
+
+def test_tokens_end_when_both_clocks_have_come_so_far() -> None:
+    faults = Faults()
+    faults.expire_later(ExpireToken(after_seconds=10), 100)
+    faults.expire_later(ExpireToken(token="t", at_market_ms=5_000), 100)
+    assert faults.expiries(109, 4_999) == []
+    assert [fault.token for fault in faults.expiries(109, 5_000)] == ["t"]
+    assert [fault.token for fault in faults.expiries(110, 5_000)] == [None]
+    assert faults.expiries(1e9, 10**15) == []
 
 
 @pytest.fixture
 def following(exchange: RunningExchange) -> Iterator[ClientConnection]:
     """A connection on which live frames come."""
     with open_feed(exchange) as connection:
-        connection.send(request("sub", [INDEX], "ltpc"))
+        connection.send(request("sub", [INDEX], "full"))
         receive_until(connection, lambda got: has(got, INDEX))
         yield connection
 
@@ -108,11 +131,11 @@ def test_text_frame(exchange: RunningExchange, following: ClientConnection) -> N
 
 
 def test_refuse_at_authorize_counts_down(exchange: RunningExchange) -> None:
-    before = exchange.fault(kind="refuse", status=429, count=2)["refused_total"]
+    before = exchange.fault(kind="refuse", status=429, count=2)["faults"].get("refuse", 0)
     answers = [exchange.get("/v3/feed/market-data-feed/authorize") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [429, 429, 200]
     assert answers[0].json()["errors"][0]["error_code"] == "UDAPI10005"
-    assert exchange.state()["refused_total"] == before + 2
+    assert exchange.state()["faults"]["refuse"] == before + 2
 
 
 def test_refuse_may_answer_html_as_the_broker_s_front_does(exchange: RunningExchange) -> None:
@@ -137,7 +160,98 @@ def test_expire_token_ends_rest_and_the_feed(exchange: RunningExchange, followin
     assert exchange.get("/v3/feed/market-data-feed/authorize").status_code == 200
 
 
+def test_a_token_dies_at_a_chosen_time_until_a_new_login(exchange: RunningExchange, following: ClientConnection) -> None:
+    before = exchange.state()
+    ended = before["faults"].get("expire_token", 0)
+    exchange.fault(kind="expire_token", drop=True, at_market_ms=before["market_ms"] + 2_000)
+    assert exchange.get("/v3/feed/market-data-feed/authorize").status_code == 200
+    with pytest.raises(ConnectionClosed):
+        receive_until(following, lambda got: False)
+    state = exchange.state()
+    assert state["market_ms"] >= before["market_ms"] + 2_000
+    assert state["faults"]["expire_token"] == ended + 1
+    assert [exchange.get("/v3/feed/market-data-feed/authorize").status_code for _ in range(2)] == [401, 401]
+    app = {"client_id": "key", "redirect_uri": "http://127.0.0.1:1/callback", "response_type": "code"}
+    allowed = httpx.get(f"{exchange.url}/v2/login/authorization/dialog", params=app | {"allow": "yes"})
+    code = parse_qs(urlsplit(allowed.headers["location"]).query)["code"][0]
+    form = app | {"client_secret": "secret", "code": code, "grant_type": "authorization_code"}
+    token = httpx.post(f"{exchange.url}/v2/login/authorization/token", data=form).json()["access_token"]
+    authorised = httpx.get(f"{exchange.url}/v3/feed/market-data-feed/authorize", headers={"Authorization": f"Bearer {token}"})
+    assert authorised.status_code == 200
+
+
+def test_refuse_may_say_when_to_come_again(exchange: RunningExchange) -> None:
+    exchange.fault(kind="refuse", status=429, retry_after=7, count=1)
+    assert exchange.get("/v3/feed/market-data-feed/authorize").headers["retry-after"] == "7"
+    exchange.fault(kind="refuse", at="upgrade", status=429, body="html", retry_after=3, count=1)
+    with pytest.raises(InvalidStatus) as caught:
+        connect(exchange.authorized_url(), proxy=None)
+    assert caught.value.response.status_code == 429
+    assert caught.value.response.headers["retry-after"] == "3"
+    assert b"<h1>" in bytes(caught.value.response.body or b"")
+
+
+def test_a_spent_code_is_refused_at_the_upgrade(exchange: RunningExchange) -> None:
+    before = exchange.state()["faults"].get("spent_code", 0)
+    exchange.fault(kind="spent_code", count=1)
+    assert refused_status(exchange.authorized_url()) == 403
+    assert exchange.state()["faults"]["spent_code"] == before + 1
+    url = exchange.authorized_url()
+    with connect(url, proxy=None):
+        assert refused_status(url) == 403  # used twice
+
+
+def test_a_connection_limit_refuses_what_is_past_it(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="connection_limit", limit=1)
+    assert refused_status(exchange.authorized_url()) == 403
+    assert exchange.state()["faults"]["connection_limit"] == 1
+    exchange.fault(kind="clear")
+    with open_feed(exchange) as connection:
+        receive(connection)
+
+
+def test_a_holiday_closes_every_segment_and_then_nothing_comes(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="holiday")
+    told = receive_until(following, lambda got: bool(got) and got[-1].type == pb.market_info)[-1]
+    assert set(told.marketInfo.segmentStatus.values()) == {pb.NORMAL_CLOSE}
+    assert drain(following, 4) == []  # longer than market_info's period
+    exchange.fault(kind="clear")
+    told = receive_until(following, lambda got: bool(got) and got[-1].type == pb.market_info)[-1]
+    assert pb.NORMAL_OPEN in told.marketInfo.segmentStatus.values()
+    receive_until(following, lambda got: has(got, INDEX))
+    assert exchange.state()["faults"]["holiday"] == 1
+
+
+@pytest.mark.parametrize("kind", ["truncated", "oversized", "duplicate", "reorder", "unknown_keys", "newer_schema", "partial"])
+def test_altered_frames_are_in_the_ledger_as_they_were_sent(exchange: RunningExchange, following: ClientConnection, kind: str) -> None:
+    before = exchange.state()["faults"].get(kind, 0)
+    exchange.fault(kind=kind, every=1, count=2, **({"size": 9 << 20} if kind == "oversized" else {}))
+    exchange.wait_for(lambda state: state["faults"].get(kind, 0) >= before + 2)
+    received = [following.recv(timeout=20) for _ in range(8)]
+    exchange.state()  # flushes the ledger
+    frames = list(exchange.ledger.frames())
+    sent = [frame.content for frame in frames if frame.connection == frames[-1].connection]
+    start = sent.index(received[0])
+    assert received == sent[start : start + 8]
+    carrying = Counter(update.frame for update in exchange.ledger.updates())
+    for frame in frames:
+        try:
+            decoded = sdk.FeedResponse.FromString(frame.content)
+        except DecodeError:
+            assert carrying[frame.number] == 0
+        else:
+            assert carrying[frame.number] == len(decoded.feeds)
+
+
 NO_FAULTS = [b"", b"{", b'{"kind":"nonsense"}', b'{"kind":"drop","no_such_field":1}', b'{"kind":"refuse","status":"x"}']
+WRONG_FIELDS = [
+    ({"kind": "refuse", "status": 200}, "status"),
+    ({"kind": "drop", "no_such_field": 1}, "no_such_field"),
+    ({"kind": "truncated", "every": 0}, "every"),
+    ({"kind": "oversized", "size": 1 << 40}, "size"),
+    ({"kind": "partial", "keep": "nothing"}, "keep"),
+    ({"kind": "mute", "seconds": -1}, "seconds"),
+]
 
 
 @pytest.mark.parametrize("body", NO_FAULTS)
@@ -145,6 +259,13 @@ def test_a_fault_that_is_none_is_refused_status(exchange: RunningExchange, body:
     answer = httpx.post(f"{exchange.url}/simulator/faults", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]
+
+
+@pytest.mark.parametrize(("fault", "field"), WRONG_FIELDS)
+def test_a_wrong_field_is_named(exchange: RunningExchange, fault: dict[str, object], field: str) -> None:
+    answer = httpx.post(f"{exchange.url}/simulator/faults", json=fault)
+    assert answer.status_code == 400
+    assert field in answer.json()["error"]
 
 
 def test_control_is_for_programs_of_this_machine(exchange: RunningExchange) -> None:
