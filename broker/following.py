@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from broker.journal import Journal
+from broker.liveness import segment_of
 from broker.pipeline import Pipeline
 from broker.universe import reconcile, within_limits
 from broker.upstox.feed import FeedConnection
@@ -31,16 +32,16 @@ class Following:
         instruments: key → instrument id; replaced, never changed in place, because journal records refer to it.
         keys: instrument id → key.
         subscribed: key → mode, as asked of the present connection; empty without one.
-        empty: whether the rules select nothing at all.
-        counts: `feed_requests_total`.
+        unsettled: whether the rules select nothing at all, or a sibling has not told its prices yet: to be resolved again soon.
+        counts: `feed_requests_total`, and `feed_shards`: how many feeds there are.
     """
 
     def __init__(self, journal: Journal, pipeline: Pipeline, *, shard: int, shards: int, limits: Mapping[str, int]) -> None:
         self.instruments: dict[str, int] = {}
         self.keys: dict[int, str] = {}
         self.subscribed: dict[str, str] = {}
-        self.empty = False
-        self.counts: Counter[str] = Counter(feed_requests_total=0)
+        self.unsettled = False
+        self.counts: Counter[str] = Counter(feed_requests_total=0, feed_shards=shards)
         self._journal = journal
         self._pipeline = pipeline
         self._shard = shard
@@ -72,17 +73,18 @@ class Following:
         if not self._defaults_made:
             await asyncio.to_thread(rules_default_create)
             self._defaults_made = True
-        universe = await asyncio.to_thread(lambda: universe_resolve(spots=spots, at_ms=at_ms))
-        await asyncio.to_thread(lambda: spots_record(spots=spots, at_ms=at_ms))  # what the API says of the rules is of these prices
+        shard, shards = self._shard, self._shards
+        recorded = await asyncio.to_thread(lambda: spots_record(spots=spots, at_ms=at_ms, shard=shard, shards=shards))
+        universe = await asyncio.to_thread(lambda: universe_resolve(spots=recorded.spots, at_ms=at_ms, shards=shards))
         wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
         ids = await asyncio.to_thread(ids_with_placeholders, list(wanted))
         self.learn(ids)
-        rules = {key: mode for key, mode in wanted.items() if ids[key] % self._shards == self._shard}
+        rules = {key: mode for key, mode in wanted.items() if ids[key] % shards == shard}
         if set(rules) != set(self._rules):
             log.info("feed: the rules select %d instruments, limits cut %d", len(rules), len(universe.cut))
-        if not rules and not self.empty:
+        if not rules and (self._rules or not self.unsettled):
             log.warning("feed: no instrument to follow; load the master with `manage.py refresh_instruments`")
-        self.empty = not rules
+        self.unsettled = not rules or 0 < recorded.priced < shards
         self._rules = rules
 
     async def reconcile(self, connection: FeedConnection) -> None:
@@ -114,6 +116,13 @@ class Following:
     def disconnected(self) -> None:
         """The connection is gone, and with it all that was subscribed: the broker keeps nothing over a reconnect."""
         self._connection, self.subscribed, self._asking = None, {}, {}
+
+    def by_segment(self) -> dict[str, list[int]]:
+        """Return segment → the instruments that are subscribed on the present connection."""
+        segments: dict[str, list[int]] = {}
+        for key in self.subscribed:
+            segments.setdefault(segment_of(key), []).append(self.instruments[key])
+        return segments
 
     def followed(self) -> set[int]:
         """Return the instruments that are subscribed, or are being subscribed at this moment."""

@@ -99,7 +99,7 @@ class FeedRunner:
         self.following = Following(self._journal, self.pipeline, shard=config.shard, shards=config.shards, limits=config.limits)
         self.publisher = Publisher(self.pipeline, shard=config.shard, epoch=time.time_ns() // 1_000_000)
         self._writer: StoreWriter
-        self._lease: live_state.ALease | None = None
+        self._lease: live_state.ShardLease | None = None
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._reconcile = asyncio.Event()
@@ -178,12 +178,13 @@ class FeedRunner:
         file = self.config.folder / "lease"
         if not file.exists():
             file.write_text(secrets.token_hex(16))
-        self._lease = live_state.ALease(f"feed.{self.config.shard}", LEASE_SECONDS, token=file.read_text())
+        self._lease = live_state.ShardLease(self.config.shard, self.config.shards, LEASE_SECONDS, token=file.read_text())
         try:
             if not (await self._lease.renew() or await self._lease.acquire()):
                 raise ShardTaken(
                     f"another feed runs shard {self.config.shard} with the same Redis; stop it or choose another TRADINGOK_FEED_SHARD"
                 )
+            await self._lease.agree()
         except live_state.Unavailable:
             log.warning("feed: Redis does not answer; the journal's file lock alone keeps a second feed away")
 
@@ -367,7 +368,7 @@ class FeedRunner:
             self._reconcile.clear()
             prices_are_new = bool(self.pipeline.quotes) and not priced
             try:
-                if self.following.empty or prices_are_new or time.monotonic() - resolved_at > UNIVERSE_SECONDS:
+                if self.following.unsettled or prices_are_new or time.monotonic() - resolved_at > UNIVERSE_SECONDS:
                     await self.following.resolve_rules()
                     resolved_at, priced = time.monotonic(), bool(self.pipeline.quotes)
                 if self._connection is not None:

@@ -127,20 +127,21 @@ def underlying_expiries(symbol: str, at: datetime) -> list[UnderlyingExpiry]:
     return found
 
 
-def universe_resolve(*, spots: Mapping[str, float], at_ms: int) -> Universe:
+def universe_resolve(*, spots: Mapping[str, float], at_ms: int, shards: int = 1) -> Universe:
     """Say which keys are to be followed in which mode: the enabled rules, the active contracts, these prices, the settings' limits.
 
-    About 40 ms with the default rules on the real master; not for a hot path.
+    About 40 ms with the default rules on the real master; not for a hot path. Every shard gets the same answer to the same prices.
 
     Args:
-        spots: price by the underlying's key, as far as it is known · INR.
+        spots: price by the underlying's key, as far as it is known, whichever shard follows it · INR.
         at_ms: market time · ms UTC.
+        shards: how many connections there are; the limits are those of one, and an instrument's is its id mod `shards`.
     """
-    return _resolve_rules([rule_of(row) for row in SubscriptionRule.objects.filter(enabled=True)], spots, at_ms)
+    return _resolve_rules([rule_of(row) for row in SubscriptionRule.objects.filter(enabled=True)], spots, at_ms, shards)
 
 
-def _resolve_rules(rules: Sequence[Rule], spots: Mapping[str, float], at_ms: int) -> Universe:
-    return resolve(_contracts_for(rules), spots, rules, mode_limits(rules), now_ms=at_ms)
+def _resolve_rules(rules: Sequence[Rule], spots: Mapping[str, float], at_ms: int, shards: int) -> Universe:
+    return resolve(_contracts_for(rules, shards), spots, rules, mode_limits(rules), now_ms=at_ms)
 
 
 class FollowedRule(NamedTuple):
@@ -189,7 +190,7 @@ def _followed(at: datetime) -> Followed:
     rows = sorted(SubscriptionRule.objects.all(), key=lambda row: (row.priority, row.name))
     rules = [rule_of(row) for row in rows if row.enabled]
     recorded = spots_read()
-    universe = _resolve_rules(rules, recorded.spots, ms_of(at))
+    universe = _resolve_rules(rules, recorded.spots, ms_of(at), recorded.shards)
     selections = iter(universe.selections)  # in the order of `rules`, which is sorted as `resolve` sorts
     ids = instrument_ids(key for keys in universe.by_mode.values() for key in keys)
     return Followed(
@@ -226,7 +227,6 @@ def rule_of(row: SubscriptionRule) -> Rule:
 
 
 _CONTRACT_FIELDS = {
-    "_id": 0,
     "instrument_key": 1,
     "segment": 1,
     "instrument_type": 1,
@@ -239,7 +239,7 @@ _CONTRACT_FIELDS = {
 }
 
 
-def _contracts_for(rules: Iterable[Rule]) -> list[Contract]:
+def _contracts_for(rules: Iterable[Rule], shards: int) -> list[Contract]:
     """Read the contracts that the rules can mean, each query by an index."""
     derivatives = {rule.underlying for rule in rules if rule.what in ("futures", "options")}
     named = {rule.underlying for rule in rules if rule.what in ("index", "equity") and rule.underlying}
@@ -254,12 +254,12 @@ def _contracts_for(rules: Iterable[Rule]) -> list[Contract]:
     contracts: dict[str, Contract] = {}
     for query, index in queries:
         for document in instruments_collection().find({"active": True, **query}, _CONTRACT_FIELDS, hint=index, batch_size=10_000):
-            contract = _contract(document)
+            contract = _contract(document, shards)
             contracts[contract.key] = contract
     return list(contracts.values())
 
 
-def _contract(document: Document) -> Contract:
+def _contract(document: Document, shards: int) -> Contract:
     return Contract(
         document["instrument_key"],
         document["segment"],
@@ -270,4 +270,5 @@ def _contract(document: Document) -> Contract:
         None if document["expiry"] is None else ms_of(document["expiry"]),
         document["weekly"],
         document["strike_price"],
+        document["_id"] % shards,
     )

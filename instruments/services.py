@@ -295,14 +295,19 @@ def _default_rules() -> list[SubscriptionRule]:
     return [*indices, *futures, *(rule for rule in options if rule.expiries)]
 
 
-def spots_record(*, spots: Mapping[str, float], at_ms: int) -> None:
-    """Keep the prices that the feed resolves its rules with, so that the API can show what the rules mean without a feed of its own.
+def spots_record(*, spots: Mapping[str, float], at_ms: int, shard: int = 0, shards: int = 1) -> store.RecordedSpots:
+    """Keep a feed's prices, and return those of all feeds: what the rules are resolved with.
+
+    An underlying's price comes on one connection only, but each feed resolves all rules; and the API shows what they mean without a
+    feed of its own.
 
     Args:
-        spots: price by underlying key · INR; replaces the last ones.
+        spots: price by key · INR; replaces the shard's last ones, unless it is empty.
         at_ms: market time of them · ms UTC.
+        shard, shards: the feed's number from 0, and how many there are.
     """
-    store.spots_write(spots, at_ms)
+    store.spots_write(spots, at_ms, shard=shard, shards=shards)
+    return store.spots_read()
 
 
 def _may_have_weeklies(symbol: str) -> bool:

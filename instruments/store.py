@@ -35,7 +35,7 @@ AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
 UNIQUE: Document = {"$type": "string"}
 """A unique field's index is partial on MongoDB; only a query that says this of the field may use it."""
 STATE = "instruments_state"
-"""Collection without a model: the id counter, the refresh's lock, the spots that the feed last resolved its rules with."""
+"""Collection without a model: the id counter, the refresh's lock, the spots that the feeds last resolved their rules with."""
 ID_COUNTER = "instrument_id"
 SPOTS = "spots"
 
@@ -117,25 +117,43 @@ def is_marked(name: str) -> bool:
 
 
 class RecordedSpots(NamedTuple):
-    """Prices that the rules were resolved with. `at_ms`: their market time, ms UTC · `written_at`: by our clock; None: never written."""
+    """Prices that the feeds recorded, each for the instruments that it follows.
+
+    Attributes:
+        spots: price by key · INR; the newest where several feeds recorded one.
+        at_ms: market time of the newest record, ms UTC; `written_at`: when that was, by our clock. None: there is none.
+        shards: how many feeds there were then.
+        priced: how many of these have recorded prices.
+    """
 
     spots: dict[str, float]
     at_ms: int | None
     written_at: datetime | None
+    shards: int = 1
+    priced: int = 0
 
 
-def spots_write(spots: Mapping[str, float], at_ms: int) -> None:
-    """Replace the spots that the rules were resolved with last."""
-    pairs = [[key, price] for key, price in spots.items()]  # keys of instruments may hold dots, which field names may not
-    state_collection().replace_one({"_id": SPOTS}, {"at_ms": at_ms, "written_at": datetime.now(UTC), "spots": pairs}, upsert=True)
+def spots_write(spots: Mapping[str, float], at_ms: int, *, shard: int, shards: int) -> None:
+    """Record a feed's prices; where it has none yet, those of its last run stay."""
+    record: Document = {"at_ms": at_ms, "written_at": datetime.now(UTC), "shard": shard, "shards": shards}
+    if spots:
+        record["spots"] = [[key, price] for key, price in spots.items()]  # keys may hold dots, which field names may not
+    state_collection().update_one({"_id": f"{SPOTS}:{shard}"}, {"$set": record}, upsert=True)
 
 
 def spots_read() -> RecordedSpots:
-    """Return the spots recorded last."""
-    document = state_collection().find_one({"_id": SPOTS})
-    if document is None:
+    """Return what the feeds recorded last, as one."""
+    found = list(state_collection().find({"_id": {"$gte": SPOTS, "$lt": SPOTS + ";"}}))  # also one of before there were shards
+    if not found:
         return RecordedSpots({}, None, None)
-    return RecordedSpots(dict(document["spots"]), document["at_ms"], document["written_at"])
+    found.sort(key=lambda record: record["written_at"])
+    spots: dict[str, float] = {}
+    for record in found:
+        spots.update(record.get("spots", ()))
+    newest = found[-1]
+    shards = newest.get("shards", 1)
+    priced = sum(bool(record.get("spots")) for record in found if record.get("shard", shards) < shards)
+    return RecordedSpots(spots, newest["at_ms"], newest["written_at"], shards, priced)
 
 
 def row_fields(row: InstrumentRow) -> Document:

@@ -49,6 +49,10 @@ class Unavailable(Exception):
     """Redis does not answer, or not in time. Worth a retry after a second."""
 
 
+class ShardsDisagree(Exception):
+    """Feeds that run with the same Redis split the instruments otherwise."""
+
+
 def _key(name: str) -> str:
     return f"{settings.NAMESPACE}.{name}"
 
@@ -379,6 +383,39 @@ class ALease:
     async def release(self) -> None:
         """Give it back, if it is still ours."""
         await _aeval(_LOCK_RELEASE, [self._key], self._token)
+
+
+class ShardLease(ALease):
+    """The lease of one feed shard. It says how many shards there are, and all that are held must agree on that."""
+
+    def __init__(self, shard: int, shards: int, seconds: float, token: str) -> None:
+        """`token`: as of ALease."""
+        super().__init__(f"feed.{shard}", seconds, f"{shards}/{token}")
+        self._shards = shards
+
+    async def acquire(self) -> bool:
+        """Take it. False: another holds it.
+
+        Raises:
+            ShardsDisagree: feeds run that count otherwise. Final until they end.
+        """
+        await self.agree()  # before, too: what runs must not see us
+        if not await super().acquire():
+            return False
+        try:
+            await self.agree()
+        except ShardsDisagree:
+            await self.release()
+            raise
+        return True
+
+    async def agree(self) -> None:
+        """Compare with the other shards' leases. Raises ShardsDisagree as `acquire` does."""
+        held = await _acall(cast("Awaitable[list[bytes | None]]", _aclient().mget([_key(f"lock.feed.{n}") for n in range(MAX_SHARDS)])))
+        for shard, token in enumerate(held):
+            shards = int(token.partition(b"/")[0]) if token is not None else self._shards
+            if shards != self._shards:
+                raise ShardsDisagree(f"feed {shard + 1} of {shards} runs with the same Redis, so this cannot be one of {self._shards}")
 
 
 # --- what tasks did ---------------------------------------------------------------------------------------------------

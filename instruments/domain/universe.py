@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -26,7 +26,8 @@ _AROUND_MONEY = re.compile(r"atm(\d{1,3})")
 
 
 class Contract(NamedTuple):
-    """What a rule has to know of an instrument. `expiry_ms`: ms UTC · `strike_price`: INR · `symbol`: its trading symbol."""
+    """What a rule has to know of an instrument. `expiry_ms`: ms UTC · `strike_price`: INR · `symbol`: its trading symbol ·
+    `connection`: the number of the broker connection that it is followed on."""
 
     key: str
     segment: str
@@ -37,6 +38,7 @@ class Contract(NamedTuple):
     expiry_ms: int | None
     weekly: bool | None
     strike_price: float | None
+    connection: int = 0
 
 
 class Rule(NamedTuple):
@@ -72,7 +74,7 @@ class Cut(NamedTuple):
 
 class Universe(NamedTuple):
     """Attributes:
-    by_mode: mode → keys, each key in one mode only; most important first; never more than the mode's limit.
+    by_mode: mode → keys, each key in one mode only; most important first; never more on one connection than the mode's limit.
     cut: what was asked for and left out.
     selections: rule by rule in order of priority, before any limit.
     """
@@ -112,9 +114,9 @@ def resolve(
     cut: list[Cut] = []
     selections = [_select(rule, shelf, spots, now_ms, cut) for rule in ordered]
     taken: dict[str, str] = {}
-    room = {mode: limits.get(mode, 0) for mode in MODES}
+    used: Counter[tuple[int, str]] = Counter()
     for selection in selections:
-        _take(selection, taken, room, limits, cut)
+        _take(selection, shelf, taken, used, limits, cut)
     by_mode: dict[str, list[str]] = {mode: [] for mode in MODES}
     for key, mode in taken.items():
         by_mode[mode].append(key)
@@ -229,19 +231,28 @@ def _outward(centre: int, count: int, word: str) -> list[int]:
     return sorted(places, key=lambda place: (abs(place - centre), place))
 
 
-def _take(selection: Selection, taken: dict[str, str], room: dict[str, int], limits: Mapping[str, int], cut: list[Cut]) -> None:
+def _take(
+    selection: Selection,
+    shelf: _Shelf,
+    taken: dict[str, str],
+    used: Counter[tuple[int, str]],
+    limits: Mapping[str, int],
+    cut: list[Cut],
+) -> None:
+    """Give a rule's keys the room that there is; `used` counts by connection and mode."""
     mode = selection.rule.mode
     left_out = []
     for key in selection.keys:
         present = taken.get(key)
         if present is not None and STRENGTH[present] >= STRENGTH[mode]:
             continue
-        if room[mode] <= 0:
+        connection = shelf.by_key[key].connection
+        if used[connection, mode] >= limits.get(mode, 0):
             left_out.append(key)
             continue
-        room[mode] -= 1
+        used[connection, mode] += 1
         if present is not None:
-            room[present] += 1
+            used[connection, present] -= 1
         taken[key] = mode
     if left_out:
         reason = f"the broker's limit of {limits.get(mode, 0)} keys in {mode} mode is reached"

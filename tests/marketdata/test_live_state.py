@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from marketdata import live_state
-from marketdata.live_state import ALease, Lock, Unavailable
+from marketdata.live_state import ALease, Lock, ShardLease, ShardsDisagree, Unavailable
 from tests.marketdata.way_out import ScriptedFeed, entry_of, hung, own_valkey, until
 from tradingok.embedded import start_server, stop_server
 
@@ -154,6 +154,25 @@ async def test_a_lease_is_held_renewed_and_released_by_its_owner_only() -> None:
     await mine.release()
     assert await other.acquire()
     assert not await mine.renew()
+    await live_state.aclose()
+
+
+async def test_feeds_that_split_the_instruments_otherwise_are_refused_and_disturb_nobody() -> None:
+    first, second = ShardLease(0, 2, 5, "a"), ShardLease(1, 2, 5, "b")
+    assert await first.acquire()
+    assert await second.acquire()
+    for wrong in (ShardLease(2, 3, 5, "c"), ShardLease(0, 1, 5, "d")):
+        with pytest.raises(ShardsDisagree, match=r"feed [12] of 2 runs"):
+            await wrong.acquire()
+    assert not await ShardLease(0, 2, 5, "e").acquire()
+    assert await first.renew()
+    assert await second.renew()
+    await first.agree()
+    await first.release()
+    with pytest.raises(ShardsDisagree, match="feed 2 of 2 runs"):
+        await ShardLease(0, 1, 5, "d").acquire()
+    await second.release()
+    assert await ShardLease(0, 1, 5, "d").acquire()
     await live_state.aclose()
 
 

@@ -190,3 +190,16 @@ def test_the_default_rules_on_the_real_master_take_less_than_100_ms() -> None:
 def test_the_builders_of_these_tests_are_right() -> None:
     assert contract(index()).symbol == "NIFTY"
     assert contract(option(1)).expiry_ms is not None
+
+
+def test_the_limit_is_that_of_each_connection() -> None:
+    spread = [contract._replace(connection=int(contract.key.removeprefix("NSE_FO|")) % 2) for contract in CONTRACTS if "FO" in contract.key]
+    wish = rule("options", "NIFTY", "@w0", strikes="atm2")
+    universe = resolve(spread, SPOTS, [wish], {"full": 3}, now_ms=NOW)
+    by_connection = {contract.key: contract.connection for contract in spread}
+    assert [sum(by_connection[key] == number for key in universe.by_mode["full"]) for number in (0, 1)] == [3, 3]
+    wanted = universe.selections[0].keys
+    for number in (0, 1):  # the most important of each
+        mine = [key for key in wanted if by_connection[key] == number]
+        assert [key for key in universe.by_mode["full"] if by_connection[key] == number] == mine[:3]
+    assert len(universe.cut[0].keys) == len(wanted) - 6
