@@ -23,7 +23,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from mcap.exceptions import EndOfFile, McapError
 from mcap.records import Chunk, McapRecord, Message
 from mcap.stream_reader import StreamReader, breakup_chunk
-from mcap.writer import CompressionType, IndexType, Writer
+from mcap.writer import CompressionType, Writer
 
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 from marketdata.domain.candle import day_start_ms
@@ -314,9 +314,7 @@ class Journal:
         """Begin a segment named by its first stamp; the whole key map goes in before the first record, under the same stamp."""
         self._segment = _Segment(self.folder / f"{stamp:016d}{SUFFIX}")
         self._day = _ist_day(stamp)
-        self._writer = writer = Writer(
-            self._segment, chunk_size=WAITING_BYTES * 2, compression=CompressionType.ZSTD, index_types=IndexType.ALL & ~IndexType.MESSAGE
-        )
+        self._writer = writer = Writer(self._segment, chunk_size=WAITING_BYTES * 2, compression=CompressionType.ZSTD)
         writer.start(profile="tradingok", library="tradingok")
         schema = writer.register_schema(pb.FeedResponse.DESCRIPTOR.full_name, "protobuf", _schema())
         plain = writer.register_schema("tradingok.json", "jsonschema", b'{"type":"object"}')
@@ -362,6 +360,7 @@ class JournalReader:
         self.last_us = after_us
         self.damaged_chunks = 0
         self.segments_vanished = 0
+        self._taken_us = after_us
         self._instruments: dict[str, int] = {}
         self._path: Path | None = None
         self._offset = 0
@@ -425,7 +424,8 @@ class JournalReader:
             stamp = _received_us(record.log_time)
             if record.channel_id == INSTRUMENTS:
                 self._instruments = {**self._instruments, **json.loads(record.data)}
-            elif record.channel_id == FRAMES and stamp > self.after_us:
+            elif record.channel_id == FRAMES and stamp > self._taken_us:  # not what was read before a torn end was cut off
+                self._taken_us = stamp
                 found.append(Record(stamp, record.data, self._instruments))
             self.last_us = max(self.last_us, stamp)
 

@@ -161,6 +161,7 @@ def test_other_mcap_tools_decode_a_finished_segment_by_the_schema_inside(tmp_pat
     assert summary is not None
     assert summary.statistics is not None
     assert summary.statistics.channel_message_counts == {1: 20, 2: 2, 3: 1}
+    assert all(chunk.message_index_offsets for chunk in summary.chunk_indexes)  # Foxglove's reader refuses a chunk without
 
 
 def test_other_mcap_tools_read_a_killed_segment_as_far_as_its_last_whole_chunk(tmp_path: Path) -> None:
@@ -240,6 +241,18 @@ def test_a_segment_ends_with_the_day_in_india(tmp_path: Path) -> None:
     journal.close()
     assert [segment_stamp(path) for path in segment_paths(tmp_path)] == [stamps[0], stamps[2]]
     assert [record.received_us for record in _read_all(tmp_path)] == stamps
+
+
+def test_a_frame_that_two_segments_hold_is_read_once(tmp_path: Path) -> None:
+    """The disk took a chunk but not its index; a reader was quicker than the cut, and the chunk came again."""
+    for name, numbers in (("a", range(10)), ("b", range(5, 15))):
+        journal = _journal(tmp_path / name)
+        for number in numbers:
+            journal.append(bytes([number]), NOW_US + number * 1000)
+        journal.close()
+        for path in segment_paths(tmp_path / name):
+            path.rename(tmp_path / path.name)
+    assert [record.data[0] for record in _read_all(tmp_path)] == list(range(15))
 
 
 def test_a_reader_goes_on_behind_segments_that_were_removed(tmp_path: Path) -> None:
