@@ -95,7 +95,7 @@ class _Segment:
     def __init__(self, path: Path) -> None:
         self.size = 0
         self._path = path
-        self._file = path.open("xb", buffering=0)
+        self._file = path.open("wb", buffering=0)  # one of that name can only be what a disk that refused everything left of this one
         self._parts: list[bytes] = []
         self._collected = 0
 

@@ -285,6 +285,15 @@ def test_a_segment_that_vanishes_before_the_start_is_as_if_it_had_never_been(tmp
     again.close()
 
 
+def test_an_empty_file_that_a_broken_disk_left_is_used(tmp_path: Path) -> None:
+    journal = _journal(tmp_path)
+    stamp = journal.append(b"x", NOW_US)
+    (tmp_path / f"{stamp:016d}.mcap").touch()
+    journal.close()
+    assert journal.failing is None
+    assert [record.received_us for record in _read_all(tmp_path)] == [stamp]
+
+
 def test_a_second_writer_is_refused_until_the_first_has_closed(tmp_path: Path) -> None:
     journal = _journal(tmp_path)
     with pytest.raises(JournalBusy, match="another feed"):
