@@ -143,7 +143,7 @@ class Journal:
     Attributes:
         last_us: stamp of the newest record, of earlier runs too; 0 for none.
         bytes_written: of this run.
-        failing: why the disk takes nothing now; None while it does. Each change is logged here.
+        failing: why the disk takes nothing now ("No space left on device"); None while it does. Each change is logged here.
         counts: `frames_journalled_total` (handed to the operating system), `frames_unjournalled_total` (refused for ever, memory
             being full), `events_unjournalled_total`, `journal_failures_total` (times the disk began to refuse). With
             `frames_waiting`, the frames' two add up to the frames appended, at any moment.
@@ -341,7 +341,7 @@ class Journal:
         if self.failing is None:
             self.counts["journal_failures_total"] += 1
             log.critical("journal: the disk takes nothing more: %s; frames wait in memory", error)
-        self.failing = f"the journal cannot be written: {error.strerror or error}"
+        self.failing = error.strerror or str(error)
         self._retry_at = time.monotonic() + RETRY_SECONDS
 
 

@@ -174,7 +174,7 @@ def test_a_reader_that_follows_through_a_full_disk_gets_each_frame_once(small_di
         if journal.failing is None:
             until = number + 50
         assert number < 1000
-    assert journal.failing == "the journal cannot be written: No space left on device"
+    assert journal.failing == "No space left on device"
     waiting = journal.frames_waiting
     assert len(got) == number - waiting
     assert waiting >= 50
