@@ -1,28 +1,65 @@
-"""Keeps authorise calls inside the broker's limits, also over a crash loop: their times are kept in a small file."""
+"""Keeps authorise calls inside the broker's limits: of all shards of a copy together, and over a crash loop.
+
+The limits are per user, so every feed takes its calls from one small file of their times, under a lock.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 WINDOWS = ((10.0, 3), (60.0, 8), (1800.0, 120))
 """(seconds, calls): far inside 50/s, 500/min, 2,000/30 min, because repeated authorise calls drew 403s for minutes · FACTS §2.4."""
+BUSY_SECONDS = 0.1
+"""Pause while another feed has the file."""
 
 
 class AuthorizePacer:
-    """Says how long to wait before the next authorise call. One process at a time uses the file (the journal's lock sees to it)."""
+    """Says how long to wait before the next authorise call, and notes those that are made.
+
+    Args:
+        file: the same for every feed of this copy; made when missing.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._calls = self._load()
+        self._calls: list[float] = []
 
-    def wait_seconds(self, now: float) -> float:
-        """Return the seconds to wait; 0 when a call may be made.
+    def take(self, now: float) -> float:
+        """Note a call that is about to be made and return 0; or return the seconds to wait, and note nothing.
+
+        A file that cannot be read or written is logged and done without: this process then keeps to the limits by itself.
 
         Args:
             now: wall clock, seconds since 1970.
         """
+        wait: float | None = None
+        try:
+            with open(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._calls = sorted({*self._calls, *_times(file.read())})
+                wait = self._note(now)
+                file.seek(0)
+                file.write(json.dumps(self._calls))
+                file.truncate()
+        except BlockingIOError:
+            return BUSY_SECONDS
+        except OSError as error:
+            log.error("feed: the times of authorise calls cannot be kept: %s", error)
+        return self._note(now) if wait is None else wait
+
+    def _note(self, now: float) -> float:
+        wait = self._wait_seconds(now)
+        if not wait:
+            self._calls.append(now)
+        return wait
+
+    def _wait_seconds(self, now: float) -> float:
         self._calls = [at for at in self._calls if now - WINDOWS[-1][0] < at <= now]
         wait = 0.0
         for seconds, calls in WINDOWS:
@@ -31,15 +68,10 @@ class AuthorizePacer:
                 wait = max(wait, recent[-calls] + seconds - now)
         return wait
 
-    def record(self, now: float) -> None:
-        """Note a call that is about to be made."""
-        self._calls.append(now)
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._calls))
-        os.replace(temporary, self._file)
 
-    def _load(self) -> list[float]:
-        try:
-            return sorted(float(at) for at in json.loads(self._file.read_text()))
-        except (OSError, ValueError, TypeError):
-            return []
+def _times(text: str) -> list[float]:
+    """Return the times in a file; none where it is empty or torn."""
+    try:
+        return [float(at) for at in json.loads(text)]
+    except (ValueError, TypeError):
+        return []

@@ -14,7 +14,7 @@ from marketdata import bus, live_state
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.wire import QuoteEntry, quote_entry
 
-COUNTS = ("ticks_published_total", "publish_failed_total", "live_state_failed_total")
+COUNTS = ("quotes_published_total", "quotes_unsent_total", "publish_failed_total", "live_state_failed_total")
 
 
 class Publisher:
@@ -23,12 +23,14 @@ class Publisher:
     Attributes:
         epoch: this run, ms UTC of its start.
         n: number of the last group message.
-        counts: `ticks_published_total`, `publish_failed_total`, `live_state_failed_total`.
+        counts: of the quotes that the pipeline gave: `quotes_published_total`, `quotes_unsent_total` (nobody took the message;
+            hubs see the jump in `n` and load the hash); `publish_failed_total`, `live_state_failed_total` (messages, writes).
+        under_way: quotes that are being sent at this moment.
     """
 
     def __init__(self, pipeline: Pipeline, *, shard: int, epoch: int) -> None:
         self.epoch = epoch
-        self.n = 0
+        self.n = self.under_way = 0
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self._pipeline = pipeline
         self._shard = shard
@@ -46,12 +48,21 @@ class Publisher:
         for quote, depth_changed in self._pipeline.drain():
             instrument = quote.instrument
             key = keys.get(instrument)
-            if key is not None:
-                entry = quote_entry(quote, key, depth_changed, self._entries.get(instrument))
-                self._entries[instrument] = self._unsaved[instrument] = entry
-                changed.append(entry)
-        async with self._one_at_a_time:  # hubs take a number that is overtaken for a loss
-            await self._send(changed, status)
+            if key is None:  # its key has passed to another instrument
+                self._pipeline.counts["quotes_forgotten_total"] += 1
+                continue
+            entry = quote_entry(quote, key, depth_changed, self._entries.get(instrument))
+            self._entries[instrument] = self._unsaved[instrument] = entry
+            changed.append(entry)
+        self.under_way += len(changed)
+        outcome = "quotes_unsent_total"
+        try:
+            async with self._one_at_a_time:  # hubs take a number that is overtaken for a loss
+                await self._send(changed, status)
+            outcome = "quotes_published_total"
+        finally:  # cancelled at the end of the process, too
+            self.under_way -= len(changed)
+            self.counts[outcome] += len(changed)
 
     async def _send(self, changed: list[QuoteEntry], status: FeedStatus | None) -> None:
         self.n += 1
@@ -60,7 +71,6 @@ class Publisher:
         except bus.Unavailable:
             self.counts["publish_failed_total"] += 1
             raise
-        self.counts["ticks_published_total"] += len(changed)
 
     async def save(self, status: FeedStatus) -> None:
         """Write the quotes that changed since the last call, and the report, to the shared state.

@@ -1,4 +1,4 @@
-"""What the feed says of itself: its state, its counts, its rates, as one FeedStatus. It decides nothing but what to call the state."""
+"""What the feed says of itself: its state, its counts, its rates, as one FeedStatus. It decides nothing: `liveness` does."""
 
 from __future__ import annotations
 
@@ -11,13 +11,8 @@ from marketdata.domain.feed_status import FeedState, FeedStatus
 
 log = logging.getLogger(__name__)
 
-STALE_SECONDS = 10.0
-"""No data for so long while a segment trades: `stale`."""
-MUTE_SECONDS = 30.0
-"""No frame at all for so long while a segment trades: the socket is dead though it is open."""
 COUNTS = (
     "frames_received_total",
-    "frames_journalled_total",
     "frames_decoded_total",
     "frames_rejected_total",
     "text_frames_total",
@@ -25,13 +20,12 @@ COUNTS = (
     "authorize_calls_total",
     "reconnects_total",
     "mute_total",
-    "gaps_total",
+    "ungreeted_total",
     "universe_failed_total",
     "background_failed_total",
     "background_dropped_total",
 )
-"""What the runner counts. All are in every report, 0 before they first happen."""
-OPEN_STATUSES = frozenset({"NORMAL_OPEN", "PRE_OPEN_START", "CLOSING_START"})
+"""What the loops and the receiver count. All are in every report, 0 before they first happen."""
 
 
 class Report:
@@ -39,8 +33,8 @@ class Report:
 
     Attributes:
         state: a FeedState; `since_ms` when it began, ms UTC; `detail` one sentence or "".
+        trouble: a sentence on what fails beside the state, or ""; part of the detail that is told.
         counts: monotonic counts by name.
-        frame_at, data_at: monotonic time of the newest frame, and of the newest with ticks; seconds.
         token_expires_ms: of the token in use, ms UTC; 0 unknown.
     """
 
@@ -48,8 +42,8 @@ class Report:
         self.state = FeedState.CLOSED
         self.since_ms = time.time_ns() // 1_000_000
         self.detail = "starting"
+        self.trouble = ""
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-        self.frame_at = self.data_at = time.monotonic()
         self.token_expires_ms = 0
         self._shard = shard
         self._rates_at = time.monotonic()
@@ -65,20 +59,6 @@ class Report:
         log.info("feed: %s → %s%s", self.state, state, f" ({detail})" if detail else "")
         self.state, self.since_ms = state, time.time_ns() // 1_000_000
         return True
-
-    def is_mute(self, segments: Mapping[str, str]) -> bool:
-        """Whether an open socket has been silent too long for a market that trades."""
-        return _trades(segments) and time.monotonic() - self.frame_at > MUTE_SECONDS
-
-    def judge(self, segments: Mapping[str, str], *, subscribed: bool) -> bool:
-        """Name the state of an open connection; say whether it changed. Quiet is not dead: without trading nothing is stale."""
-        if not _trades(segments):
-            return self.change(FeedState.QUIET, "no segment trades")
-        if not subscribed:
-            return self.change(FeedState.QUIET, "nothing is subscribed; load the master with `manage.py refresh_instruments`")
-        if time.monotonic() - self.data_at > STALE_SECONDS:
-            return self.change(FeedState.STALE, f"no data for over {STALE_SECONDS:.0f} s")
-        return self.change(FeedState.LIVE)
 
     def measure(self) -> None:
         """Take frames and ticks a second since the last call."""
@@ -116,12 +96,8 @@ class Report:
                 "ticks_per_second": round(self._ticks_per_second, 1),
                 "token_expires_ms": self.token_expires_ms,
             },
-            detail=self.detail,
+            detail="; ".join(part for part in (self.detail, self.trouble) if part),
         )
-
-
-def _trades(segments: Mapping[str, str]) -> bool:
-    return any(status in OPEN_STATUSES for status in segments.values())
 
 
 def first_line(error: Exception) -> str:

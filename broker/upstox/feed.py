@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.frames import CloseCode
 
 from broker.upstox.protocol import FeedUnavailable, ProtocolViolation, error_of, subscribe_frame
 
@@ -22,6 +23,7 @@ MESSAGE_BYTES = 16 << 20
 QUEUE_MESSAGES = 256
 """Messages that wait between the socket and us; past it TCP pushes back."""
 PING_SECONDS = 10.0
+"""A ping goes out so often, and its pong may take so long: without it the connection is dropped."""
 OPEN_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 KEYS_PER_REQUEST = 1000
@@ -43,6 +45,11 @@ class FeedConnection:
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
+
+    @property
+    def latency(self) -> float:
+        """Round trip of the newest ping, in seconds; 0 before the first. It differs with every pong."""
+        return self._socket.latency
 
     async def request(self, method: str, mode: str, keys: Sequence[str]) -> int:
         """Ask for keys in pieces; return how many requests that took.
@@ -106,5 +113,10 @@ async def open_feed(url: str) -> FeedConnection:
 
 
 def _closed(error: ConnectionClosed) -> str:
-    received = error.rcvd
-    return f"the broker closed the feed with {received.code}" if received else "the feed's connection broke"
+    if error.rcvd is not None:
+        return f"the broker closed the feed with {error.rcvd.code}"
+    if error.sent is not None and "ping" in error.sent.reason:
+        return f"the broker did not answer a ping within {PING_SECONDS:.0f} s"
+    if error.sent is not None and error.sent.code != CloseCode.NORMAL_CLOSURE:
+        return f"the broker's messages break the protocol: {error.sent.reason or error.sent.code}"
+    return "the feed's connection broke"

@@ -1,0 +1,171 @@
+"""The holes between connections, each kept until the store has it as one Gap: over an absent MongoDB, over a crash.
+
+A hole lies in a small file beside the journal from the moment that the connection is lost; it becomes a Gap when data comes again,
+and leaves the file when the store has it. A Gap is named by shard and start, so saving it twice changes nothing. A hole in which no
+followed segment traded (a night, a weekend) is none: nobody missed anything. What is known of that: the statuses before and after,
+the states that were recorded in between, and, where a hole holds the hours of a whole weekday, that a market trades then (a holiday
+so gives a Gap too many: better than a session that nobody misses).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from broker.liveness import TRADING
+from marketdata.domain.candle import SESSION_OPEN_MS, day_start_ms
+from marketdata.models import Gap, MarketStatus
+
+log = logging.getLogger(__name__)
+
+MOST_UNSAVED = 1000
+"""Holes that may wait for the store; past it the oldest is dropped and counted."""
+DAY_MS = 86_400_000
+SESSION_CLOSE_MS = (15 * 60 + 30) * 60_000
+"""Offset of the close in the IST day: 15:30 at NSE and BSE."""
+
+
+class Hole(msgspec.Struct):
+    """A stretch without a connection.
+
+    Attributes:
+        start_ms, end_ms: our clock, ms UTC; `end_ms` 0 while nothing has come again.
+        cause: of Gap.Cause.
+        detail: how the connection ended, in a sentence.
+        traded: whether a followed segment traded at its start or its end; None where its start is not known to us.
+        segments: followed at its end.
+    """
+
+    start_ms: int
+    end_ms: int
+    cause: str
+    detail: str
+    traded: bool | None
+    segments: list[str]
+
+
+_decode = msgspec.json.Decoder(list[Hole]).decode
+
+
+class Holes:
+    """The holes of one shard; at most one is open.
+
+    Attributes:
+        open: the one that data has not ended yet.
+        waiting: ended, and not in the store yet; oldest first.
+        counts: `gaps_total` (in the store), `holes_idle_total` (nothing traded: no gap), `gaps_dropped_total`.
+    """
+
+    def __init__(self, file: Path, *, shard: int) -> None:
+        self.open: Hole | None = None
+        self.waiting: list[Hole] = []
+        self.counts: Counter[str] = Counter(gaps_total=0, holes_idle_total=0, gaps_dropped_total=0)
+        self._file = file
+        self._shard = shard
+
+    def load(self, last_ms: int) -> None:
+        """Take over what an earlier run left.
+
+        Args:
+            last_ms: when that run's journal ends, ms UTC; 0 where there was none. That begins a hole unless one was open.
+        """
+        try:
+            self.waiting = _decode(self._file.read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, msgspec.MsgspecError) as error:
+            log.error("feed: %s cannot be read, the holes that it held are lost: %s", self._file.name, error)
+        if self.waiting and not self.waiting[-1].end_ms:
+            self.open = self.waiting.pop()
+        elif last_ms:
+            self.open = Hole(last_ms, 0, Gap.Cause.STOPPED, "", None, [])
+
+    def begin(self, start_ms: int, detail: str, *, traded: bool) -> None:
+        """The connection is lost; nothing changes when it was already."""
+        if self.open is None:
+            self.open = Hole(start_ms, 0, Gap.Cause.DISCONNECTED, detail[:200], traded, [])
+            self._keep()
+
+    def end(self, end_ms: int, *, segments: Collection[str], traded: bool) -> None:
+        """Data comes again.
+
+        Args:
+            end_ms: our clock, ms UTC.
+            segments: those that are followed.
+            traded: whether one of them trades now.
+        """
+        if self.open is None:
+            return
+        hole, self.open = self.open, None
+        hole.end_ms, hole.segments = max(end_ms, hole.start_ms), sorted(segments)
+        hole.traded = True if traded else hole.traded
+        self.waiting.append(hole)
+        if len(self.waiting) > MOST_UNSAVED:
+            del self.waiting[0]
+            self.counts["gaps_dropped_total"] += 1
+        self._keep()
+
+    def saved(self, hole: Hole, *, is_gap: bool) -> None:
+        """The store knows of a hole that waited."""
+        if hole in self.waiting:
+            self.waiting.remove(hole)
+        self.counts["gaps_total" if is_gap else "holes_idle_total"] += 1
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write the file anew; where the disk does not take it, memory alone has the holes."""
+        held = [*self.waiting, *([self.open] if self.open else [])]
+        temporary = self._file.with_suffix(".tmp")
+        try:
+            temporary.write_bytes(msgspec.json.encode(held))
+            os.replace(temporary, self._file)
+        except OSError as error:
+            log.error("feed: %s cannot be written: %s", self._file.name, error)
+
+
+def gap_record(hole: Hole, shard: int) -> bool:
+    """Bring an ended hole into the store, as often as wanted; say whether it is a gap. Blocks.
+
+    Raises:
+        pymongo.errors.PyMongoError, django.db.DatabaseError: worth a retry.
+    """
+    if not (hole.traded or holds_session(hole.start_ms, hole.end_ms) or _traded_meanwhile(hole)):
+        return False
+    Gap.objects.get_or_create(
+        shard=shard,
+        start=_moment(hole.start_ms),
+        defaults={"end": _moment(hole.end_ms), "cause": hole.cause, "detail": hole.detail},
+    )
+    return True
+
+
+def _traded_meanwhile(hole: Hole) -> bool:
+    """Whether a followed segment began to trade within a hole, or traded before it where we do not know that otherwise."""
+    start, end = _moment(hole.start_ms), _moment(hole.end_ms)
+    rows = MarketStatus.objects.filter(segment__in=hole.segments)
+    if rows.filter(status=TRADING, since__gt=start, since__lte=end).exists():
+        return True
+    if hole.traded is not None:
+        return False
+    last = [rows.filter(segment=segment, since__lte=start).order_by("-since").first() for segment in hole.segments]
+    return any(row is not None and row.status == TRADING for row in last)
+
+
+def holds_session(start_ms: int, end_ms: int) -> bool:
+    """Whether the hours of a whole weekday, 09:15 to 15:30 IST, lie within a stretch."""
+    day = day_start_ms(start_ms)
+    while day + SESSION_CLOSE_MS <= end_ms:
+        if day + SESSION_OPEN_MS >= start_ms and datetime.fromtimestamp((day + SESSION_OPEN_MS) / 1000, UTC).weekday() < 5:
+            return True
+        day += DAY_MS
+    return False
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,121 @@
+"""One message of the feed on its way in: journal first, then decode, store, fold. Never waits, and no message ends the feed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from broker.following import Following
+from broker.journal import Journal, Record
+from broker.liveness import Liveness
+from broker.pipeline import Pipeline
+from broker.store_writer import StoreWriter
+from broker.upstox.decode import decode
+from broker.upstox.protocol import ProtocolViolation, parse_feed_text
+from marketdata.domain.tick import TickKind
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_KEYS = 10_000
+"""So many keys that nobody asked for are looked up in a run; the store's writer names what comes beyond."""
+TEXT_CHARACTERS = 2000
+"""So much of a text frame goes into the journal."""
+
+
+class Receiver:
+    """Takes the messages of one shard, in order.
+
+    Args:
+        counts: takes `frames_received_total`, which is `frames_decoded_total` + `frames_rejected_total`; `ticks_decoded_total`,
+            those with unknown keys too; `text_frames_total`.
+        on_ticks: called after each frame with ticks; must be cheap.
+        on_unknown: called once for each key that means nothing yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        following: Following,
+        pipeline: Pipeline,
+        liveness: Liveness,
+        writer: StoreWriter,
+        counts: Counter[str],
+        on_ticks: Callable[[], None],
+        on_unknown: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._journal = journal
+        self._following = following
+        self._pipeline = pipeline
+        self._liveness = liveness
+        self._writer = writer
+        self._counts = counts
+        self._on_ticks = on_ticks
+        self._on_unknown = on_unknown
+        self._asked: set[str] = set()
+        self._is_greeted = False
+
+    def opened(self) -> None:
+        """A connection was made: its first market_info replaces what is known of the segments, as the broker may leave one out."""
+        self._is_greeted = False
+        self._liveness.opened(time.monotonic())
+        self._journal.event({"event": "opened"}, _now_us())
+
+    def closed(self) -> None:
+        """The connection is gone."""
+        self._journal.event({"event": "closed"}, _now_us())
+
+    def take(self, message: bytes | str) -> None:
+        """Take one message."""
+        now_us = _now_us()
+        liveness, counts = self._liveness, self._counts
+        liveness.frame_at = time.monotonic()
+        if isinstance(message, str):
+            self._take_text(message, now_us)
+            return
+        counts["frames_received_total"] += 1
+        stamp = self._journal.append(message, now_us)
+        instruments = self._following.instruments
+        try:
+            frame = decode(message, instruments)
+        except Exception as error:  # bytes from outside; one frame must not end the feed, nor again after each restart
+            self._reject(error)
+            return
+        counts["frames_decoded_total"] += 1
+        counts["ticks_decoded_total"] += len(frame.ticks) + len(frame.unknown)
+        self._writer.offer(Record(stamp, message, instruments), frame)
+        if frame.segments and not self._is_greeted:
+            self._is_greeted = True
+            self._pipeline.segments = {}
+        self._pipeline.apply(frame)
+        if frame.unknown:
+            self._ask(frame.unknown)
+        if frame.ticks:
+            liveness.data_at = liveness.frame_at
+            if frame.kind is TickKind.LIVE:
+                liveness.live_at = liveness.frame_at
+            self._on_ticks()
+
+    def _take_text(self, message: str, now_us: int) -> None:
+        self._counts["text_frames_total"] += 1
+        self._journal.event({"event": "text", "text": message[:TEXT_CHARACTERS]}, now_us)
+        complaint = parse_feed_text(message)
+        log.warning("feed: text frame: %s", complaint or message[:200])
+
+    def _reject(self, error: Exception) -> None:
+        self._counts["frames_rejected_total"] += 1
+        if self._counts["frames_rejected_total"] in (1, 10, 100, 1000):
+            unforeseen = None if isinstance(error, ProtocolViolation) else error
+            log.warning("feed: frame rejected (%d so far): %s", self._counts["frames_rejected_total"], error, exc_info=unforeseen)
+
+    def _ask(self, unknown: Sequence[str]) -> None:
+        keys = [key for key in unknown if key not in self._asked]
+        if keys and len(self._asked) < UNKNOWN_KEYS:
+            self._asked.update(keys)
+            self._on_unknown(keys)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
