@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class AuthorizePacer:
         try:
             with open(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._calls = sorted({*self._calls, *_times(file.read())})
+                self._calls = sorted((Counter(self._calls) | Counter(_times(file.read()))).elements())  # ours may be missing there
                 wait = self._note(now)
                 file.seek(0)
                 file.write(json.dumps(self._calls))
