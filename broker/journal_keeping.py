@@ -72,9 +72,10 @@ def journal_keep(folder: Path, limits: JournalLimits, *, stored_us: int) -> Kept
     removed = removed_bytes = 0
     trouble = "no closed and stored journal segment is left to remove"
     for (path, size, written_at), (successor, _, _) in pairwise(segments):
-        due = written_at < oldest or total > limits.most_bytes or free < limits.floor_bytes
-        if not due or segment_stamp(successor) > stored_us:
+        if segment_stamp(successor) > stored_us:
             break
+        if written_at >= oldest and total <= limits.most_bytes and free >= limits.floor_bytes:
+            continue
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

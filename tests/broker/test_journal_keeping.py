@@ -62,6 +62,14 @@ def test_old_segments_go_but_never_the_open_one(journal: Journal) -> None:
     assert JournalReader(journal.folder).read()[-1].data == b"still written"
 
 
+def test_a_segment_that_was_touched_is_young_again(journal: Journal) -> None:
+    paths = segment_paths(journal.folder)
+    for path in (paths[0], paths[2], paths[3]):
+        _age(path, 8)
+    assert journal_keep(journal.folder, ALL_KEPT, stored_us=EVERYTHING_US).segments_removed == 3
+    assert segment_paths(journal.folder) == [paths[1], *paths[4:]]
+
+
 def test_what_the_store_does_not_have_stays_whatever_the_limits(journal: Journal) -> None:
     paths = segment_paths(journal.folder)
     stamps = [record.received_us for record in JournalReader(journal.folder).read()]
