@@ -24,8 +24,8 @@ from broker.position import position_read, position_write
 from broker.upstox.decode import Frame, decode
 from broker.upstox.protocol import ProtocolViolation
 from marketdata.domain.candle import Candle
-from marketdata.domain.tick import TickKind, stamp_to_ms
-from marketdata.store import Document, candles_write, tick_document, ticks_write
+from marketdata.domain.tick import stamp_to_ms
+from marketdata.store import candles_write, tick_bson, ticks_write
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -33,6 +33,8 @@ T = TypeVar("T")
 COUNTS = (
     "ticks_stored_total",
     "ticks_duplicate_total",
+    "ticks_replayed_total",
+    "ticks_dropped_total",
     "candles_written_total",
     "frames_deferred_total",
     "frames_undecodable_total",
@@ -58,8 +60,11 @@ class StoreWriter(threading.Thread):
         queue_ticks: ticks that may wait in memory.
 
     Attributes:
-        counts: `ticks_stored_total`, `ticks_duplicate_total`, `store_retries_total`, `frames_deferred_total` (left to the
-            journal because the queue was full), `frames_undecodable_total`, `candles_written_total`.
+        counts: of ticks: `ticks_stored_total` (new in the store), `ticks_duplicate_total` (it had them), `ticks_unnamed_total`
+            (their key is no key), `ticks_dropped_total` (the journal's disk refused them, and the queue was full), which
+            together are what was offered and `ticks_replayed_total` (of the last run's tail); `candles_written_total`,
+            `store_retries_total`; of frames: `frames_deferred_total` (left to the journal because the queue was full),
+            `frames_undecodable_total` (in the journal, but no frames).
         stored_us: stamp of the newest frame that the store has.
     """
 
@@ -86,32 +91,41 @@ class StoreWriter(threading.Thread):
         self._condition = threading.Condition()
         self._queue: deque[tuple[int, Frame, Record | None]] = deque()
         self._queued_ticks = 0
+        self._only_here = 0
+        """Queued ticks that the journal does not have."""
         self._accepting = True
+        self._last_run_us = journal_last_us
         self._journal_until_us = journal_last_us
         """Frames up to this stamp must come from the journal."""
         self._stopping = False
         self._abandoned = False
-        self._documents: list[Document] = []
-        self._bars: dict[int, Candle] = {}
-        self._new_bars: list[Candle] = []
+        self._documents: list[bytes] = []
+        self._bars: list[Candle] = []
         self._pending_us = 0
         self._position_at = 0.0
         self._position_us = 0
 
     # --- the caller's side: never blocks ---
 
-    def offer(self, record: Record, frame: Frame) -> None:
-        """Hand a journalled frame on, decoded. When the queue is full it is dropped here and read from the journal later."""
+    def offer(self, record: Record, frame: Frame, *, journalled: bool = True) -> None:
+        """Hand a frame on, decoded. When the queue is full it is dropped here and read from the journal later.
+
+        Args:
+            journalled: the journal has it, or will; where its disk refused it, a full queue loses it, counted.
+        """
         size = len(frame.ticks) + len(frame.unknown)
         with self._condition:
             if self._accepting and self._queued_ticks + size <= self._queue_limit:
                 self._queue.append((record.received_us, frame, record if frame.unknown else None))
                 self._queued_ticks += size
+                self._only_here += 0 if journalled else size
+            elif not journalled:
+                self.counts["ticks_dropped_total"] += size
             else:
                 self.counts["frames_deferred_total"] += 1 + len(self._queue)
+                self.counts["ticks_dropped_total"] += self._only_here
                 self._accepting = False
-                self._queue.clear()
-                self._queued_ticks = 0
+                self._clear()
                 self._journal_until_us = record.received_us
             self._condition.notify()
 
@@ -140,6 +154,10 @@ class StoreWriter(threading.Thread):
         return self._clean
 
     _clean = False
+
+    def _clear(self) -> None:
+        self._queue.clear()
+        self._queued_ticks = self._only_here = 0
 
     # --- the thread ---
 
@@ -175,13 +193,13 @@ class StoreWriter(threading.Thread):
                     break
                 self._condition.wait(remaining)
             work = list(self._queue)
-            self._queue.clear()
-            self._queued_ticks = 0
+            self._clear()
             return work
 
     def _catch_up(self) -> None:
         """Write from the journal until it holds nothing that the queue does not."""
         reader = JournalReader(self._folder, after_us=self._pending_us)
+        minutes: dict[int, bytes] = {}
         quiet = self._journal_until_us <= self._pending_us  # nothing is left of before: no word of it
         told = quiet
         while not self._abandoned:
@@ -189,7 +207,7 @@ class StoreWriter(threading.Thread):
             records = reader.read(CATCH_UP_FRAMES)
             for record in records:
                 try:
-                    self._collect(record.received_us, self._decode(record))
+                    self._collect(record.received_us, self._decode(record, minutes))
                 except ProtocolViolation:
                     self.counts["frames_undecodable_total"] += 1
                 if len(self._documents) >= self._batch_ticks:
@@ -208,13 +226,13 @@ class StoreWriter(threading.Thread):
         if told and not quiet:
             log.info("store: caught up with the journal")
 
-    def _decode(self, record: Record) -> Frame:
+    def _decode(self, record: Record, minutes: dict[int, bytes] | None = None) -> Frame:
         """Decode a frame with every key named.
 
         Raises:
             ProtocolViolation: the bytes are no frame.
         """
-        frame = decode(record.data, record.instruments)
+        frame = decode(record.data, record.instruments, minutes)
         if frame.unknown:
             unknown = frame.unknown
             named = self._retry(lambda: self._name_unknown(unknown), f"name {len(unknown)} unknown instruments") or {}
@@ -223,15 +241,14 @@ class StoreWriter(threading.Thread):
         return frame
 
     def _collect(self, received_us: int, frame: Frame) -> None:
-        kind = frame.kind
-        if kind is not None:
-            code = TickKind(kind).value
+        ticks = frame.ticks
+        if ticks:
+            kind = int(frame.kind or 0)
             broker_ms = frame.broker_ms
-            self._documents.extend([tick_document(tick, received_us, broker_ms, code) for tick in frame.ticks])
-        for bar in frame.bars:
-            if self._bars.get(bar.instrument, bar)[2:8] != bar[2:8] or bar.instrument not in self._bars:
-                self._bars[bar.instrument] = bar
-                self._new_bars.append(bar)
+            self._documents.extend([tick_bson(tick, received_us, broker_ms, kind) for tick in ticks])
+        self._bars.extend(frame.bars)
+        if received_us <= self._last_run_us:
+            self.counts["ticks_replayed_total"] += len(ticks) + len(frame.unknown)
         self._pending_us = received_us
 
     def _write(self) -> None:
@@ -245,8 +262,8 @@ class StoreWriter(threading.Thread):
                 return
             self.counts["ticks_stored_total"] += written.inserted
             self.counts["ticks_duplicate_total"] += written.duplicates
-        if self._new_bars:
-            bars, self._new_bars = self._new_bars, []
+        if self._bars:
+            bars, self._bars = self._bars, []
             self.counts["candles_written_total"] += self._retry(lambda: candles_write(bars), f"write {len(bars)} candles") or 0
         if not self._abandoned:
             self.stored_us = self._pending_us

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -46,8 +46,7 @@ def _with_bars_as_bytes() -> type[pb.FeedResponse]:
     for needed in pb.DESCRIPTOR.dependencies:
         pool.AddSerializedFile(needed.serialized_pb)
     pool.AddSerializedFile(schema.SerializeToString())
-    made: type[pb.FeedResponse] = GetMessageClass(pool.FindMessageTypeByName(pb.FeedResponse.DESCRIPTOR.full_name))
-    return made
+    return cast("type[pb.FeedResponse]", GetMessageClass(pool.FindMessageTypeByName(pb.FeedResponse.DESCRIPTOR.full_name)))
 
 
 _parse = _with_bars_as_bytes().FromString

@@ -28,10 +28,11 @@ class Bench:
     def __init__(self, folder: Path, **changes: int) -> None:
         self.journal = Journal(folder, shard=0, segment_bytes=1 << 30)
         self.journal.open()
+        last_us = self.journal.last_us
         self.journal.instruments_add(IDS, NOW_US)
         self.named: list[Sequence[str]] = []
         options = {"batch_ticks": 50, "batch_ms": 20, "queue_ticks": 10_000} | changes
-        self.writer = StoreWriter(folder, shard=0, journal_last_us=self.journal.last_us, name_unknown=self._name, **options)
+        self.writer = StoreWriter(folder, shard=0, journal_last_us=last_us, name_unknown=self._name, **options)
 
     def _name(self, keys: Sequence[str]) -> dict[str, int]:
         self.named.append(keys)
@@ -86,11 +87,39 @@ def test_a_full_queue_leaves_the_rest_to_the_journal(tmp_path: Path) -> None:
     assert bench.writer.counts["ticks_stored_total"] == 1040
 
 
+def test_what_the_journal_refused_is_stored_while_the_queue_takes_it_and_counted_when_it_is_lost(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, queue_ticks=100)
+    for number in range(60):  # the thread has not begun; no frame is in the journal
+        data = frame({"A": option_feed(volume=75 * (number + 1)), "B": option_feed()})
+        bench.writer.offer(Record(8 * (number + 1), data, IDS), decode(data, IDS), journalled=False)
+    assert bench.writer.counts["ticks_dropped_total"] == 20
+    bench.writer.start()
+    bench.close()
+    assert _volumes() == [75 * (number + 1) for number in range(50)]
+    counts = bench.writer.counts
+    assert (
+        sum(counts[name] for name in ("ticks_stored_total", "ticks_duplicate_total", "ticks_unnamed_total", "ticks_dropped_total")) == 120
+    )
+
+
+def test_what_only_memory_had_is_counted_when_the_queue_overflows_into_the_journal(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, queue_ticks=100)
+    data = frame({"A": option_feed(), "B": option_feed()})
+    bench.writer.offer(Record(8, data, IDS), decode(data, IDS), journalled=False)
+    for number in range(60):
+        bench.take(number)
+    bench.journal.flush()
+    bench.writer.start()
+    bench.close()
+    assert _volumes() == [75 * (number + 1) for number in range(60)]
+    assert bench.writer.counts["ticks_dropped_total"] == 2
+
+
 def test_the_next_run_writes_the_tail_that_the_last_one_did_not_store(tmp_path: Path) -> None:
     crashed = Bench(tmp_path)
     stamps = [crashed.take(number) for number in range(30)]
     crashed.journal.close()  # its writer never ran
-    store.ticks_write([store.tick_document(decode(frame({"A": option_feed(volume=75)}), IDS).ticks[0], stamps[0], 1, 1)])
+    store.ticks_write([store.tick_bson(decode(frame({"A": option_feed(volume=75)}), IDS).ticks[0], stamps[0], 1, 1)])
     position_write(0, stamps[9])
     bench = Bench(tmp_path)
     bench.writer.start()
@@ -98,6 +127,7 @@ def test_the_next_run_writes_the_tail_that_the_last_one_did_not_store(tmp_path: 
     bench.close()
     assert _volumes() == [75] + [75 * (number + 1) for number in range(10, 31)]
     assert bench.writer.counts["ticks_stored_total"] == 42
+    assert bench.writer.counts["ticks_replayed_total"] == 40
 
 
 def test_a_tail_that_is_written_again_changes_nothing(tmp_path: Path) -> None:

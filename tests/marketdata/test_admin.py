@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bson
 import pytest
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from django.test import Client
 from pymongo import WriteConcern
 
@@ -46,9 +49,9 @@ def make_instrument(
     )  # fmt: skip
 
 
-def tick(identifier: int, instrument: int, second: float, price: float) -> dict[str, Any]:
+def tick(identifier: int, instrument: int, second: float, price: float) -> bytes:
     at = OPEN + timedelta(seconds=second)
-    return {"_id": identifier, "i": instrument, "t": at, "r": at, "k": 1, "p": price, "v": identifier}
+    return bson.encode({"_id": Int64(identifier), "i": instrument, "t": at, "r": at, "k": 1, "p": price, "v": identifier})
 
 
 def text(client: Client, path: str, **query: Any) -> str:
@@ -211,7 +214,7 @@ def test_no_page_scans_or_sorts_with_200_000_ticks_and_50_000_candles(staff: Cli
     table = store.ticks_collection().with_options(write_concern=WriteConcern(w=1))
     for number in range(1, instruments + 1):
         rows = (tick(number * 10_000 + step, number, step * 7.5, 100 + step) for step in range(per_instrument))
-        table.insert_many(rows, ordered=False)
+        table.insert_many(map(RawBSONDocument, rows), ordered=False)
     start = DAY_MS + SESSION_OPEN_MS
     for number in range(1, instruments + 1):
         store.candles_write(Candle(number, "1m", start + step * 60_000, 1.0, 2.0, 0.5, 1.5, 10, None, "closed") for step in range(500))

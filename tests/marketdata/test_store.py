@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
+import bson
 import pytest
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.upstox.decode import decode
 from marketdata import store
 from marketdata.domain.candle import Candle
-from marketdata.domain.tick import tick_id
+from marketdata.domain.tick import NO_DEPTH, Tick, stamp_to_ms, tick_id
 from marketdata.models import OHLC, MarketTick
 from tests.instruments.explain import assert_by_index, profiled
 from tests.payloads import frame, option_feed
@@ -18,11 +23,34 @@ from tests.payloads import frame, option_feed
 pytestmark = pytest.mark.django_db
 T0 = 1_769_160_540_000
 STAMP = 191_323_769_400_000
+MODEL_NAMES = {"last_trade_ms": "last_trade_time"}
+WHOLE_NUMBERS = {"last_trade_ms", "last_quantity", "volume", "bid_quantity", "ask_quantity"}
 
 
-def _documents(count: int, *, instrument: int = 7, step_ms: int = 10) -> list[store.Document]:
+def _documents(count: int, *, instrument: int = 7, step_ms: int = 10, from_ms: int = T0, moved_id: int = 0) -> list[bytes]:
+    """Return ticks one after another; `moved_id` is added to their stamps."""
     (tick,) = decode(frame({"K": option_feed()}), {"K": instrument}).ticks
-    return [store.tick_document(tick, STAMP + number * 8, T0 + number * step_ms, 1) for number in range(count)]
+    return [store.tick_bson(tick, STAMP + moved_id + number * 8, from_ms + number * step_ms, 1) for number in range(count)]
+
+
+@given(st.data())
+def test_a_tick_is_the_bson_that_the_driver_would_make(data: st.DataObject) -> None:
+    prices, whole = st.none() | st.floats(allow_nan=False), st.none() | st.integers(-(2**62), 2**62)
+    values: dict[str, Any] = {name: data.draw(whole if name in WHOLE_NUMBERS else prices) for name in Tick._fields[2:-1]}
+    tick = Tick(**{"instrument": 7, "rank": 3, "depth": NO_DEPTH, **values})
+    columns = {field.name: field.db_column for field in MarketTick._meta.fields}
+    traded_ms = values["last_trade_ms"]
+    expected: dict[str | None, Any] = {columns[MODEL_NAMES.get(name, name)]: value for name, value in values.items() if name[:4] != "day_"} | {
+        "_id": STAMP << 13 | 3,
+        "i": 7,
+        "k": 1,
+        "t": DatetimeMS(T0),
+        "r": DatetimeMS(stamp_to_ms(STAMP)),
+        "lt": None if traded_ms is None else DatetimeMS(traded_ms),
+    }
+    assert bson.decode(store.tick_bson(tick, STAMP, T0, 1), CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)) == {
+        name: value for name, value in expected.items() if value is not None
+    }
 
 
 def test_writing_a_batch_again_changes_nothing() -> None:
@@ -48,8 +76,8 @@ def test_the_model_names_what_the_document_holds() -> None:
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_pages_give_each_tick_once_in_order_also_within_one_millisecond(newest_first: bool) -> None:
-    documents = _documents(50, step_ms=0) + [{**row, "_id": row["_id"] + 1} for row in _documents(50, instrument=8)]
-    documents += [{**row, "_id": row["_id"] + 2**40, "t": DatetimeMS(T0 + 5)} for row in _documents(30)]
+    documents = _documents(50, step_ms=0) + _documents(50, instrument=8, moved_id=1)
+    documents += _documents(30, step_ms=0, from_ms=T0 + 5, moved_id=2**27)
     random.Random(3).shuffle(documents)
     store.ticks_write(documents)
     got: list[int] = []
@@ -57,7 +85,7 @@ def test_pages_give_each_tick_once_in_order_also_within_one_millisecond(newest_f
     while page := store.ticks_read(7, from_ms=T0, to_ms=T0 + 10, after=after, limit=7, newest_first=newest_first):
         got.extend(row["_id"] for row in page)
         after = got[-1]
-    expected = sorted((store.time_ms(row["t"]), row["_id"]) for row in documents if row["i"] == 7)
+    expected = sorted((store.time_ms(row["t"]), row["_id"]) for row in map(bson.decode, documents) if row["i"] == 7)
     assert got == [identifier for _, identifier in (reversed(expected) if newest_first else expected)]
     assert len(got) == 80
 
@@ -75,7 +103,7 @@ def test_a_range_takes_its_start_and_leaves_its_end() -> None:
 
 
 def test_reading_ticks_examines_no_more_than_it_returns() -> None:
-    store.ticks_write(_documents(500) + [{**row, "_id": row["_id"] + 1} for row in _documents(500, instrument=8)])
+    store.ticks_write(_documents(500) + _documents(500, instrument=8, moved_id=1))
     with profiled(store.ticks_collection().name) as entries:
         page = store.ticks_read(7, from_ms=T0, to_ms=T0 + 10_000, limit=50)
         store.ticks_read(7, from_ms=T0, to_ms=T0 + 10_000, after=page[-1]["_id"], limit=50, newest_first=True)

@@ -17,7 +17,7 @@ from marketdata import live_state, store
 from marketdata.api.key_memory import key_memory
 from marketdata.domain.candle import INTERVAL_MINUTES, MINUTE_MS, Candle
 from marketdata.domain.feed_status import FeedStatus
-from marketdata.domain.tick import NO_DEPTH, Tick, received_stamp_us
+from marketdata.domain.tick import NO_DEPTH, Tick, received_stamp_us, tick_id
 from marketdata.wire import QuoteEntry
 
 OPEN_MS = 1_795_146_300_000
@@ -66,13 +66,14 @@ def tick_of(instrument: int, price: float, **fields: Any) -> Tick:
 
 def store_ticks(instrument: int, times_ms: Iterable[int], **fields: Any) -> list[int]:
     """Store a tick at each of these times; its price counts from 100. Returns their ids."""
-    documents, stamp = [], 0
+    documents, ids, stamp = [], [], 0
     for number, moment in enumerate(times_ms):
         stamp = received_stamp_us(moment * 1000, stamp, 0)
         tick = tick_of(instrument, 100.0 + number, volume=number, last_trade_ms=moment - 5, **fields)
-        documents.append(store.tick_document(tick, stamp, moment, 1))
+        documents.append(store.tick_bson(tick, stamp, moment, 1))
+        ids.append(tick_id(stamp, tick.rank))
     store.ticks_write(documents)
-    return [document["_id"] for document in documents]
+    return ids
 
 
 def store_minutes(instrument: int, count: int, start_ms: int = OPEN_MS, interval: str = "1m", state: str = "confirmed") -> None:
