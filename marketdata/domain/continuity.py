@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 Terms = tuple[str, ...]
+Hop = tuple[str, Terms, Terms]
+"""Name of a hop, the counters of what goes in, the counters of what became of it."""
 
-FEED_HOPS: tuple[tuple[str, Terms, Terms], ...] = (
+FEED_HOPS: tuple[Hop, ...] = (
     ("socket to journal", ("frames_received_total",), ("frames_journalled_total", "frames_unjournalled_total", "frames_waiting")),
     ("socket to decoder", ("frames_received_total",), ("frames_decoded_total", "frames_rejected_total")),
     (
@@ -29,11 +31,9 @@ FEED_HOPS: tuple[tuple[str, Terms, Terms], ...] = (
         ("quotes_published_total", "merged_total", "quotes_forgotten_total", "quotes_unsent_total", "quotes_waiting"),
     ),
 )
-"""Of one feed shard: name of the hop, the counters of what goes in, the counters of what became of it."""
+"""Of one feed shard."""
 
-HUB_HOPS: tuple[tuple[str, Terms, Terms], ...] = (
-    ("hub to clients", ("marked_total",), ("delivered_total", "merged_total", "forgotten_total", "waiting")),
-)
+HUB_HOPS: tuple[Hop, ...] = (("hub to clients", ("marked_total",), ("delivered_total", "merged_total", "forgotten_total", "waiting")),)
 """Of one hub, over all its clients, those that are gone included."""
 
 READS_JOURNAL = "store_behind"
@@ -78,8 +78,13 @@ def continuity(feeds: Mapping[str, Mapping[str, float]], hubs: Mapping[str, Mapp
     Returns:
         Rows in the order of feeds, hubs and hops; empty without any.
     """
-    rows = [_judge(f"feed {name}: {hop}", counters, into, out) for name, counters in feeds.items() for hop, into, out in FEED_HOPS]
-    return rows + [_judge(f"hub {name}: {hop}", counters, into, out) for name, counters in hubs.items() for hop, into, out in HUB_HOPS]
+    rows = [row for name, counters in feeds.items() for row in hops_judge(f"feed {name}", counters, FEED_HOPS)]
+    return rows + [row for name, counters in hubs.items() for row in hops_judge(f"hub {name}", counters, HUB_HOPS)]
+
+
+def hops_judge(whose: str, counters: Mapping[str, float], hops: Iterable[Hop]) -> list[Row]:
+    """Judge the hops of one table by one set of counters."""
+    return [_judge(f"{whose}: {hop}", counters, into, out) for hop, into, out in hops]
 
 
 def _judge(hop: str, counters: Mapping[str, float], into: Terms, out: Terms) -> Row:
