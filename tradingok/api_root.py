@@ -19,6 +19,7 @@ ENTRY_POINTS = {
     "stats": "marketdata/stats/",
     "market status": "marketdata/status/",
     "gaps": "marketdata/gaps/",
+    "continuity": "marketdata/continuity/",
     "subscriptions": "subscriptions/",
     "keys": "keys/",
     "ws-tickets": "ws-tickets",

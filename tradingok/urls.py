@@ -9,6 +9,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from accounts.views import SignInView, SignOutView
 from tradingok.api_root import ApiRootView
 from tradingok.health import HealthView, live, ready
+from tradingok.metrics import MetricsView
 
 Routes = list[URLPattern | URLResolver]
 
@@ -34,6 +35,7 @@ browsable_api: Routes = [
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/", include(api)),
+    path("metrics", MetricsView.as_view(), name="metrics"),
     path("", include("accounts.urls")),
     path("", include((browsable_api, "rest_framework"))),
     path("", include("dashboard.urls")),

@@ -231,3 +231,22 @@ class BrokerStatusSerializer(serializers.Serializer[Fields]):
     data_age_ms = serializers.IntegerField(allow_null=True)
     time = serializers.IntegerField()
     shards = ShardSerializer(many=True)
+
+
+class HopSerializer(serializers.Serializer[Fields]):
+    """One hop of the data's way: what went in, and what became of it."""
+
+    hop = serializers.CharField(help_text="Whose, and which: feed 0: socket to journal.")
+    taken = serializers.FloatField(help_text="What went in.")
+    given = serializers.FloatField(help_text="What came out, waits, or was counted as something else.")
+    difference = serializers.FloatField(help_text="taken − given. While data comes, what is just under way.")
+    holds = serializers.BooleanField(allow_null=True, help_text="null: cannot be said now, for the reason in detail.")
+    equation = serializers.CharField(help_text="The counters with their values.")
+    detail = serializers.CharField(allow_blank=True)
+
+
+class ContinuitySerializer(serializers.Serializer[Fields]):
+    """Every hop of every feed and hub."""
+
+    time = serializers.IntegerField(help_text="Server's clock, ms UTC")
+    hops = HopSerializer(many=True)

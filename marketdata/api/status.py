@@ -13,8 +13,9 @@ from rest_framework.views import APIView
 
 from marketdata import live_state
 from marketdata.api.parameters import Parameters
-from marketdata.api.serializers import BrokerStatusSerializer, GapPageSerializer, MarketStatusSerializer
+from marketdata.api.serializers import BrokerStatusSerializer, ContinuitySerializer, GapPageSerializer, MarketStatusSerializer
 from marketdata.api.series import LIMIT, MOST_ROWS, next_url
+from marketdata.domain.continuity import continuity
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.feed_board import FeedBoard
 from marketdata.hub import current_hub
@@ -82,6 +83,20 @@ def _shard(status: FeedStatus, now_ms: int) -> dict[str, Any]:
         "token_expires_ms": int(counters.get("token_expires_ms", 0)) or None,
         "counters": counters,
     }
+
+
+class ContinuityView(APIView):
+    """What goes into each hop of the data's way, and what became of it: all feeds, the hubs of all web processes. Empty without Redis."""
+
+    @extend_schema(operation_id="continuity", responses=ContinuitySerializer)
+    def get(self, request: Request) -> Response:
+        Parameters(request, ())
+        try:
+            feeds = {str(status.shard): status.counters for status in live_state.statuses_read()}
+            rows = continuity(feeds, live_state.hub_counters_read())
+        except live_state.Unavailable:
+            rows = []
+        return Response({"time": time.time_ns() // 1_000_000, "hops": [row.as_dict() for row in rows]})
 
 
 class MarketStatusView(APIView):

@@ -6,7 +6,7 @@ from django.urls import path
 
 from marketdata.api.ohlc import CandleView
 from marketdata.api.stats import StatsView
-from marketdata.api.status import BrokerStatusView, GapView, MarketStatusView
+from marketdata.api.status import BrokerStatusView, ContinuityView, GapView, MarketStatusView
 from marketdata.api.ticks import LatestTicksView, TickHistoryView
 
 urlpatterns = [
@@ -17,4 +17,5 @@ urlpatterns = [
     path("marketdata/stats/", StatsView.as_view(), name="stats"),
     path("marketdata/status/", MarketStatusView.as_view(), name="market-status"),
     path("marketdata/gaps/", GapView.as_view(), name="gaps"),
+    path("marketdata/continuity/", ContinuityView.as_view(), name="continuity"),
 ]

@@ -60,6 +60,7 @@ def test_the_walk_sees_the_whole_project() -> None:
         "/api/marketdata/instruments/",
         "/api/marketdata/ticks/",
         "/admin/",
+        "/metrics",
         "/signin/",
     } <= set(PATHS)
     assert len([path for path in PATHS if path.startswith("/api/")]) >= 18
@@ -76,7 +77,7 @@ def test_without_credentials_nothing_answers_but_what_must(method: str) -> None:
             assert answer.status_code == (200 if method in ("get", "head") else 405), told
         elif path in SIGNING_IN:
             assert answer.status_code in (200, 302, 403, 405), told
-        elif path.startswith("/api/"):
+        elif path.startswith("/api/") or path == "/metrics":
             assert answer.status_code == 401, told
             assert answer["WWW-Authenticate"].startswith("Bearer"), told
             assert method == "head" or answer.json()["code"] == "not_authenticated", told

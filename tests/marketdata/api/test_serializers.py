@@ -50,6 +50,7 @@ def check(documented: Any, value: Any, path: str) -> None:
         ("/api/marketdata/status/", serializers.MarketStatusSerializer),
         ("/api/marketdata/gaps/", serializers.GapPageSerializer),
         ("/api/broker-status", serializers.BrokerStatusSerializer),
+        ("/api/marketdata/continuity/", serializers.ContinuitySerializer),
     ],
 )
 def test_each_answer_is_as_documented(client: APIClient, reliance: Instrument, path: str, serializer: type[BaseSerializer[Any]]) -> None:

@@ -47,6 +47,21 @@ def test_broker_status_tells_state_rates_subscriptions_and_lag(client: APIClient
 
 
 @pytest.mark.usefixtures("valkey")
+def test_continuity_tells_of_each_hop_whether_its_counters_add_up(client: APIClient) -> None:
+    counters = {"frames_received_total": 9.0, "frames_decoded_total": 7.0, "frames_rejected_total": 1.0}
+    publish_latest([], status_of(now_ms=time.time_ns() // 1_000_000, **counters))
+    hops = {row["hop"]: row for row in client.get("/api/marketdata/continuity/").json()["hops"]}
+    decoder = hops["feed 0: socket to decoder"]
+    assert (decoder["taken"], decoder["given"], decoder["difference"], decoder["holds"]) == (9, 8, 1, False)
+    assert hops["feed 0: socket to journal"]["holds"] is None
+
+
+def test_continuity_is_empty_while_redis_is_away(client: APIClient, settings: Any) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    assert client.get("/api/marketdata/continuity/").json()["hops"] == []
+
+
+@pytest.mark.usefixtures("valkey")
 def test_the_worst_shard_is_told(client: APIClient) -> None:
     now_ms = time.time_ns() // 1_000_000
     publish_latest([], status_of("live", now_ms=now_ms, shard=0))
