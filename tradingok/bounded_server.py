@@ -70,12 +70,14 @@ def serve(
     port: int,
     message_bytes: int,
     before_stop: Callable[[], Awaitable[None]],
+    share_port: bool = False,
 ) -> None:
     """Serve `application` until SIGTERM or SIGINT, then return within about FAREWELL_SECONDS + GRACE_SECONDS.
 
     Args:
         message_bytes: a larger WebSocket message closes its connection with 1009.
         before_stop: awaited once in the server's loop, before connections are closed.
+        share_port: other processes that say so too listen on the same port; the kernel spreads connections evenly among them.
 
     Raises:
         OSError: the address cannot be bound.
@@ -96,17 +98,19 @@ def serve(
         "timeout_graceful_shutdown": GRACE_SECONDS,
         "proxy_headers": False,
     }
-    with _listener(host, port) as listener:
+    with _listener(host, port, share_port) as listener:
         # uvicorn raises the signal that ended it once more when it is done. Taken here, the exit code stays a true 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         BoundedServer(uvicorn.Config(application, **options), before_stop).run(sockets=[listener])
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _listener(host: str, port: int, share: bool) -> socket.socket:
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if share:  # never unasked: a second copy on the same port by mistake would get half of the first one's clients
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError:

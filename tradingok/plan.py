@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tradingok import ports
@@ -25,8 +25,13 @@ def check_port(host: str, port: int) -> None:
         raise StartFailed(f"Port {port} is in use, or not allowed. Choose another: PORT={port + 1} make run")
 
 
-def programs(supervisor: Supervisor, *, var: Path, host: str, port: int) -> Iterator[Program]:
-    """Give the programs one by one; each is ready before the next is asked for."""
+def programs(supervisor: Supervisor, *, var: Path, host: str, port: int, feeds: int = 1, webs: int = 1) -> Iterator[Program]:
+    """Give the programs one by one; each is ready before the next is asked for.
+
+    Args:
+        feeds: connections to the broker, each a process of its own.
+        webs: web processes on the one port.
+    """
     environment = supervisor.environment
     address = var / "exchange" / "address.json"
     forget_exchange(address)
@@ -37,10 +42,24 @@ def programs(supervisor: Supervisor, *, var: Path, host: str, port: int) -> Iter
         command = [*MANAGE, "runexchange", "--port", str(exchange_port)]
         yield Program("exchange", command, ready=lambda: ports.accepts(exchange_port))
     yield Program("instruments", [*MANAGE, "refresh_instruments"], once=True)
-    yield Program("feed", [*MANAGE, "runfeed"])
-    yield Program("web", [sys.executable, "-m", "tradingok.server"], ready=lambda: is_live(host, port))
+    for name, number in numbered("feed", feeds).items():
+        yield Program(name, [*MANAGE, "runfeed", "--shard", f"{number}/{feeds}"], feed_environment(number, feeds))
+    for name in numbered("web", webs):
+        yield Program(
+            name, [sys.executable, "-m", "tradingok.server"], {"TRADINGOK_WEB_PROCESSES": str(webs)}, ready=lambda: is_live(host, port)
+        )
     yield Program("worker", [*CELERY, "worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"])
     yield Program("beat", [*CELERY, "beat"])
+
+
+def numbered(name: str, count: int) -> dict[str, int]:
+    """Return what each of `count` equal programs is called, with its number from 1: `web` alone, else `web-1`, `web-2`…"""
+    return {name: 1} if count == 1 else {f"{name}-{number}": number for number in range(1, count + 1)}
+
+
+def feed_environment(number: int, feeds: int) -> Mapping[str, str]:
+    """Return the settings of one of several feeds; a shell's own are of the whole copy."""
+    return {"TRADINGOK_FEED_SHARD": str(number - 1), "TRADINGOK_FEED_SHARDS": str(feeds)}
 
 
 def remember_exchange(file: Path) -> int:

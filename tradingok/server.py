@@ -1,4 +1,4 @@
-"""The web server of `make run` and of production: `python -m tradingok.server`. One process; run as many as wanted."""
+"""The web server of `make run` and of production: `python -m tradingok.server`. One process; as many as wanted share a port."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def main() -> int:
             port=settings.PORT,
             message_bytes=MESSAGE_HEADROOM * settings.WS_COMMAND_BYTES,
             before_stop=close_hub,
+            share_port=settings.WEB_PROCESSES > 1,
         )
     except OSError as error:
         text = f"Cannot listen on {settings.HOST}:{settings.PORT}: {error.strerror}. Set PORT or TRADINGOK_HOST to another."

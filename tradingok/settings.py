@@ -24,6 +24,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = env.path("TRADINGOK_VAR", BASE_DIR / "var", "Where data, journal, logs and remembered ports lie.", shown="`var/`")
 PORT = env.integer("PORT", 8080, "Port of the web server.", low=1, high=65535)
 HOST = env.text("TRADINGOK_HOST", "127.0.0.1", "Address the web server listens on.")
+WEB_PROCESSES = env.integer("TRADINGOK_WEB_PROCESSES", 1, "Web processes that share the port.", low=1, high=64)
 NAMESPACE = env.text("TRADINGOK_NAMESPACE", "tradingok", "Name of the MongoDB database and prefix of every Redis key and queue.")
 MONGODB_URI = env.url(
     "MONGODB_URI",
@@ -216,7 +217,13 @@ DISK_FLOOR_GB = env.number(
     high=1_000_000,
 )
 FEED_SHARD = env.integer("TRADINGOK_FEED_SHARD", 0, "Number of this feed among the feeds, from 0.", low=0, high=7)
-FEED_SHARDS = env.integer("TRADINGOK_FEED_SHARDS", 1, "How many feeds there are.", low=1, high=8)
+FEED_SHARDS = env.integer(
+    "TRADINGOK_FEED_SHARDS",
+    1,
+    "How many feeds there are, each with its own connection to the broker; `make run` runs them all.",
+    low=1,
+    high=8,
+)
 
 # --- which instruments ------------------------------------------------------------------------------------------------
 BROKER_MODE_LIMITS = {

@@ -20,7 +20,7 @@ from pytest_django.fixtures import Settings
 from broker.models import BrokerSession
 from tradingok import plan, ports
 from tradingok.places import remembered_url
-from tradingok.supervisor import StartFailed
+from tradingok.supervisor import StartFailed, Supervisor
 
 
 @contextmanager
@@ -119,3 +119,22 @@ def test_a_session_that_has_expired_still_means_the_real_broker() -> None:
     assert which_broker() == "upstox"
     BrokerSession.objects.filter(pk=session.pk).update(revoked_at=timezone.now())
     assert which_broker() == "exchange"
+
+
+def planned(tmp_path: Path, **counts: int) -> dict[str, plan.Program]:
+    """The programs of a copy whose exchange runs elsewhere, by name."""
+    supervisor = Supervisor(environment={"TRADINGOK_EXCHANGE_URL": "http://127.0.0.1:1"}, logs=tmp_path, say=print, marker="test")
+    return {program.name: program for program in plan.programs(supervisor, var=tmp_path, host="127.0.0.1", port=8080, **counts)}
+
+
+def test_one_feed_and_one_web_process_have_plain_names(tmp_path: Path) -> None:
+    assert list(planned(tmp_path)) == ["migrate", "instruments", "feed", "web", "worker", "beat"]
+
+
+def test_several_feeds_and_web_processes_are_numbered_and_know_how_many_they_are(tmp_path: Path) -> None:
+    programs = planned(tmp_path, feeds=2, webs=3)
+    assert list(programs) == ["migrate", "instruments", "feed-1", "feed-2", "web-1", "web-2", "web-3", "worker", "beat"]
+    assert [programs[name].command[-2:] for name in ("feed-1", "feed-2")] == [["--shard", "1/2"], ["--shard", "2/2"]]
+    assert programs["feed-2"].environment == {"TRADINGOK_FEED_SHARD": "1", "TRADINGOK_FEED_SHARDS": "2"}
+    assert programs["web-3"].environment == {"TRADINGOK_WEB_PROCESSES": "3"}
+    assert programs["web-3"].ready is not None

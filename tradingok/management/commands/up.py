@@ -77,7 +77,14 @@ class Command(BaseCommand):
         supervisor = Supervisor(environment=environment, logs=logs, say=say, marker=str(settings.VAR.resolve()))
         return supervisor.run(
             needed_servers(settings.VAR, cache_gigabytes=settings.MONGOD_CACHE_GB),
-            lambda running: plan.programs(running, var=settings.VAR, host=settings.HOST, port=settings.PORT),
+            lambda running: plan.programs(
+                running,
+                var=settings.VAR,
+                host=settings.HOST,
+                port=settings.PORT,
+                feeds=settings.FEED_SHARDS,
+                webs=settings.WEB_PROCESSES,
+            ),
             lambda: self._announce(supervisor),
         )
 
