@@ -314,7 +314,11 @@ class Journal:
         """Begin a segment named by its first stamp; the whole key map goes in before the first record, under the same stamp."""
         self._segment = _Segment(self.folder / f"{stamp:016d}{SUFFIX}")
         self._day = _ist_day(stamp)
-        self._writer = writer = Writer(self._segment, chunk_size=WAITING_BYTES * 2, compression=CompressionType.ZSTD)
+        self._writer = writer = Writer(
+            self._segment,  # type: ignore[arg-type]  # `write`, `tell` and `flush` are all that it asks of a stream
+            chunk_size=WAITING_BYTES * 2,  # never by itself: a chunk ends where we flush
+            compression=CompressionType.ZSTD,
+        )
         writer.start(profile="tradingok", library="tradingok")
         schema = writer.register_schema(pb.FeedResponse.DESCRIPTOR.full_name, "protobuf", _schema())
         plain = writer.register_schema("tradingok.json", "jsonschema", b'{"type":"object"}')

@@ -211,7 +211,7 @@ def test_a_writer_killed_at_any_moment_leaves_what_it_had_flushed(tmp_path: Path
         while flushed < 20_000:
             flushed = int(writer.stdout.readline())
         writer.kill()
-        flushed = int((writer.stdout.read().split() or [flushed])[-1])  # the last it told before it was gone
+        flushed = int((writer.stdout.read().split() or [b"%d" % flushed])[-1])  # the last it told before it was gone
     numbers = [int.from_bytes(record.data[:4]) for record in _read_all(tmp_path)]
     assert writer.returncode == -9
     assert numbers == list(range(len(numbers)))
