@@ -21,13 +21,19 @@ def kept_system() -> Iterator[SystemHolder]:
         system.stop()
 
 
+@pytest.fixture(scope="module")
+def system_class() -> type[System]:
+    """What `system` is; a module may have another."""
+    return System
+
+
 @pytest.fixture
-def system(kept_system: SystemHolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(kept_system: SystemHolder, system_class: type[System], tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A running system, proved whole: the module's, or another one where a test has left it otherwise."""
     if kept_system and not kept_system[0].proved:
         kept_system.pop().stop()
     if not kept_system:
-        kept_system.append(System(tmp_path_factory.mktemp("system")))
+        kept_system.append(system_class(tmp_path_factory.mktemp("system")))
     running = kept_system[0]
     running.proved = False
     yield running

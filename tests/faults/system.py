@@ -9,15 +9,19 @@ import asyncio
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pymongo
+import redis
 from pymongo.database import Database
 
+from marketdata.domain.feed_status import FeedStatus
 from tests.fakes.stack import Process, Stack
 from tests.faults.oracle import LOST_MS, Proof, assert_lossless
 from tests.faults.servers import DEADLINE, Servers, memory_mb, until
@@ -43,6 +47,7 @@ class System(Stack):
     def __init__(self, var: Path, *exchange_arguments: str, **environment: str) -> None:
         """Start everything; see `Stack`. The ledger is always on."""
         self.proved = True
+        self._watcher: Watcher | None = None
         self.ledger, self.journal = var / "ledger", var / "journal" / "0"
         self.servers = Servers(var)
         self._client = pymongo.MongoClient[dict[str, Any]](self.servers.mongodb_uri, timeoutMS=30_000)
@@ -77,12 +82,29 @@ class System(Stack):
         """All that a process has written so far."""
         return process.log.read_text(errors="replace")
 
+    def start_feed(self) -> None:
+        """Start the feed that was killed, and wait until it is live."""
+        self.feed.start()
+        self.wait_for(self.is_live)
+
+    def replace_feed(self, kind: type[Process] = Process, **environment: str) -> None:
+        """End the feed in order and start it as another `kind` of process, with further settings."""
+        assert self.feed.stop() == 0, self.feed.told()
+        command = [sys.executable, "manage.py", "runfeed"]
+        process = self.feed = kind("feed", command, {**self.environment, **environment}, self.var)
+        self._started.callback(lambda: process.running and process.stop())
+        self.start_feed()
+
     @contextmanager
     def watched(self) -> Iterator[Watcher]:
         """Have a client on that follows everything, with a first quote of each; its protocol must hold to the end."""
         with Watcher(self.ws_url, self.api_key, self.keys()) as watcher:
             until(lambda: len(watcher.quotes) > 20, "the watcher has quotes")
-            yield watcher
+            self._watcher = watcher
+            try:
+                yield watcher
+            finally:
+                self._watcher = None
 
     @contextmanager
     def memory_bounded(self) -> Iterator[None]:
@@ -108,6 +130,12 @@ class System(Stack):
     def counter(self, name: str) -> float:
         """One of the feed's counters, as REST tells it."""
         return float(self.shard()["counters"][name])
+
+    def reported(self, name: str) -> float:
+        """One of the feed's counters, as it reports them to Redis: also while the web server cannot say."""
+        with redis.Redis.from_url(self.servers.redis_url) as server:
+            status = msgspec.msgpack.decode(server.get(f"{NAMESPACE}.status.0") or b"", type=FeedStatus)
+        return status.counters[name]
 
     def is_live(self) -> bool:
         """Whether REST says so, of the feed that was started last."""
@@ -149,7 +177,7 @@ class System(Stack):
         return proof
 
     def _assert_delivered(self, proof: Proof) -> None:
-        """What REST and a fresh WebSocket client say of each followed instrument is its newest update in the journal."""
+        """What REST, a fresh client and the one that stayed on are told of each followed instrument is its newest update in the journal."""
         keys = [key for key in self.keys() if key in proof.last]
         assert keys, "the exchange has no subscription"
         wanted = {key: proof.last[key] for key in keys}
@@ -159,6 +187,10 @@ class System(Stack):
         pushed = asyncio.run(snapshot(self.ws_url, self.api_key, keys))
         over_websocket = {key: client_figures(quote) for key, quote in pushed.items()}
         assert over_websocket == wanted, _difference("WebSocket", wanted, over_websocket)
+        if self._watcher is not None:
+            followed = {key: wanted[key] for key in self._watcher.keys if key in wanted}
+            seen = {key: client_figures(self._watcher.quotes[key]) for key in followed}
+            assert seen == followed, _difference("the client that stayed on", followed, seen)
 
 
 def _difference(where: str, wanted: dict[str, Any], found: dict[str, Any]) -> str:

@@ -1,10 +1,14 @@
-"""The feed is killed: nothing that it had journalled is lost or doubled."""
+"""The feed is killed: at random moments, between journal and insert, between insert and position. Nothing journalled is lost or doubled."""
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 
+from tests.faults.oracle import journalled_frames
+from tests.faults.servers import paused, pid_of, until
 from tests.faults.system import System
 
 
@@ -13,6 +17,77 @@ def test_a_feed_killed_at_random_moments_loses_nothing_journalled(system: System
         for _ in range(10 if full else 2):
             time.sleep(moments.uniform(0.2, 3))
             system.kill(system.feed)
-            system.feed.start()
-            system.wait_for(system.is_live)
+            system.start_feed()
         system.prove()
+
+
+def test_a_feed_killed_between_journal_and_insert_has_the_rest_stored_by_the_next(system: System) -> None:
+    before = journalled(system)
+    with paused(pid_of(system.servers.mongod)):  # what is inserted now hangs, while the journal grows
+        until(lambda: journalled(system) > before + 10, "the journal grows without a store")
+        system.kill(system.feed)
+    stored, there = newest_stored(system), newest_journalled(system)
+    assert stored < there, "the kill was to leave journalled ticks that are not stored"
+    system.start_feed()
+    proof = system.prove()
+    print(f"  the feed was killed with {there - stored} µs of its journal not stored")
+    assert proof.journalled > before + 10
+
+
+def test_a_feed_killed_between_insert_and_position_stores_nothing_twice(system: System) -> None:
+    with system.servers.fail_point(["update"], namespace="faults.broker_feedposition", errorCode=11602) as failures:
+        position = committed(system)
+        until(lambda: failures() > 0 and newest_stored(system) > position, "ticks are stored, and the position is not")
+        system.kill(system.feed)
+        assert newest_stored(system) > committed(system) == position
+    system.start_feed()
+    system.wait_for(lambda: system.counter("ticks_duplicate_total") > 0)
+    print(f"  {failures()} updates of the position failed, {system.counter('ticks_duplicate_total'):.0f} ticks were written again")
+    system.prove()
+
+
+def test_nothing_is_stored_before_it_is_journalled(system: System, full: bool) -> None:
+    system.replace_feed(TRADINGOK_BATCH_MS="10")
+    looks = 1000 if full else 200
+    for _ in range(looks):
+        stored = newest_stored(system)  # the store first: the journal may only be further by then
+        there = newest_journalled(system)
+        assert stored <= there, f"a tick of {stored} is stored, the journal ends at {there}: after a kill -9 no frame would explain it"
+        time.sleep(0.01)
+    system.replace_feed()
+    system.prove()
+
+
+def test_a_feed_that_stopped_in_its_tracks_goes_on_where_it_was(system: System, full: bool) -> None:
+    with system.watched() as watcher:
+        pid = system.feed.pid
+        with paused(pid):
+            until(lambda: watcher.state == "reconnecting", "clients are told")
+            time.sleep(60 if full else 0)
+        until(lambda: watcher.state == "live", "clients are told that it goes on")
+        assert system.feed.pid == pid
+        assert system.feed.running
+        os.kill(pid, signal.SIGCONT)
+        system.prove(lost_ms=90_000)
+
+
+def journalled(system: System) -> int:
+    """Frames in the journal."""
+    return sum(1 for _ in journalled_frames(system.journal))
+
+
+def newest_journalled(system: System) -> int:
+    """Stamp of the journal's newest frame."""
+    return max(frame.stamp for frame in journalled_frames(system.journal))
+
+
+def newest_stored(system: System) -> int:
+    """Stamp of the newest tick in the store."""
+    row = system.database["marketdata_markettick"].find_one(sort=[("_id", -1)])
+    return int(row["_id"]) >> 13 if row else 0
+
+
+def committed(system: System) -> int:
+    """The position that the feed has saved."""
+    row = system.database["broker_feedposition"].find_one({"_id": 0})
+    return int(row["received_us"]) if row else 0

@@ -19,10 +19,12 @@ class Watcher:
     """Reads in a thread of its own; use it in a `with` block.
 
     Attributes:
+        keys: what it follows.
         quotes: key → the newest quote; `seqs` key → its (epoch, seq).
         states: feed states in the order in which they were told, of `hello` and of `feed:status`.
         counts: `ticks`, `connections`, `closed`.
         broken: complaints about the protocol: a hole in `n`, a seq that went back.
+        stepped_back: (key, field, before, after) of each volume or time of the last trade that became less.
         tick_at: monotonic time of the newest tick.
     """
 
@@ -32,8 +34,10 @@ class Watcher:
         self.states: list[str] = []
         self.counts: Counter[str] = Counter()
         self.broken: list[str] = []
+        self.stepped_back: list[tuple[str, str, float, float]] = []
         self.tick_at = 0.0
-        self._url, self._headers, self._keys = url, {"Authorization": f"Bearer {api_key}"}, keys
+        self.keys = keys
+        self._url, self._headers = url, {"Authorization": f"Bearer {api_key}"}
         self._epoch = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -59,7 +63,7 @@ class Watcher:
             try:
                 with connect(self._url, additional_headers=self._headers, max_size=None, ping_interval=None, open_timeout=5) as socket:
                     self.counts["connections"] += 1
-                    socket.send(json.dumps({"id": 1, "op": "subscribe", "instruments": self._keys, "mode": "full"}))
+                    socket.send(json.dumps({"id": 1, "op": "subscribe", "instruments": self.keys, "mode": "full"}))
                     self._read(socket)
             except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
                 self.counts["closed"] += 1
@@ -93,5 +97,8 @@ class Watcher:
         self.counts["ticks"] += len(ticks)
         for key, seq, quote in ticks:
             known = self.quotes.get(key, {})
+            for name in ("volume", "last_trade_ms"):
+                if (quote.get(name) or 0) < (known.get(name) or 0):
+                    self.stepped_back.append((key, name, known[name], quote[name]))
             self.quotes[key] = {**({"depth": known["depth"]} if "depth" in known else {}), **quote}
             self.seqs[key] = (self._epoch, seq)
