@@ -85,7 +85,7 @@ class Receiver:
             return
         counts["frames_decoded_total"] += 1
         counts["ticks_decoded_total"] += len(frame.ticks) + len(frame.unknown)
-        self._writer.offer(Record(stamp, message, instruments), frame)
+        self._writer.offer(Record(stamp, message, instruments), frame, journalled=self._journal.holds(stamp))
         if frame.segments and not self._is_greeted:
             self._is_greeted = True
             self._pipeline.segments = {}

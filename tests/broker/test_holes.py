@@ -1,0 +1,152 @@
+"""Holes: exactly one gap each, none for a night; kept over a crash and over an absent store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from broker import holes as module
+from broker.holes import Hole, Holes, gap_record, holds_session
+from marketdata.models import Gap
+from marketdata.store import market_status_write, time_ms
+
+IST = timezone(timedelta(hours=5, minutes=30))
+
+
+def ist(day: int, hour: int, minute: int = 0) -> int:
+    """A time of November 2026, in which the 22nd is a Sunday; ms UTC."""
+    return round(datetime(2026, 11, day, hour, minute, tzinfo=IST).timestamp() * 1000)
+
+
+def made(tmp_path: Path) -> Holes:
+    return Holes(tmp_path / "holes.json", shard=2)
+
+
+def hole(start_ms: int, end_ms: int, *, traded: bool | None = False) -> Hole:
+    return Hole(start_ms, end_ms, "disconnected", "the feed's connection broke", traded, ["NSE_FO"])
+
+
+def record(holes: Holes) -> None:
+    """Bring what waits into the store as the recorder does."""
+    for waiting in list(holes.waiting):
+        holes.saved(waiting, is_gap=gap_record(waiting, 2))
+
+
+@pytest.mark.django_db
+def test_a_hole_becomes_one_gap_however_often_the_loss_is_told(tmp_path: Path) -> None:
+    holes = made(tmp_path)
+    for at, detail in ((1_000, "the feed's connection broke"), (2_000, "refused"), (3_000, "refused")):
+        holes.begin(at, detail, traded=True)
+    holes.end(60_000, segments={"NSE_FO"}, traded=True)
+    holes.end(61_000, segments={"NSE_FO"}, traded=True)
+    record(holes)
+    (gap,) = Gap.objects.all()
+    assert (gap.shard, time_ms(gap.start), gap.cause, gap.detail) == (2, 1_000, "disconnected", "the feed's connection broke")
+    assert gap.end is not None
+    assert time_ms(gap.end) == 60_000
+    assert holes.counts == {"gaps_total": 1, "holes_idle_total": 0, "gaps_dropped_total": 0}
+    assert holes.waiting == []
+
+
+@pytest.mark.django_db
+def test_saving_again_changes_nothing() -> None:
+    broken = hole(1_000, 2_000, traded=True)
+    assert gap_record(broken, 2)
+    assert gap_record(broken, 2)
+    assert gap_record(broken, 3), "another shard has holes of its own"
+    assert sorted(Gap.objects.values_list("shard", flat=True)) == [2, 3]
+
+
+def test_a_crash_keeps_what_is_open_and_what_waits(tmp_path: Path) -> None:
+    holes = made(tmp_path)
+    holes.begin(1_000, "first", traded=True)
+    holes.end(2_000, segments={"NSE_FO"}, traded=True)
+    holes.begin(5_000, "second", traded=True)
+    again = made(tmp_path)
+    again.load(9_000)
+    assert [(waiting.start_ms, waiting.end_ms, waiting.detail) for waiting in again.waiting] == [(1_000, 2_000, "first")]
+    assert again.open is not None
+    assert (again.open.start_ms, again.open.detail) == (5_000, "second"), "the true beginning, not the end of the journal"
+
+
+def test_the_end_of_the_last_runs_journal_begins_a_hole(tmp_path: Path) -> None:
+    first, later = made(tmp_path), made(tmp_path)
+    first.load(0)
+    assert first.open is None, "the very first run misses nothing"
+    later.load(7_000)
+    assert later.open is not None
+    assert (later.open.start_ms, later.open.cause, later.open.traded) == (7_000, "stopped", None)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'[{"start_ms": "x"}]'])
+def test_a_torn_file_is_told_and_done_without(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "holes.json").write_bytes(content)
+    holes = made(tmp_path)
+    holes.load(7_000)
+    assert "holes.json cannot be read" in caplog.text
+    assert holes.open is not None
+
+
+def test_without_a_disk_memory_has_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    holes = Holes(tmp_path / "no such folder" / "holes.json", shard=0)
+    holes.begin(1_000, "broken", traded=True)
+    holes.end(2_000, segments=(), traded=True)
+    assert len(holes.waiting) == 1
+    assert "cannot be written" in caplog.text
+
+
+def test_they_are_bounded_and_the_loss_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_UNSAVED", 3)
+    holes = made(tmp_path)
+    for number in range(5):
+        holes.begin(number * 10, "broken", traded=True)
+        holes.end(number * 10 + 5, segments=(), traded=True)
+    assert [waiting.start_ms for waiting in holes.waiting] == [20, 30, 40]
+    assert holes.counts["gaps_dropped_total"] == 2
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "start", "end", "before", "after", "gap"),
+    [
+        ("a night", ist(23, 18), ist(24, 8, 50), "NORMAL_CLOSE", False, False),
+        ("a weekend", ist(20, 16), ist(23, 9, 5), "NORMAL_CLOSE", False, False),
+        ("until after the open", ist(23, 18), ist(24, 9, 30), "NORMAL_CLOSE", True, True),
+        ("a crash in hours", ist(23, 11), ist(23, 11, 5), "NORMAL_OPEN", True, True),
+        ("over the close", ist(23, 15), ist(23, 20), "NORMAL_OPEN", False, True),
+        ("a whole session, asleep before and after", ist(23, 8), ist(23, 16), "NORMAL_CLOSE", False, True),
+        ("a Sunday", ist(22, 8), ist(22, 16), "NORMAL_CLOSE", False, False),
+        ("a time of which nothing is known", ist(22, 8), ist(22, 16), "", False, False),
+    ],
+)
+@pytest.mark.parametrize("stopped", [True, False])
+def test_only_a_hole_in_which_something_traded_is_a_gap(
+    name: str, start: int, end: int, before: str, after: bool, gap: bool, stopped: bool
+) -> None:
+    """A run that was stopped knows what was before by the store alone."""
+    if before:
+        market_status_write("NSE_FO", before, start - 3_600_000)
+    market_status_write("MCX_FO", "NORMAL_OPEN", start - 3_600_000)  # nobody follows it
+    traded = after or (None if stopped else before == "NORMAL_OPEN")
+    assert gap_record(hole(start, end, traded=traded), 0) is gap
+    assert Gap.objects.exists() is gap
+
+
+@pytest.mark.django_db
+def test_a_session_that_was_recorded_meanwhile_is_missed() -> None:
+    market_status_write("NSE_FO", "NORMAL_CLOSE", ist(21, 8))
+    market_status_write("NSE_FO", "NORMAL_OPEN", ist(21, 12))  # a special session on a Saturday
+    market_status_write("NSE_FO", "NORMAL_CLOSE", ist(21, 13))
+    assert gap_record(hole(ist(21, 9), ist(21, 16)), 0)
+    assert not gap_record(hole(ist(21, 14), ist(21, 16)), 0)
+
+
+def test_a_session_is_the_whole_hours_of_a_weekday() -> None:
+    assert holds_session(ist(23, 9, 15), ist(23, 15, 30))
+    assert not holds_session(ist(23, 9, 16), ist(23, 15, 30))
+    assert not holds_session(ist(23, 9, 15), ist(23, 15, 29))
+    assert not holds_session(ist(20, 10), ist(23, 15)), "Friday and Monday are not whole, the rest is a weekend"
+    assert holds_session(ist(20, 10), ist(25, 9))
+    assert datetime.fromtimestamp(ist(22, 12) / 1000, UTC).weekday() == 6
