@@ -120,12 +120,19 @@ class Batches:
             if self._channel is None:
                 await self._open()
                 continue
-            self._drop_backlog(self._channel)
+            if self.waiting > BACKLOG_BATCHES:
+                self._drop_backlog(self._channel)
             message = await _layer().receive(self._channel)
             try:
                 return decode_batch(message.get("batch"))
             except ValueError:
                 self.rejected_total += 1
+
+    @property
+    def waiting(self) -> int:
+        """Messages that have come and were not read yet."""
+        queue = None if self._channel is None else _layer().channels.get(self._channel)
+        return 0 if queue is None else int(queue.qsize())
 
     async def aclose(self) -> None:
         """Leave the group and close the layer's connections. The next `__anext__` opens again."""
@@ -151,10 +158,8 @@ class Batches:
             self.opened.set()
 
     def _drop_backlog(self, channel: str) -> None:
-        queue = _layer().channels.get(channel)
-        if queue is None or queue.qsize() <= BACKLOG_BATCHES:
-            return
         # Dropped: the older half, still undecoded. The reader sees the jump in `n` and loads the state again.
+        queue = _layer().channels[channel]
         for _ in range(BACKLOG_BATCHES // 2):
             queue.get_nowait()
             self.dropped_total += 1

@@ -1,7 +1,14 @@
 """The WebSocket of clients, `/ws/market/`: commands in, pushes out. Quotes and their order are the hub's and the outbox's.
 
-One task reads commands, one writes: nothing else sends. The writer never holds a quote: it drains the outbox when the
-transport has taken what came before, so that a slow client gets fewer and newer quotes, and costs nobody else anything.
+One task reads commands, one writes. The writer never holds a quote: it drains the outbox when the transport has taken what
+came before, so that a slow client gets fewer and newer quotes, and costs nobody else anything. Where the server gives us its
+line (`tradingok.bounded_server`), a client that is owed nothing has its window open: the hub's batch goes to it in the same
+step, without waking the writer. When the line is full the window closes until the writer has caught up.
+
+Who reads too slowly is told: *late* is a client for which more bytes wait, in this process and its machine's kernel, than were
+handed over in the last LATE_SECONDS. Late for SLOW_SECONDS on end, it gets `error` 407, `bye` 4008 and the close, and is
+aborted if it has not taken them in BYE_SECONDS. Who takes no byte at all for WS_STALL_SECONDS is aborted without a word.
+
 It is a plain ASGI application, not a Channels consumer: those join the channel layer, and only the hub may.
 """
 
@@ -12,8 +19,9 @@ import contextlib
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from channels.db import database_sync_to_async
 from django.conf import settings
@@ -31,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 RECONNECT_AFTER_MS = 1000
+SLOW_RECONNECT_MS = 5000
+LATE_SECONDS = 3
+SLOW_SECONDS = 15.0
+BYE_SECONDS = 30.0
 FLOOD_PAUSE_SECONDS = 0.05
 """Each refused command costs its sender so long, so that a flood waits in its own socket."""
 CHANNELS = ("market", "feed")
@@ -39,6 +51,22 @@ REFUSALS = {401: CloseCode.BAD_CREDENTIALS, 403: CloseCode.FORBIDDEN, 406: Close
 """Error that refuses a connection → its close code."""
 
 Message = dict[str, Any]
+
+
+class Line(Protocol):
+    """What our own server lets an application do with a connection, beside ASGI; `scope["extensions"]["tradingok.line"]`."""
+
+    def write_text(self, payload: bytes) -> bool:
+        """Send one text frame now. False: write no more before `until_writable`."""
+
+    async def until_writable(self) -> None:
+        """Wait until the connection takes more, or is gone."""
+
+    def backlog(self) -> int:
+        """Return the bytes that the client's machine has not taken yet."""
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
 
 
 class MarketConnection:
@@ -53,14 +81,18 @@ class MarketConnection:
         self.outbox = Outbox()
         self.lease: tuple[str, str] | None = None
         self._scope, self._receive, self._send = scope, receive, send
+        self._line: Line | None = scope.get("extensions", {}).get("tradingok.line")
         self._hub: Hub
         self._keys: dict[int, str] = {}
         self._channels: set[str] = set()
         self._ready = asyncio.Event()
         self._closing: int | None = None
         self._frames = 0
-        self._sending_since = 0.0
-        self._sent_at = self._woken_at = time.monotonic()
+        self._sending = False
+        self._sent_before: deque[int] = deque([0], maxlen=LATE_SECONDS)
+        self._taken_before = 0
+        self._sent_at = self._taken_at = self._in_time_at = self._woken_at = time.monotonic()
+        self._closing_at = 0.0
         self._lag = 0.0
         self._allowance = float(settings.WS_COMMANDS_PER_SECOND)
         self._allowance_at = time.monotonic()
@@ -71,9 +103,11 @@ class MarketConnection:
         """Serve the client until it goes, or is refused."""
         if (await self._receive())["type"] != "websocket.connect":
             return
+        self._hub = await get_hub()
         try:
             user = await admit(self._scope)
         except WrongOrigin:
+            self._hub.counts["connections_refused_total"] += 1
             await self._send({"type": "websocket.close", "code": CloseCode.FORBIDDEN})  # before accept: HTTP 403
             return
         except ClientError as error:
@@ -81,7 +115,6 @@ class MarketConnection:
             await self._refuse(error)
             return
         await self._accept()
-        self._hub = await get_hub()
         try:
             await self._take_place(user)
         except ClientError as error:
@@ -94,6 +127,7 @@ class MarketConnection:
         await self._send({"type": "websocket.accept", "subprotocol": wire.SUBPROTOCOL if wire.SUBPROTOCOL in offered else None})
 
     async def _refuse(self, error: ClientError) -> None:
+        self._hub.counts["connections_refused_total"] += 1
         await self._send({"type": "websocket.send", "text": error.push().decode()})
         await self._send({"type": "websocket.close", "code": REFUSALS[error.code]})
 
@@ -129,37 +163,82 @@ class MarketConnection:
 
     # --- the hub's side -------------------------------------------------------------------------------------------------
     def wake(self) -> None:
-        """Let the writer drain the outbox."""
+        """Send at once what the window has collected, and let the writer do the rest, if there is any."""
+        box = self.outbox
+        if box.collected:
+            self._write_window()
+            if box.window is not None:
+                return
         if not self._ready.is_set():
             self._woken_at = time.monotonic()
             self._ready.set()
 
     def inspect(self, now: float) -> None:
-        """Owe a heartbeat after HEARTBEAT_SECONDS without a frame; abort a client that has taken nothing for WS_STALL_SECONDS."""
-        if self._sending_since:
-            if now - self._sending_since > settings.WS_STALL_SECONDS:
-                logger.info("client aborted: it took nothing for %.0f s", settings.WS_STALL_SECONDS)
-                self.abort()
-        elif now - self._sent_at > HEARTBEAT_SECONDS:
+        """Owe a heartbeat after HEARTBEAT_SECONDS without a frame; tell a client that is slow; abort one that takes nothing.
+
+        Without a line only what the server lets us wait for is known: a `send` that takes WS_STALL_SECONDS is the end.
+        """
+        box = self.outbox
+        backlog = self._line.backlog() if self._line is not None else int(self._sending)
+        sent = box.sent_bytes
+        if sent != self._sent_before[-1]:
+            self._sent_at = now
+        if not backlog or sent - backlog > self._taken_before:
+            self._taken_at = now
+        if backlog <= sent - self._sent_before[0]:
+            self._in_time_at = now
+        self._taken_before = sent - backlog
+        self._sent_before.append(sent)
+        if now - self._taken_at > settings.WS_STALL_SECONDS or (self._closing_at and now - self._closing_at > BYE_SECONDS):
+            logger.info("client aborted: it took nothing for %.0f s", now - self._taken_at)
+            self._hub.counts["clients_aborted_total"] += 1
+            self.abort()
+        elif self._closing is None and self._line is not None and now - self._in_time_at > SLOW_SECONDS:
+            self._tell_slow(backlog)
+        elif not backlog and now - self._sent_at > HEARTBEAT_SECONDS:
             self._answer(self._heartbeat())
+
+    def _tell_slow(self, backlog: int) -> None:
+        logger.info("client told that it is slow: %d bytes wait for it", backlog)
+        self._hub.counts["clients_slow_told_total"] += 1
+        text = f"You read slower than you are sent to: {backlog} bytes wait for you. Follow fewer instruments, or use mode ltpc."
+        self.outbox.push(ClientError(407, text).push())
+        self.close(CloseCode.SLOW)
 
     def close(self, code: int) -> None:
         """Say bye, then close."""
-        self._closing = code
-        self.outbox.push(wire.bye_push(code, reconnect_after_ms=RECONNECT_AFTER_MS if code < CloseCode.BAD_CREDENTIALS - 1 else None))
+        self._closing, self._closing_at = code, time.monotonic()
+        after_ms = SLOW_RECONNECT_MS if code == CloseCode.SLOW else RECONNECT_AFTER_MS
+        self.outbox.push(wire.bye_push(code, reconnect_after_ms=after_ms if code < CloseCode.BAD_CREDENTIALS - 1 else None))
         self.wake()
 
     def abort(self) -> None:
-        """End the connection without another word. A server without our `abort` extension gets a close it may not be able to send."""
-        abort = self._scope.get("extensions", {}).get("tradingok.abort")
-        if abort is not None:
-            abort()
+        """End the connection without another word. A server that gives no line gets a close it may not be able to send."""
+        if self._line is not None:
+            self._line.abort()
             return
         if self._writer is not None:
             self._writer.cancel()
         self._writer = asyncio.create_task(self._close(CloseCode.SLOW))
 
     # --- the writer -----------------------------------------------------------------------------------------------------
+    def _write_window(self) -> None:
+        """Send what the present batch has for this client, in the hub's own step; close the window when the line is full."""
+        box, line = self.outbox, self._line
+        frames = wire.tick_frames(self._frames + 1, box.collected)
+        self._frames += len(frames)
+        box.window_delivered()
+        taking = False
+        try:
+            for frame in frames:
+                box.sent_bytes += len(frame)
+                taking = line is not None and line.write_text(frame)
+        except Exception:  # one client's trouble must not end the batch of the others
+            logger.exception("a client could not be written to")
+            self.abort()
+        if not taking:
+            box.window = None
+
     async def _write(self) -> None:
         outbox, hub, ready = self.outbox, self._hub, self._ready
         try:
@@ -176,6 +255,10 @@ class MarketConnection:
                     for frame in wire.tick_frames(self._frames + 1, fragments):
                         self._frames += 1
                         await self._deliver(frame)
+                    outbox.delivered()
+                if self._line is not None:
+                    await self._line.until_writable()
+                    outbox.open_window()
         except OSError:
             return  # the client went; the reader learns of it too
         except Exception:
@@ -183,12 +266,17 @@ class MarketConnection:
             self.abort()
 
     async def _deliver(self, message: bytes) -> None:
-        self._sending_since = time.monotonic()
-        await self._send({"type": "websocket.send", "text": message.decode()})
-        self._sent_at = now = time.monotonic()
-        self._sending_since = 0.0
-        if now - self._woken_at > self._lag:
-            self._lag = now - self._woken_at
+        self.outbox.sent_bytes += len(message)
+        if self._line is not None:
+            if not self._line.write_text(message):
+                await self._line.until_writable()
+        else:
+            self._sending = True
+            await self._send({"type": "websocket.send", "text": message.decode()})
+            self._sending = False
+        lag = time.monotonic() - self._woken_at
+        if lag > self._lag:
+            self._lag = lag
 
     async def _close(self, code: int) -> None:
         with contextlib.suppress(OSError, RuntimeError):

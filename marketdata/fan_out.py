@@ -1,7 +1,8 @@
 """The fan-out of one web process: the only member of the feed's group here, and the latest quotes in memory.
 
-Each batch is taken once: it replaces entries, marks the outboxes that follow them and wakes their writers; the group's
-window is the only window. Nothing is encoded here: writers join fragments that are made once per entry and kind.
+Each batch is taken once: it replaces entries, gives each to who follows it (its ready-made bytes where the client's window is
+open, a mark where it is not) and wakes those clients; the group's window is the only window. Nothing is encoded here:
+fragments are made once per entry and kind.
 
 Lost messages are never guessed at. A jump in a batch's number, another epoch, or silence makes the hub `reconnecting`;
 it reads the shared state again once the feed reports, applies what is newer by (epoch, seq), and owes every client
@@ -14,6 +15,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
@@ -29,6 +31,9 @@ from marketdata.followers import Followers
 from marketdata.models import LatestQuote
 from marketdata.outbox import Outbox
 from marketdata.wire import (
+    FULL,
+    FULL_DEPTH,
+    LTPC,
     FeedView,
     QuoteEntry,
     entry_unpack,
@@ -56,6 +61,13 @@ LEASE_SECONDS = 10.0
 FORGET_SECONDS = 3600.0
 FORGET_MS = 7 * 86_400_000
 """So often, quotes that nobody follows and that are so much older than the newest are dropped: contracts expire."""
+COUNTS = (
+    *("batches_received_total", "batches_lost_total", "entries_received_total", "entries_stale_total", "reloads_total"),
+    *("marked_total", "delivered_total", "merged_total", "forgotten_total", "controls_dropped_total", "sent_bytes_total"),
+    *("connections_accepted_total", "connections_refused_total", "clients_slow_told_total", "clients_aborted_total"),
+)
+TOGETHER_BATCHES = 8
+"""Where more batches have come already, so many are sent as one: writing to a socket costs more than all the rest."""
 CLOSE_SECONDS = 1.0
 """Clients have so long to take their `bye`; less than the web server gives the whole farewell."""
 
@@ -72,7 +84,7 @@ class Client(Protocol):
     lease: tuple[str, str] | None
 
     def wake(self) -> None:
-        """Let the writer drain the outbox. Cheap, and idempotent until it has."""
+        """Send what the outbox has collected, at once; let the writer drain the rest. Cheap, and idempotent until it has."""
 
     def inspect(self, now: float) -> None:
         """Look at the clocks: owe a heartbeat, abort a client that takes nothing. Called about once a second."""
@@ -92,9 +104,9 @@ class Hub:
         entries: instrument id → newest quote. Copy with `list(…)` before iterating in another thread.
         board: what clients may rely on.
         clients: outbox → connection.
-        batches_total, entries_total: what came by the group.
-        stale_total: entries that were not newer than what was known.
-        reloads_total: how often the shared state was loaded.
+        counts: totals of this process. Of the group: `batches_received_total`, `batches_lost_total` (jumps in the numbers),
+            `entries_received_total`, `entries_stale_total` (not newer than what was known), `reloads_total` (of the shared
+            state). Of the clients that are gone and of all: see `counters`.
     """
 
     def __init__(self) -> None:
@@ -102,12 +114,14 @@ class Hub:
         self.entries: dict[int, QuoteEntry] = {}
         self.board = FeedBoard()
         self.clients: dict[Outbox, Client] = {}
-        self.batches_total = self.entries_total = self.stale_total = self.reloads_total = 0
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self._epochs: dict[int, int] = {}
         self._fragments: tuple[dict[int, bytes], ...] = ({}, {}, {})
         self._followers = Followers()
         self._positions: dict[int, tuple[int, int]] = {}
         self._reading = batches()
+        self._touched: set[Outbox] = set()
+        self._together = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._follower: asyncio.Task[None] | None = None
         self._losses = 0
@@ -170,13 +184,16 @@ class Hub:
     # --- clients --------------------------------------------------------------------------------------------------------
     def connect(self, client: Client) -> None:
         """Take a client in: it gets status pushes from now on."""
+        self.counts["connections_accepted_total"] += 1
         self.clients[client.outbox] = client
 
     def disconnect(self, client: Client) -> None:
         """Forget a client and all that it followed."""
         for instrument in list(client.outbox.modes):
             self.unsubscribe(client, instrument)
-        self.clients.pop(client.outbox, None)
+        client.outbox.forget()
+        if self.clients.pop(client.outbox, None) is not None:
+            self.counts.update(_outbox_counts(client.outbox))
 
     def subscribe(self, client: Client, instrument: int, key: str, mode: int, *, dirty: bool = True) -> bool:
         """Let a client follow an instrument; it is owed the whole quote then, unless `dirty` is False.
@@ -203,14 +220,33 @@ class Hub:
 
     def fragments(self, outbox: Outbox) -> list[bytes]:
         """Drain an outbox's quotes: one ready-made `market:tick` item for each dirty key."""
-        found = []
-        by_kind, entries = self._fragments, self.entries
-        for instrument, kind in outbox.drain():
-            fragment = by_kind[kind].get(instrument)
-            if fragment is None:
-                fragment = by_kind[kind][instrument] = tick_fragment(entries[instrument], kind)
-            found.append(fragment)
-        return found
+        return [self._fragment(instrument, kind) for instrument, kind in outbox.drain()]
+
+    def _fragment(self, instrument: int, kind: int) -> bytes:
+        fragment = self._fragments[kind].get(instrument)
+        if fragment is None:
+            fragment = self._fragments[kind][instrument] = tick_fragment(self.entries[instrument], kind)
+        return fragment
+
+    def counters(self) -> dict[str, float]:
+        """Return `counts` with what the present clients add, and gauges. From another thread, clients may be read between two steps.
+
+        marked_total = delivered_total + merged_total + forgotten_total + waiting, whatever clients come and go: a mark is a
+        quote that one client is owed, `waiting` those that no transport has yet.
+        """
+        found = Counter(self.counts)
+        waiting = 0
+        for outbox in list(self.clients):
+            found.update(_outbox_counts(outbox))
+            waiting += outbox.waiting
+        return {
+            **found,
+            "batches_dropped_total": self._reading.dropped_total,
+            "batches_rejected_total": self._reading.rejected_total,
+            "waiting": waiting,
+            "clients": len(self.clients),
+            "quotes": len(self.entries),
+        }
 
     def _tell(self, message: bytes) -> None:
         for client in self.clients.values():
@@ -227,9 +263,16 @@ class Hub:
                 self._lost("A batch could not be applied.")
 
     def _apply(self, batch: BusBatch) -> None:
-        if not self._follows_on(batch):
-            return
-        self.batches_total += 1
+        try:
+            if self._follows_on(batch):
+                self._take_batch(batch)
+        finally:
+            self._together += 1
+            if self._together >= TOGETHER_BATCHES or not self._reading.waiting:
+                self._wake_touched()
+
+    def _take_batch(self, batch: BusBatch) -> None:
+        self.counts["batches_received_total"] += 1
         if batch.status is not None:
             self._report_at = self._reports_at[batch.shard] = time.monotonic()
             self._reported.set()
@@ -238,13 +281,8 @@ class Hub:
             self._announce()
         if batch.entries:
             self._entries_at = time.monotonic()
-            touched: set[Outbox] = set()
-            for entry in batch.entries:
-                if self._take(batch.epoch, entry):
-                    touched |= self._followers.of(entry.instrument)
-            clients = self.clients
-            for outbox in touched:
-                clients[outbox].wake()
+            self.counts["entries_received_total"] += len(batch.entries)
+            self.counts["entries_stale_total"] += len(batch.entries) - self._take_all((batch.epoch, entry) for entry in batch.entries)
 
     def _follows_on(self, batch: BusBatch) -> bool:
         """Whether the batch is not of an earlier run or moment; notes a loss when it does not come right after the last."""
@@ -254,31 +292,58 @@ class Hub:
         if batch.epoch > epoch:
             self._lost("The feed has started again.", batch.shard)
         elif batch.n > n + 1:
+            self.counts["batches_lost_total"] += batch.n - n - 1
             self._lost(f"{batch.n - n - 1} messages of the feed were lost.", batch.shard)
         self._positions[batch.shard] = (batch.epoch, batch.n)
         return True
 
+    def _take_all(self, stamped: Iterable[tuple[int, QuoteEntry]]) -> int:
+        """Take entries with their epochs; return how many were newer than what was known. `_wake_touched` comes next."""
+        return sum([self._take(epoch, entry) for epoch, entry in stamped])
+
+    def _wake_touched(self) -> None:
+        """Wake every client that was given something, once."""
+        touched, self._touched, self._together = self._touched, set(), 0
+        for outbox in touched:
+            client = self.clients.get(outbox)
+            if client is not None:  # it may have gone between two batches
+                client.wake()
+
     def _take(self, epoch: int, entry: QuoteEntry) -> bool:
-        """Replace an entry by a newer one and mark its followers; False: it is not newer."""
+        """Replace an entry by a newer one and give it to who follows it; False: it is not newer."""
         instrument = entry.instrument
         old = self.entries.get(instrument)
         if old is not None:
             known = self._epochs[instrument]
             if epoch < known or (epoch == known and entry.seq <= old.seq):
-                self.stale_total += 1
                 return False
-        self.entries_total += 1
         self.entries[instrument] = entry
         self._epochs[instrument] = epoch
         for fragments in self._fragments:
             fragments.pop(instrument, None)
-        depth = entry.depth_changed or old is None
-        for outbox in self._followers.of(instrument):
-            outbox.mark(instrument, depth)
         if old is None:
-            for outbox in self._followers.arrived(instrument):
+            for outbox in self._followers.arrived(instrument):  # this closes their windows: they are told before they get it
                 outbox.notice(instrument, subscription_push(entry.key, instrument, "active", None))
+        depth = entry.depth_changed or old is None
+        self._give(entry, LTPC, depth)
+        self._give(entry, FULL_DEPTH if depth else FULL, depth)
         return True
+
+    def _give(self, entry: QuoteEntry, kind: int, depth: bool) -> None:
+        """Give an entry to who follows it in one mode: its bytes where they are taken at once, a mark elsewhere."""
+        instrument = entry.instrument
+        outboxes = self._followers.of(instrument, kind and FULL)
+        if not outboxes:
+            return
+        self.counts["marked_total"] += len(outboxes)
+        fragment = self._fragment(instrument, kind)
+        self._touched |= outboxes
+        for outbox in outboxes:
+            window = outbox.window
+            if window is None:
+                outbox.mark(instrument, depth)
+            else:
+                window.append(fragment)
 
     # --- what clients may rely on ---------------------------------------------------------------------------------------
     @property
@@ -342,22 +407,18 @@ class Hub:
             statuses = await live_state.astatuses_read()
         except live_state.Unavailable:
             return False
-        self.reloads_total += 1
+        self.counts["reloads_total"] += 1
         for status in statuses:
             self.board.take(status)
             self._reports_at.setdefault(status.shard, time.monotonic())
         self._take_all(stamped)
+        self._wake_touched()
         return True
 
     async def _load_stored(self) -> None:
         """Take what MongoDB holds for instruments that nobody has told of: a start without a feed has something to show."""
         self._take_all(await database_sync_to_async(stored_entries, thread_sensitive=False)())
-
-    def _take_all(self, stamped: Iterable[tuple[int, QuoteEntry]]) -> None:
-        for epoch, entry in stamped:
-            if self._take(epoch, entry):
-                for outbox in self._followers.of(entry.instrument):
-                    self.clients[outbox].wake()
+        self._wake_touched()
 
     # --- once a second --------------------------------------------------------------------------------------------------
     async def _watch_step(self) -> None:
@@ -397,7 +458,7 @@ class Hub:
     def _forget_old(self) -> None:
         limit = max((entry.broker_ms for entry in self.entries.values()), default=0) - FORGET_MS
         for entry in list(self.entries.values()):
-            if entry.broker_ms < limit and not self._followers.of(entry.instrument):
+            if entry.broker_ms < limit and not self._followers.anyone(entry.instrument):
                 del self.entries[entry.instrument], self._epochs[entry.instrument]
                 for fragments in self._fragments:
                     fragments.pop(entry.instrument, None)
@@ -419,9 +480,21 @@ class Hub:
         self._demand_changed.clear()
         try:
             await live_state.ademand_write(self.name, self._followers.wanted())
+            await live_state.ahub_counters_write(self.name, self.counters())
         except live_state.Unavailable:
             logger.debug("demand was not written")
         await asyncio.sleep(DEMAND_PAUSE_SECONDS)
+
+
+def _outbox_counts(outbox: Outbox) -> dict[str, int]:
+    return {
+        "marked_total": outbox.owed_total,
+        "delivered_total": outbox.delivered_total,
+        "merged_total": outbox.merged_total,
+        "forgotten_total": outbox.forgotten_total,
+        "controls_dropped_total": outbox.dropped_total,
+        "sent_bytes_total": outbox.sent_bytes,
+    }
 
 
 def _now_ms() -> int:

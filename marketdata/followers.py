@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from marketdata.outbox import Outbox
-from marketdata.wire import FULL, MODE_NAMES
+from marketdata.wire import FULL, LTPC, MODE_NAMES
 
 _NOBODY: frozenset[Outbox] = frozenset()
 
@@ -14,38 +14,46 @@ class Followers:
     """The index of one hub."""
 
     def __init__(self) -> None:
-        self._outboxes: dict[int, set[Outbox]] = {}
+        self._outboxes: dict[int, dict[int, set[Outbox]]] = {LTPC: {}, FULL: {}}
         self._awaited: dict[int, dict[Outbox, tuple[float, str]]] = {}
 
-    def of(self, instrument: int) -> set[Outbox] | frozenset[Outbox]:
-        """Return the outboxes that follow an instrument. Do not change the set."""
-        return self._outboxes.get(instrument, _NOBODY)
+    def of(self, instrument: int, mode: int) -> set[Outbox] | frozenset[Outbox]:
+        """Return the outboxes that follow an instrument in LTPC or in FULL. Do not change the set."""
+        return self._outboxes[mode].get(instrument, _NOBODY)
+
+    def anyone(self, instrument: int) -> bool:
+        """Whether anybody follows an instrument."""
+        return any(instrument in outboxes for outboxes in self._outboxes.values())
 
     def add(self, outbox: Outbox, instrument: int, mode: int) -> bool:
-        """Let an outbox follow an instrument; True: what is wanted may have changed."""
-        outboxes = self._outboxes.setdefault(instrument, set())
-        changed = not outboxes or mode == FULL
+        """Let an outbox follow an instrument in a mode, and in that alone; True: what is wanted may have changed."""
+        changed = self._discard(outbox, instrument, FULL if mode == LTPC else LTPC)
+        outboxes = self._outboxes[mode].setdefault(instrument, set())
+        changed |= not outboxes
         outboxes.add(outbox)
         return changed
 
     def remove(self, outbox: Outbox, instrument: int) -> bool:
-        """Let it follow no more; True: nobody does now."""
-        self._awaited.get(instrument, {}).pop(outbox, None)
-        outboxes = self._outboxes.get(instrument)
+        """Let it follow no more; True: what is wanted may have changed."""
+        awaited = self._awaited.get(instrument, {})
+        awaited.pop(outbox, None)
+        if not awaited:
+            self._awaited.pop(instrument, None)
+        return self._discard(outbox, instrument, LTPC) | self._discard(outbox, instrument, FULL)
+
+    def _discard(self, outbox: Outbox, instrument: int, mode: int) -> bool:
+        """Take an outbox out of one mode; True: it was the last."""
+        outboxes = self._outboxes[mode].get(instrument)
         if outboxes is None:
             return False
         outboxes.discard(outbox)
-        if outboxes:
-            return False
-        del self._outboxes[instrument]
-        self._awaited.pop(instrument, None)
-        return True
+        if not outboxes:
+            del self._outboxes[mode][instrument]
+        return not outboxes
 
     def wanted(self) -> dict[int, str]:
         """Return instrument → mode, the greatest that anybody asked for."""
-        return {
-            instrument: MODE_NAMES[max(outbox.modes[instrument] for outbox in outboxes)] for instrument, outboxes in self._outboxes.items()
-        }
+        return {instrument: MODE_NAMES[mode] for mode in (LTPC, FULL) for instrument in self._outboxes[mode]}
 
     def wait(self, outbox: Outbox, instrument: int, key: str, deadline: float) -> None:
         """Note that a follower of an instrument waits for its first quote, and when that is late."""

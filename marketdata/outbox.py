@@ -2,7 +2,10 @@
 
 Laws: a quote is state, so only that its key is dirty is remembered, never the quote: memory follows subscriptions, not
 time. Subscribing marks a key dirty, so the first drain is the snapshot. What must not be merged goes through the FIFO;
-past its bound the oldest message is dropped and counted.
+past its bound the oldest message is dropped and counted. A client that is owed nothing and takes what it is given may have
+its `window` open: then a tick's ready-made bytes are collected there for the length of one batch, instead of a mark.
+
+Every mark is accounted for: what was marked was delivered, merged, forgotten, or is waiting.
 """
 
 from __future__ import annotations
@@ -23,17 +26,29 @@ class Outbox:
     Attributes:
         modes: instrument id → LTPC or FULL, of every subscription.
         dirty: instrument id → whether the levels are owed too.
+        window: where ticks of the present batch are collected; None while they are to be marked instead.
+        collected: what `window` has collected, empty between batches.
+        owed_total: whole quotes owed by subscribing or after a loss; each is a mark, beside those of ticks.
+        delivered_total: quotes handed to the transport.
         merged_total: quotes that were replaced by a newer one before the client took them.
+        forgotten_total: quotes that were owed when the client unsubscribed or went.
         dropped_total: control messages dropped because the client took none.
+        sent_bytes: bytes of messages handed to the transport.
     """
 
-    __slots__ = ("_control", "_control_bytes", "_notices", "dirty", "dropped_total", "merged_total", "modes")
+    __slots__ = (
+        *("_control", "_control_bytes", "_notices", "_taken", "collected", "delivered_total", "dirty", "dropped_total"),
+        *("forgotten_total", "merged_total", "owed_total", "modes", "sent_bytes", "window"),
+    )
 
     def __init__(self) -> None:
         self.modes: dict[int, int] = {}
         self.dirty: dict[int, bool] = {}
-        self.merged_total = 0
-        self.dropped_total = 0
+        self.window: list[bytes] | None = None
+        self.collected: list[bytes] = []
+        self.owed_total = self.delivered_total = self.merged_total = self.forgotten_total = 0
+        self.dropped_total = self.sent_bytes = 0
+        self._taken = 0
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
         self._notices: dict[int, bytes] = {}
@@ -42,17 +57,20 @@ class Outbox:
         """Follow an instrument. Its whole quote is owed, unless `dirty` is False (the client has it already)."""
         self.modes[instrument] = mode
         if dirty:
-            self.dirty[instrument] = True
+            self.owed_total += 1
+            self.mark(instrument, True)
 
     def unsubscribe(self, instrument: int) -> bool:
         """Follow it no more; nothing of it is owed then. False: it was not followed."""
-        self.dirty.pop(instrument, None)
+        # Forgotten: it was owed, and is not wanted any more.
+        self.forgotten_total += self.dirty.pop(instrument, None) is not None
         self._notices.pop(instrument, None)
         return self.modes.pop(instrument, None) is not None
 
     def mark(self, instrument: int, depth: bool) -> None:
-        """Note that a followed instrument has a newer quote; `depth`: with other levels. Called once per tick and client."""
+        """Note that a followed instrument has a newer quote; `depth`: with other levels. Where there is a window, it is filled instead."""
         dirty = self.dirty
+        self.window = None
         if instrument in dirty:
             # Merged: the client gets the newest quote only; that the levels changed is kept.
             self.merged_total += 1
@@ -63,7 +81,10 @@ class Outbox:
 
     def mark_all(self, known: Container[int]) -> None:
         """Owe the whole quote of everything that is followed and `known`."""
-        self.dirty = {instrument: True for instrument in self.modes if instrument in known}
+        for instrument in self.modes:
+            if instrument in known:
+                self.owed_total += 1
+                self.mark(instrument, True)
 
     def drain(self) -> list[tuple[int, int]]:
         """Return what is dirty, each key once, in the order it was marked, as (instrument, LTPC, FULL or FULL_DEPTH); then nothing is."""
@@ -72,10 +93,42 @@ class Outbox:
             (instrument, (modes[instrument] and FULL_DEPTH) if depth else modes[instrument]) for instrument, depth in self.dirty.items()
         ]
         self.dirty.clear()
+        self._taken += len(drained)
         return drained
+
+    def delivered(self) -> None:
+        """Note that the transport has all that was drained."""
+        self.delivered_total += self._taken
+        self._taken = 0
+
+    @property
+    def waiting(self) -> int:
+        """Quotes that are owed now: dirty, or drained and not yet with the transport."""
+        return len(self.dirty) + self._taken + len(self.collected)
+
+    def forget(self) -> None:
+        """Owe nothing any more: the client went. What was being sent counts as forgotten too: nobody knows whether it came."""
+        self.forgotten_total += self.waiting
+        self.dirty.clear()
+        self.collected.clear()
+        self._taken = 0
+        self.window = None
+
+    def open_window(self) -> bool:
+        """Let ticks be collected from now on. False: something is owed, which has to go out first."""
+        if self.dirty or self._control or self._notices:
+            return False
+        self.window = self.collected
+        return True
+
+    def window_delivered(self) -> None:
+        """Note that the transport has what was collected."""
+        self.delivered_total += len(self.collected)
+        self.collected.clear()
 
     def push(self, message: bytes) -> None:
         """Append a control message: a reply, a status, an error."""
+        self.window = None
         self._control.append(message)
         self._control_bytes += len(message)
         # Dropped: the oldest. The client is told how many by the next heartbeat or pong.
@@ -85,6 +138,7 @@ class Outbox:
 
     def notice(self, instrument: int, message: bytes) -> None:
         """Owe a message about one subscription; a newer one about the same replaces it, so they are bounded by the subscriptions."""
+        self.window = None
         self._notices[instrument] = message
 
     def drain_control(self) -> Sequence[bytes]:

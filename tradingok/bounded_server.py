@@ -1,25 +1,32 @@
-"""uvicorn with two bounds that it lacks: a WebSocket connection can be aborted, and SIGTERM ends the process within seconds.
+"""uvicorn with what it lacks for a live feed: applications get a line to the socket, and SIGTERM ends the process within seconds.
 
-Both are needed for a client that stops reading. uvicorn's `close()` waits until the client has taken what is buffered, and
-so does its shutdown (ARCHITECTURE §4). Nothing here knows what is served.
+Both are needed for clients that do not read: uvicorn's `close()` waits until the client has taken what is buffered, and so
+does its shutdown (ARCHITECTURE §4). The line also sends a text frame in one call. Nothing here knows what is served.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import signal
 import socket
+import struct
+import termios
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 logger = logging.getLogger(__name__)
 
-ABORT_EXTENSION = "tradingok.abort"
+LINE_EXTENSION = "tradingok.line"
+UNSENT_BYTES = 65_536
+"""So much may wait in the kernel for a client that reads slowly; unbounded, it is megabytes, and minutes old when it arrives."""
 FAREWELL_SECONDS = 2.0  # for `before_stop`
+CLOSE_SECONDS = 10.0  # for a client to take the end of its connection
 GRACE_SECONDS = 1.0  # for requests under way and closing handshakes, after that
 KEEP_ALIVE_SECONDS = 30
 
@@ -27,15 +34,54 @@ Application = Callable[..., Awaitable[Any]]
 
 
 class AbortableWebSocket(WebSocketsSansIOProtocol):
-    """A connection whose application finds a function without arguments in `scope["extensions"]["tradingok.abort"]`.
+    """A connection whose application finds it in `scope["extensions"]["tradingok.line"]`: the methods below are for it.
 
-    Calling it drops the connection at once, with what is still buffered: pending sends return, `receive` gives a disconnect.
+    Their use may be mixed with ASGI's `send`: each message is one whole frame either way.
     """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     async def run_asgi(self) -> None:
         extensions = cast(dict[str, Any], self.scope["extensions"])
-        extensions[ABORT_EXTENSION] = self.transport.abort
+        extensions[LINE_EXTENSION] = self
         await super().run_asgi()
+        self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+    def write_text(self, payload: bytes) -> bool:
+        """Send one text frame now, without the layers of ASGI; what the socket does not take is buffered.
+
+        Returns:
+            Whether more may be written. False: wait for `until_writable` first. A frame for a connection that closes is dropped.
+        """
+        if self.disconnected or self.close_sent or self.conn.state is not State.OPEN:
+            return False
+        size = len(payload)
+        if size < 126:
+            head = bytes((0x81, size))
+        elif size < 65_536:
+            head = b"\x81\x7e" + size.to_bytes(2)
+        else:
+            head = b"\x81\x7f" + size.to_bytes(8)
+        self.transport.write(head + payload)
+        return self.writable.is_set()
+
+    async def until_writable(self) -> None:
+        """Wait until the connection takes more, or is gone."""
+        await self.writable.wait()
+
+    def backlog(self) -> int:
+        """Return the bytes that the client's machine has not taken yet: ours, and the kernel's (Linux: SIOCOUTQ)."""
+        if self.transport.is_closing():
+            return self.transport.get_write_buffer_size()
+        number = self.transport.get_extra_info("socket").fileno()
+        (queued,) = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, b"\0\0\0\0"))
+        return self.transport.get_write_buffer_size() + int(queued)
+
+    def abort(self) -> None:
+        """Drop the connection at once, with what is buffered: pending sends return, `receive` gives a disconnect."""
+        self.transport.abort()
 
 
 class BoundedServer(uvicorn.Server):

@@ -102,7 +102,7 @@ def test_quotes_never_go_back(quiet_hub: Hub) -> None:
     quiet_hub._apply(batch(1, entry_of(1, 6, 60.0)))  # the same number again
     quiet_hub._apply(batch(2, entry_of(1, 4, 40.0)))  # an older seq
     quiet_hub._apply(batch(9, entry_of(1, 99, 99.0), epoch=6))  # an earlier run
-    assert (quiet_hub.entries[1].seq, quiet_hub.stale_total) == (5, 1)
+    assert (quiet_hub.entries[1].seq, quiet_hub.counts["entries_stale_total"]) == (5, 1)
     quiet_hub._apply(batch(1, entry_of(1, 1, 10.0), epoch=8))
     assert quiet_hub.entries[1].seq == 1
 

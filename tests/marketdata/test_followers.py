@@ -16,11 +16,14 @@ def test_the_first_and_the_last_follower_change_what_is_wanted() -> None:
     followers, one, two = Followers(), Outbox(), Outbox()
     assert follow(followers, one, 5, LTPC)
     assert not follow(followers, two, 5, LTPC)
-    assert followers.of(5) == {one, two}
+    assert followers.of(5, LTPC) == {one, two}
+    assert followers.of(5, FULL) == set()
+    assert followers.anyone(5)
     assert not followers.remove(one, 5)
     assert followers.remove(two, 5)
     assert not followers.remove(two, 5)
-    assert followers.of(5) == set()
+    assert followers.of(5, LTPC) == set()
+    assert not followers.anyone(5)
     assert followers.wanted() == {}
 
 

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from tradingok.body_limit import BodyLimit
-from tradingok.bounded_server import ABORT_EXTENSION, serve
+from tradingok.bounded_server import LINE_EXTENSION, serve
 
 FLOOD = b"x" * 65_536
 
@@ -54,7 +54,7 @@ async def _flood(scope: dict[str, Any], send: Any) -> None:
         except TimeoutError:
             if sys.argv[2] == "abort":
                 print("aborting", flush=True)
-                scope["extensions"][ABORT_EXTENSION]()
+                scope["extensions"][LINE_EXTENSION].abort()
                 return
 
 
