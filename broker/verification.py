@@ -10,6 +10,7 @@ import heapq
 import math
 import struct
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from hashlib import sha256
@@ -166,8 +167,9 @@ class _Verification:
         self._positions = {number: position_read(number) for number in range(1 << SHARD_BITS)}  # before the store is read
         self._readers: dict[int, JournalReader] = {}
         self._shards: dict[int, ShardProof] = {}
-        self._begins_us: dict[int, int] = {}
+        self._begins_us: dict[int, list[int]] = {}
         self._newest_us: dict[int, int] = {}
+        """Shard → stamp of the frame that its journal was read to: while frames are walked, the next one."""
         self._stored: _StoredTicks
         self._instruments: dict[int, _Instrument] = {}
         self._keys: dict[int, str] = {}
@@ -201,8 +203,7 @@ class _Verification:
     def _open(self, shard: int, folder: Path) -> None:
         paths = segment_paths(folder)
         stamps = [int(path.stem) for path in paths]
-        if stamps:
-            self._begins_us[shard] = stamps[0]
+        self._begins_us[shard] = stamps
         before = [path.name for path, stamp in zip(paths, stamps, strict=True) if stamp < self._from_us]
         within = [path.name for path, stamp in zip(paths, stamps, strict=True) if self._from_us <= stamp < self._until_us]
         position = self._positions.get(shard, 0)
@@ -337,13 +338,14 @@ class _Verification:
 
     def _why_unproved(self, shard: int, stamp: int) -> str | None:
         """Say why nothing explains a stored tick; "" where its frame is just being written, None where there is no excuse."""
-        proof = self._shards.get(shard)
-        if proof is None:
+        if shard not in self._shards:
             return f"the journal of shard {shard} is not here" if self._positions[shard] else None
-        if stamp < self._begins_us.get(shard, math.inf):
-            return f"the journal segments of shard {shard} from then are gone"
+        begins, read_us = self._begins_us[shard], self._newest_us[shard]
+        following = bisect_right(begins, stamp)
+        if not begins or (following < len(begins) and (read_us <= stamp or begins[following] <= read_us)):
+            return f"shard {shard} has no journal segment of then"  # behind one's last frame, before the next one's beginning
         recent = self._is_written and stamp_to_ms(stamp) > self._until_ms - AHEAD_MS
-        return "" if recent and stamp > self._newest_us[shard] else None
+        return "" if recent and stamp > read_us else None
 
     def _twin(self, document: Document) -> str:
         """Name another tick that says exactly the same, if there is one."""

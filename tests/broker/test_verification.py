@@ -231,8 +231,24 @@ def test_ticks_whose_segment_was_removed_are_said_to_be_without_proof(clock_day:
     first.unlink()
     certificate = later.verify()
     assert_it_adds_up(certificate)
-    assert certificate.verdict == "NOT PROVED: 20 stored ticks: the journal segments of shard 0 from then are gone."
+    assert certificate.verdict == "NOT PROVED: 20 stored ticks: shard 0 has no journal segment of then."
     assert certificate.counts["ticks_equal"] == 2
+
+
+def test_a_segment_that_was_removed_between_two_others_is_no_fault_of_the_store(clock_day: Day) -> None:
+    for first in (20, 30):
+        run = Day(clock_day.root)
+        for number in range(first, first + 3):
+            run.receive(number)
+        run.store()
+    removed = segment_paths(clock_day.folder)[1]
+    removed.unlink()
+    certificate = run.verify()
+    assert_it_adds_up(certificate)
+    assert certificate.verdict == "NOT PROVED: 6 stored ticks: shard 0 has no journal segment of then."
+    assert certificate.counts["ticks_equal"] == 26
+    store.ticks_collection().insert_one({"_id": tick_id(clock_day.stamps[5] + 8, 0), "i": 1})  # inside of the first segment
+    assert run.verify().verdict == "NOT CLEAN: 1 that no frame explains."
 
 
 def test_a_day_without_journal_and_ticks_is_not_passed(clock_day: Day, tmp_path: Path) -> None:
