@@ -98,7 +98,7 @@ def tick_bson(tick: Tick, received_us: int, broker_ms: int, kind: int) -> bytes:
         kind: a TickKind.
     """
     values: Sequence[Any] = tick[_FIRST:_LAST]
-    if None in values:
+    if not all(values):  # a None, or a zero
         pack, words = _layout(tuple([value is not None for value in values]))
         values = [value for value in values if value is not None]
     else:

