@@ -6,33 +6,48 @@ import argparse
 import os
 import platform
 import sys
+from pathlib import Path
 
 import tests.conftest as servers  # starts the embedded servers and sets the environment
+from tests.bench.table import HEADER, Row, show
 
-BENCHES = ("decode", "endtoend", "rest")
+BENCHES = ("decode", "pipeline", "fanout", "endtoend", "rest")
 
 
 def main() -> int:
     """Run what is asked for and say what fell short."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("benches", nargs="*", default=list(BENCHES), help=f"of {', '.join(BENCHES)}; all by default")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the end-to-end run is measured")
-    parser.add_argument("--instruments", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the pipeline and the end-to-end run are measured")
+    parser.add_argument("--instruments", type=int, default=1000, help="of the end-to-end run")
     options = parser.parse_args()
     unknown = set(options.benches) - set(BENCHES)
     if unknown:
         parser.error(f"no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
-    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+    print(f"{os.cpu_count()} cores, {_processor()}, Python {platform.python_version()}")
     failures: list[str] = []
     try:
         for name in options.benches:
-            print(f"\n{name}")
-            failures += [f"{name}: {text}" for text in _run(name, options)]
+            print(f"\n{name}", flush=True)
+            _start_afresh()
+            rows = _run(name, options)
+            print(HEADER)
+            failures += [f"{name}: {text}" for text in show(rows)]
     finally:
         servers.pytest_unconfigure()
+    print()
     for text in failures:
         print(f"below its least: {text}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _processor() -> str:
+    """Return the processor's name, where the system tells it."""
+    try:
+        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
 
 
 def _start_afresh() -> None:
@@ -50,21 +65,20 @@ def _start_afresh() -> None:
             client.delete(key)
 
 
-def _run(name: str, options: argparse.Namespace) -> list[str]:
-    _start_afresh()
-    if name == "decode":
-        from tests.bench import decode
+def _run(name: str, options: argparse.Namespace) -> list[Row]:
+    from tests.bench import decode, endtoend, fanout, pipeline, rest
 
-        return decode.run()
-    if name == "rest":
-        from tests.bench import rest
-
-        return rest.run()
-    from tests.bench import endtoend
-
-    result = endtoend.run(seconds=options.seconds, instruments=options.instruments)
-    endtoend.report(result)
-    return result.failures()
+    match name:
+        case "decode":
+            return decode.run()
+        case "pipeline":
+            return pipeline.run(options.seconds)
+        case "fanout":
+            return fanout.run()
+        case "endtoend":
+            return endtoend.run(seconds=options.seconds, instruments=options.instruments)
+        case _:
+            return rest.run()
 
 
 if __name__ == "__main__":
