@@ -1,0 +1,206 @@
+"""What a shard follows, on the real mongod and valkey: rules and demand become subscriptions, and a key keeps its meaning."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from django.test import override_settings
+from websockets.asyncio.server import ServerConnection
+
+from broker.following import Following, ids_with_placeholders
+from broker.journal import Journal, JournalReader
+from broker.pipeline import Pipeline
+from broker.upstox.decode import decode
+from broker.upstox.feed import FeedConnection, open_feed
+from broker.upstox.protocol import FeedUnavailable
+from instruments.models import Instrument, SubscriptionRule
+from marketdata import live_state
+from tests.broker.scripted_broker import scripted_broker, until
+from tests.payloads import frame, option_feed
+from tradingok import ports
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
+
+KEYS = [f"NSE_FO|{number}" for number in range(6)]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal", shard=0, segment_bytes=1 << 20)
+    made.open()
+    yield made
+    made.close()
+
+
+def follow(journal: Journal, *, shard: int = 0, shards: int = 1, full: int = 100) -> Following:
+    return Following(journal, Pipeline(), shard=shard, shards=shards, limits={"full": full, "ltpc": 100})
+
+
+def rule(*keys: str) -> None:
+    """Have a rule follow these, of instruments that are there."""
+    ids_with_placeholders(list(keys))
+    SubscriptionRule.objects.create(name="some", what="keys", keys=list(keys))
+
+
+class Asked:
+    """A broker's connection, and what was asked on it: (method, mode, keys)."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, list[str]]] = []
+        self.connection: FeedConnection
+
+    async def serve(self, connection: ServerConnection) -> None:
+        async for message in connection:
+            content = json.loads(message)
+            self.requests.append((content["method"], content["data"].get("mode", ""), content["data"]["instrumentKeys"]))
+
+    async def after(self, number: int) -> list[tuple[str, str, list[str]]]:
+        """Wait for so many requests; return them and begin anew."""
+        await until(lambda: len(self.requests) >= number)
+        requests, self.requests = self.requests, []
+        return requests
+
+
+@asynccontextmanager
+async def asked() -> AsyncIterator[Asked]:
+    made = Asked()
+    async with scripted_broker(served=made.serve) as broker:
+        made.connection = await open_feed(f"ws{broker.url[4:]}/feed")
+        yield made
+        await made.connection.close()
+    await live_state.aclose()
+
+
+def price(following: Following, *keys: str) -> None:
+    """Have the pipeline know quotes of these."""
+    following._pipeline.apply(decode(frame({key: option_feed() for key in keys}), following.instruments))
+
+
+async def test_the_rules_are_subscribed_once_and_again_on_another_connection(journal: Journal) -> None:
+    await asyncio.to_thread(rule, *KEYS)
+    following = follow(journal)
+    async with asked() as broker, asked() as another:
+        await following.resolve_rules()
+        await following.reconcile(broker.connection)
+        await following.reconcile(broker.connection)
+        assert await broker.after(1) == [("sub", "full", KEYS)]
+        assert following.counts["feed_requests_total"] == 1
+        assert following.by_segment() == {"NSE_FO": sorted(following.instruments[key] for key in KEYS)}
+        following.disconnected()
+        assert following.by_segment() == {}
+        await following.reconcile(another.connection)
+        assert await another.after(1) == [("sub", "full", KEYS)]
+        assert broker.requests == []
+
+
+async def test_each_shard_takes_its_own_and_together_they_take_all(journal: Journal, tmp_path: Path) -> None:
+    await asyncio.to_thread(rule, *KEYS)
+    other = Journal(tmp_path / "other", shard=1, segment_bytes=1 << 20)
+    other.open()
+    async with asked() as broker:
+        taken = []
+        for shard, its_journal in ((0, journal), (1, other)):
+            following = follow(its_journal, shard=shard, shards=2)
+            await following.resolve_rules()
+            await following.reconcile(broker.connection)
+            ((_, _, keys),) = await broker.after(1)
+            assert {following.instruments[key] % 2 for key in keys} == {shard}
+            taken += keys
+    other.close()
+    assert sorted(taken) == KEYS
+
+
+async def test_demand_comes_and_goes_within_the_limit_and_takes_its_state_along(journal: Journal) -> None:
+    await asyncio.to_thread(rule, *KEYS[:2])
+    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    following = follow(journal, full=3)
+    async with asked() as broker:
+        await following.resolve_rules()
+        await live_state.ademand_write("hub", {ids[KEYS[2]]: "full", ids[KEYS[3]]: "full"})
+        await following.reconcile(broker.connection)
+        ((_, _, keys),) = await broker.after(1)
+        assert len(keys) == 3, "the limit of the mode"
+        assert set(KEYS[:2]) < set(keys)
+        demanded = (set(keys) - set(KEYS[:2])).pop()
+        price(following, *keys)
+        await live_state.ademand_write("hub", {})
+        await following.reconcile(broker.connection)
+        assert await broker.after(1) == [("unsub", "", [demanded])]
+        assert ids[demanded] not in following._pipeline.quotes
+        assert following.followed() == {ids[key] for key in KEYS[:2]}
+
+
+async def test_without_redis_what_clients_wanted_last_goes_on(journal: Journal) -> None:
+    await asyncio.to_thread(rule, KEYS[0])
+    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    following = follow(journal)
+    async with asked() as broker:
+        await following.resolve_rules()
+        await live_state.ademand_write("hub", {ids[KEYS[1]]: "ltpc"})
+        await following.reconcile(broker.connection)
+        assert len(await broker.after(2)) == 2
+        await live_state.aclose()
+        with override_settings(REDIS_URL=f"redis://127.0.0.1:{ports.choose()}/0"):
+            await following.reconcile(broker.connection)
+            await live_state.aclose()
+        assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "ltpc"}
+
+
+async def test_a_key_that_passed_to_another_contract_begins_anew_and_the_journal_knows(journal: Journal) -> None:
+    following = follow(journal)
+    following.learn({KEYS[0]: 11, KEYS[1]: 12})
+    before = following.instruments
+    price(following, KEYS[0])
+    journal.append(b"old", 1_800_000_000_000_000)
+    following.learn({KEYS[0]: 21})
+    journal.append(b"new", 1_800_000_000_000_001)
+    journal.flush()
+    assert before == {KEYS[0]: 11, KEYS[1]: 12}, "records refer to it"
+    assert following.keys == {12: KEYS[1], 21: KEYS[0]}
+    assert following._pipeline.quotes == {}
+    assert following._pipeline.counts["quotes_forgotten_total"] == 1
+    assert [(record.data, record.instruments[KEYS[0]]) for record in JournalReader(journal.folder).read()] == [(b"old", 11), (b"new", 21)]
+
+
+async def test_a_demanded_contract_whose_key_is_anothers_now_is_left_out(journal: Journal) -> None:
+    ids = await asyncio.to_thread(ids_with_placeholders, KEYS[:1])
+    retired = ids[KEYS[0]]
+    await Instrument.objects.filter(pk=retired).aupdate(active=False)
+    now = (await asyncio.to_thread(ids_with_placeholders, KEYS[:1]))[KEYS[0]]
+    assert now != retired
+    following = follow(journal)
+    async with asked() as broker:
+        await live_state.ademand_write("hub", {retired: "full"})
+        await following.reconcile(broker.connection)
+        assert following.subscribed == {}
+        await live_state.ademand_write("hub", {now: "full"})
+        await following.reconcile(broker.connection)
+        assert await broker.after(1) == [("sub", "full", KEYS[:1])]
+
+
+async def test_a_connection_that_ends_while_asking_is_asked_again_from_nothing(journal: Journal) -> None:
+    await asyncio.to_thread(rule, *KEYS)
+    following = follow(journal)
+    await following.resolve_rules()
+    async with asked() as broker:
+        await broker.connection.close()
+        with pytest.raises(FeedUnavailable):
+            await following.reconcile(broker.connection)
+        assert following.subscribed == {}
+        following.disconnected()
+    async with asked() as broker:
+        await following.reconcile(broker.connection)
+        assert await broker.after(1) == [("sub", "full", KEYS)]
+
+
+async def test_rules_that_select_nothing_are_told(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    following = follow(journal)
+    await following.resolve_rules()
+    await following.resolve_rules()
+    assert following.unsettled
+    assert caplog.text.count("refresh_instruments") == 1
