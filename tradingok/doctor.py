@@ -28,10 +28,13 @@ from django.utils import timezone
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from broker.journal import segment_paths, segment_stamp
 from broker.sessions import token_current
 from broker.upstox.protocol import AuthExpired
 from instruments.models import Instrument, MasterLoad
 from marketdata import live_state
+from marketdata.domain.feed_status import FeedStatus
+from marketdata.domain.tick import stamp_to_ms
 from tradingok import children, plan, ports
 from tradingok.checks import TAG
 from tradingok.embedded import EmbeddedServerError, needed_servers
@@ -75,10 +78,12 @@ def looks() -> list[Look]:
         Look("libraries", libraries),
         Look("supervisor", supervisor),
         Look("port", web_port),
+        Look("web", web_processes),
         Look("mongodb", mongodb),
         Look("redis", redis_server),
         Look("migrations", migrations, needs="mongodb"),
         Look("disk", disk),
+        Look("journal", journals),
         Look("mongodb's disk", mongodb_disk, needs="mongodb"),
         Look("instruments", instruments, needs="mongodb"),
         Look("credentials", credentials, needs="mongodb"),
@@ -190,6 +195,18 @@ def web_port() -> Findings:
         yield fail("port", f"{address} is used by another program, or not allowed", f"PORT={settings.PORT + 1} make run")
 
 
+def web_processes() -> Findings:
+    """How many web processes share the port."""
+    count, wanted = ports.listeners(settings.PORT), settings.WEB_PROCESSES
+    text = f"{count} process{'' if count == 1 else 'es'} listen{'s' if count == 1 else ''} on port {settings.PORT}"
+    if count == wanted:
+        yield ok("web", text)
+    elif count:
+        yield warn("web", f"{text}, TRADINGOK_WEB_PROCESSES says {wanted}", f"start all with the same setting; see {_log('web')}")
+    else:
+        yield warn("web", text, START)
+
+
 def mongodb() -> Findings:
     """Whether MongoDB answers, is a primary of the right version, and has our time."""
     with MongoClient[dict[str, Any]](settings.MONGODB_URI, serverSelectionTimeoutMS=3000, connectTimeoutMS=3000) as client:
@@ -253,8 +270,33 @@ def disk() -> Findings:
     text = f"{free / 1e9:.1f} GB free under {settings.VAR}"
     if free < LEAST_BYTES:
         yield fail("disk", text, "free some space, or move TRADINGOK_VAR to another disk")
+    elif free < settings.DISK_FLOOR_GB * 1e9:
+        yield warn(
+            "disk", f"{text}, below TRADINGOK_DISK_FLOOR_GB: the oldest stored journal segments are being removed", "free some space"
+        )
     else:
         yield ok("disk", text)
+
+
+def journals() -> Findings:
+    """How large each feed's journal is, how far back it goes, and for how many more days there is room."""
+    segments = {folder.name: segment_paths(folder) for folder in sorted((settings.VAR / "journal").glob("[0-9]"))}
+    segments = {name: paths for name, paths in segments.items() if paths}
+    if not segments:
+        yield ok("journal", "none on this machine yet")
+        return
+    room = shutil.disk_usage(settings.VAR).free - settings.DISK_FLOOR_GB * 1e9
+    for name, paths in segments.items():
+        held = sum(path.stat().st_size for path in paths)
+        days = max(time.time() - stamp_to_ms(segment_stamp(paths[0])) / 1000, 1.0) / 86_400
+        kept = f"at most {settings.JOURNAL_DAYS:g} days or {settings.JOURNAL_GB:g} GB are kept"
+        text = f"feed {int(name) + 1}: {held / 1e9:.2f} GB of {days:.1f} days, {kept}"
+        a_day = held / max(days, 1 / 24) * len(segments)  # an hour at least: a start is no measure
+        needed = min(settings.JOURNAL_DAYS * a_day, settings.JOURNAL_GB * 1e9 * len(segments)) - held * len(segments)
+        if needed > room:
+            yield warn("journal", f"{text}; there is room for {max(room, 0) / a_day:.1f} more days above the floor", "free some space")
+        else:
+            yield ok("journal", text)
 
 
 def mongodb_disk() -> Findings:
@@ -333,26 +375,34 @@ def broker_clock() -> Findings:
 
 
 def feed() -> Findings:
-    """What each feed shard reports, and how far the store is behind the journal."""
-    statuses = live_state.statuses_read()
+    """What each feed reports, and how far the store is behind its journal."""
+    statuses = {status.shard: status for status in live_state.statuses_read()}
     now_ms = round(time.time() * 1000)
     if not statuses:
         yield warn("feed", "no feed has reported", START)
-    for status in statuses:
-        age_ms = now_ms - status.reported_ms
-        lag_ms = status.counters.get("store_lag_ms", 0)
-        text = f"shard {status.shard}: {status.state}, store {lag_ms / 1000:.1f} s behind the journal"
-        if age_ms > STATUS_MS:
-            yield fail(
-                "feed", f"shard {status.shard}: last report {age_ms / 1000:.0f} s ago ({status.state})", f"{START}; see {_log('feed')}"
-            )
-        elif status.state in {"live", "quiet", "closed"} and lag_ms <= LAG_MS:
-            yield ok("feed", text)
-        elif status.state in {"live", "quiet", "closed"}:
-            yield warn("feed", text, "is MongoDB slow? The journal holds what is missing")
+        return
+    newest = max(statuses.values(), key=lambda status: status.epoch)
+    count = int(newest.counters.get("feed_shards", settings.FEED_SHARDS))
+    for shard in range(count):
+        name = f"feed {shard + 1} of {count}"
+        if shard in statuses:
+            yield _feed(name, statuses[shard], now_ms)
         else:
-            yield fail("feed", f"{text}. {status.detail}", f"see {_log('feed')}")
+            yield fail("feed", f"{name} has not reported for {live_state.STATUS_SECONDS} s", f"{START}; see {_log('feed')}")
+
+
+def _feed(name: str, status: FeedStatus, now_ms: int) -> Finding:
+    age_ms = now_ms - status.reported_ms
+    lag_ms = status.counters.get("store_lag_ms", 0)
+    text = f"{name}: {status.state}, store {lag_ms / 1000:.1f} s behind the journal"
+    if age_ms > STATUS_MS:
+        return fail("feed", f"{name}: last report {age_ms / 1000:.0f} s ago ({status.state})", f"{START}; see {_log('feed')}")
+    if status.state not in {"live", "quiet", "closed"}:
+        return fail("feed", f"{text}. {status.detail}", f"see {_log('feed')}")
+    if lag_ms > LAG_MS:
+        return warn("feed", text, "is MongoDB slow? The journal holds what is missing")
+    return ok("feed", text)
 
 
 def _log(process: str) -> str:
-    return os.path.relpath(settings.VAR / "log" / f"{process}.log")
+    return os.path.relpath(settings.VAR / "log" / f"{process}*.log")

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -16,9 +17,14 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from instruments.models import Instrument, MasterLoad
+from marketdata import live_state
+from marketdata.domain.feed_status import FeedStatus
+from marketdata.domain.tick import EPOCH_2020_US
 from tests.tradingok.embedded_runs import PROJECT, environment
 from tradingok import doctor, ports
 from tradingok.findings import Finding, Level, fail, format_finding, ok, verdict, warn
+
+BEGUN_MS = time.time_ns() // 1_000_000
 
 
 def only(findings: Iterable[Finding]) -> Finding:
@@ -122,6 +128,68 @@ def test_without_credentials_the_exchange_is_named(settings: Settings) -> None:
 
 def test_no_feed_is_something_to_know(valkey: redis.Redis) -> None:
     assert only(doctor.feed()).text == "no feed has reported"
+
+
+def report(shard: int, *, feeds: int, epoch: int = 5, state: str = "live", age_ms: int = 0, lag_ms: float = 0.0) -> FeedStatus:
+    counters = {"feed_shards": float(feeds), "store_lag_ms": lag_ms}
+    return FeedStatus(shard, epoch, 1, state, 1, 1, BEGUN_MS - age_ms, {}, counters, "so it is")
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [
+        ([report(0, feeds=1)], [("ok", "feed 1 of 1: live")]),
+        (
+            [report(0, feeds=2), report(1, feeds=2, lag_ms=60_000)],
+            [("ok", "feed 1 of 2: live"), ("warn", "feed 2 of 2: live, store 60.0 s")],
+        ),
+        ([report(1, feeds=2)], [("fail", "feed 1 of 2 has not reported"), ("ok", "feed 2 of 2: live")]),
+        (
+            [report(0, feeds=2, age_ms=9000), report(1, feeds=2)],
+            [("fail", "feed 1 of 2: last report 9 s ago"), ("ok", "feed 2 of 2: live")],
+        ),
+        ([report(0, feeds=1, epoch=6), report(1, feeds=2, state="closed")], [("ok", "feed 1 of 1: live")]),
+        ([report(0, feeds=1, state="token_expired")], [("fail", "feed 1 of 1: token_expired, store 0.0 s behind the journal. so it is")]),
+    ],
+)
+async def test_each_feed_is_shown_and_a_missing_one_missed(
+    valkey: redis.Redis, reports: list[FeedStatus], expected: list[tuple[str, str]]
+) -> None:
+    for one in reports:
+        await live_state.astatus_write(one._replace(reported_ms=one.reported_ms + time.time_ns() // 1_000_000 - BEGUN_MS))
+    await live_state.aclose()
+    found = list(doctor.feed())
+    assert [(finding.level.value, finding.text[: len(text)]) for finding, (_, text) in zip(found, expected, strict=True)] == expected
+
+
+def test_web_processes_are_counted_by_who_listens_on_the_port(settings: Settings) -> None:
+    settings.PORT = ports.choose()
+    assert only(doctor.web_processes()).level == Level.WARN
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            each.bind((ports.LOOPBACK, settings.PORT))
+            each.listen()
+        settings.WEB_PROCESSES = 3
+        assert only(doctor.web_processes()).text == f"2 processes listen on port {settings.PORT}, TRADINGOK_WEB_PROCESSES says 3"
+        settings.WEB_PROCESSES = 2
+        assert only(doctor.web_processes()) == ok("web", f"2 processes listen on port {settings.PORT}")
+
+
+def test_journals_are_shown_with_their_age_and_the_room_there_is(settings: Settings, tmp_path: Path) -> None:
+    settings.VAR = tmp_path
+    assert only(doctor.journals()).text == "none on this machine yet"
+    two_days_ago_us = time.time_ns() // 1000 - 2 * 86_400_000_000
+    for shard in (0, 1):
+        (tmp_path / "journal" / str(shard)).mkdir(parents=True)
+        (tmp_path / "journal" / str(shard) / f"{two_days_ago_us - EPOCH_2020_US:016d}.mcap").write_bytes(b"x" * 20_000_000)
+    settings.JOURNAL_DAYS, settings.JOURNAL_GB, settings.DISK_FLOOR_GB = 7, 50, 0
+    assert [finding.text for finding in doctor.journals()] == [
+        f"feed {number}: 0.02 GB of 2.0 days, at most 7 days or 50 GB are kept" for number in (1, 2)
+    ]
+    settings.DISK_FLOOR_GB = 1_000_000
+    assert [finding.level for finding in doctor.journals()] == [Level.WARN, Level.WARN]
+    assert only(doctor.disk()).level == Level.WARN
 
 
 def test_a_look_that_fails_itself_does_not_stop_the_others() -> None:

@@ -37,3 +37,17 @@ def test_a_port_just_left_by_its_server_is_free() -> None:
 def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(OSError, match="assign"):
         ports.is_free(8080, "192.0.2.1")
+
+
+def test_who_listens_on_a_port_is_counted() -> None:
+    port = ports.choose()
+    assert ports.listeners(port) == 0
+    with socket.socket() as one, socket.socket() as two:
+        for count, each in enumerate((one, two), start=1):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            each.bind((ports.LOOPBACK, port))
+            each.listen()
+            assert ports.listeners(port) == count
+        with socket.create_connection((ports.LOOPBACK, port)):
+            assert ports.listeners(port) == 2
+    assert ports.listeners(port) == 0
