@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import resource
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,13 +15,16 @@ from django.core.management import call_command
 
 from broker import sessions
 from broker.journal import segment_paths
+from broker.management.commands.runfeed import feed_config
+from broker.runner import FeedRunner
 from instruments.models import Instrument, SubscriptionRule
 from marketdata import store
+from marketdata.domain.feed_status import FeedStatus
 from marketdata.live_state import quotes_read
 from marketdata.models import Gap, MarketStatus
 from tests.broker.test_sessions import allow, app_settings
 from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401 - a fixture
-from tests.fakes.feed import StartFeed, start_feed  # noqa: F401 - a fixture
+from tests.fakes.feed import RunningFeed, StartFeed, start_feed  # noqa: F401 - a fixture
 from tests.payloads.figures import expected_ids
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
@@ -31,6 +38,18 @@ def _follow(exchange: RunningExchange, count: int = 60) -> list[str]:
     return keys
 
 
+def assert_adds_up(status: FeedStatus) -> None:
+    """What came in at each hop is what went out of it, and what waits there; also in the middle of everything."""
+    count = status.counters
+    frames = count["frames_received_total"]
+    assert frames == count["frames_journalled_total"] + count["frames_unjournalled_total"] + count["frames_waiting"]
+    assert frames == count["frames_decoded_total"] + count["frames_rejected_total"]
+    folded = ("ticks_changed_total", "repeated_total", "out_of_order_total", "ticks_unknown_total")
+    assert count["ticks_decoded_total"] == sum(count[name] for name in folded)
+    told = ("quotes_published_total", "merged_total", "quotes_forgotten_total", "quotes_unsent_total", "quotes_waiting")
+    assert count["ticks_changed_total"] == sum(count[name] for name in told)
+
+
 def test_the_feed_goes_live_tells_the_market_and_ends_in_order(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811
@@ -42,9 +61,15 @@ def test_the_feed_goes_live_tells_the_market_and_ends_in_order(
     assert status.segments["NSE_FO"] == "NORMAL_OPEN"
     assert status.counters["subscribed_full"] == len(keys)
     assert status.counters["authorize_calls_total"] == 1
+    assert len(json.loads((feed.var / "journal" / "authorize.json").read_text())) == 1, "beside the shards' folders: all share it"
+    assert_adds_up(status)
     assert {entry.key for entry in quotes_read().values()} == set(keys)
     assert feed.stop() == 0
-    assert feed.status().state == "closed"  # type: ignore[union-attr]  # the last report outlives the process
+    last = feed.status()
+    assert last is not None
+    assert last.state == "closed", "the last report outlives the process"
+    assert_adds_up(last)
+    assert (last.counters["frames_waiting"], last.counters["quotes_waiting"]) == (0, 0)
     assert MarketStatus.objects.filter(segment="NSE_FO", status="NORMAL_OPEN").count() == 1
     assert "everything stored" in feed.log()
     assert exchange.token not in feed.log()
@@ -95,6 +120,10 @@ def test_a_killed_feed_resumes_with_nothing_lost_and_nothing_doubled(
     assert max(expected.values()) == 1
     assert len(segment_paths(again.journal)) >= 2
     assert "reading the journal" in again.log()
+    (gap,) = Gap.objects.all()
+    assert gap.cause == "stopped"
+    assert gap.end is not None
+    assert 0 < (gap.end - gap.start).total_seconds() < 60
 
 
 def test_an_expired_token_is_no_reconnect_storm_and_another_one_is_taken_up(
@@ -136,3 +165,88 @@ def test_a_second_feed_of_the_shard_is_refused(
     assert other_folder.process.wait(60) == 1
     assert "another feed runs shard 0" in other_folder.log()
     assert first.process.poll() is None
+
+
+def test_a_feed_outside_hours_is_quiet_and_its_restarts_leave_no_gap(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    _follow(exchange)
+    exchange.fault(kind="holiday")
+    feed = start_feed(exchange.url)
+    feed.wait_for(lambda status: status.state == "quiet" and status.counters["subscribed_full"] > 0)
+    assert exchange.fault(kind="drop")["faults"]["drop"] == 1
+    status = feed.wait_for(lambda status: status.counters["holes_idle_total"] == 1 and status.state == "quiet")
+    assert status.counters["reconnects_total"] == 1
+    assert feed.stop() == 0
+    again = start_feed(exchange.url)
+    again.wait_for(lambda status: status.epoch > feed_epoch(feed) and status.counters["holes_idle_total"] == 1 and status.state == "quiet")
+    assert again.stop() == 0
+    assert not Gap.objects.exists()
+
+
+def feed_epoch(feed: RunningFeed) -> int:
+    """The epoch that a feed's log names."""
+    return int(feed.log().partition("epoch ")[2].split()[0])
+
+
+def test_a_full_disk_stops_nothing_and_is_told_and_all_is_journalled_when_it_takes_again(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    _follow(exchange)
+    feed = start_feed(exchange.url)
+    feed.wait_for(lambda status: status.state == "live" and status.counters["journal_bytes"] > 50_000)
+    pid, unlimited = feed.process.pid, resource.prlimit(feed.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000, unlimited[1]))  # a file may have no more bytes
+    status = feed.wait_for(lambda status: "the journal's disk takes nothing" in status.detail and status.counters["frames_waiting"] > 30)
+    assert status.counters["journal_failures_total"] >= 1
+    assert status.state == "live", "clients are served all the same"
+    assert_adds_up(status)
+    stored = status.counters["ticks_stored_total"]
+    feed.wait_for(lambda status: status.counters["ticks_stored_total"] > stored)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
+    status = feed.wait_for(lambda status: not status.detail and status.counters["frames_waiting"] < 10)
+    assert_adds_up(status)
+    assert feed.stop() == 0, feed.log()
+    last = feed.status()
+    assert last is not None
+    assert (last.counters["frames_unjournalled_total"], last.counters["frames_waiting"]) == (0, 0)
+    expected = expected_ids(feed.journal)
+    assert Counter(row["_id"] for row in store.ticks_collection().find({}, {"_id": 1})) == expected
+
+
+def test_a_disk_that_stays_full_is_an_exit_code_of_1(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    _follow(exchange)
+    feed = start_feed(exchange.url)
+    feed.wait_for(lambda status: status.state == "live" and status.counters["journal_bytes"] > 50_000)
+    resource.prlimit(feed.process.pid, resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
+    feed.wait_for(lambda status: "the journal's disk takes nothing" in status.detail)
+    assert feed.stop() == 1
+    last = feed.status()
+    assert last is not None
+    assert last.counters["frames_waiting"] > 0, "the last report cannot know yet that they are lost"
+
+
+def test_a_feed_whose_store_writer_has_ended_ends_with_1(start_exchange: StartExchange, tmp_path: Path) -> None:  # noqa: F811
+    exchange = start_exchange("--seed", "3")
+    _follow(exchange)
+
+    async def run() -> int:
+        runner = FeedRunner(feed_config(0, 1))
+        running = asyncio.create_task(runner.run())
+        deadline = time.monotonic() + 60
+        while not runner.counts["ticks_decoded_total"]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        runner.writer._abandoned = True  # as after any way out of its thread
+        return await running
+
+    with app_settings(exchange.url, VAR=tmp_path):
+        assert asyncio.run(run()) == 1
