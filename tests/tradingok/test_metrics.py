@@ -77,7 +77,7 @@ def test_every_counter_of_every_shard_is_told_in_base_units(program: APIClient) 
 
 def test_whatever_a_feed_counts_is_told_without_a_word_here(program: APIClient) -> None:
     names = {name for _, into, out in FEED_HOPS for name in (*into, *out)}
-    counters = {name: float(number) for number, name in enumerate(sorted(names))}
+    counters: dict[str, Any] = {name: float(number) for number, name in enumerate(sorted(names))}
     publish_latest([], status_of(now_ms=time.time_ns() // 1_000_000, **counters))
     samples = scraped(program)
     assert {name: value_of(samples, f"feed_{name}", shard="0") for name in counters} == counters
@@ -101,7 +101,7 @@ def test_hubs_of_all_web_processes_are_told(program: APIClient) -> None:
 
 
 def test_what_does_not_add_up_is_told_as_a_difference(program: APIClient) -> None:
-    counters = {"frames_received_total": 9.0, "frames_decoded_total": 7.0, "frames_rejected_total": 1.0}
+    counters: dict[str, Any] = {"frames_received_total": 9.0, "frames_decoded_total": 7.0, "frames_rejected_total": 1.0}
     publish_latest([], status_of(now_ms=time.time_ns() // 1_000_000, **counters))
     samples = scraped(program)
     assert value_of(samples, "continuity_difference", hop="feed 0: socket to decoder") == 1

@@ -1,0 +1,99 @@
+"""What the running system says of itself: its certificate, its counters that add up, the metrics that the documented alerts ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from prometheus_client.parser import text_string_to_metric_families
+
+from marketdata.domain.continuity import FEED_HOPS, HUB_HOPS
+from tests.fakes.stack import Stack, stack  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.slow
+TICKS = "tradingok_feed_ticks_decoded_total"
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+
+
+def documented_rules() -> dict[str, str]:
+    """Alert → its expression."""
+    (block,) = re.findall(r"```yaml\ngroups:(.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    rules = re.findall(r"- alert: (\w+)\n\s+expr: (.*?)\n\s+(?:for|annotations):", block, re.DOTALL)
+    return dict(rules)
+
+
+def scraped(stack: Stack) -> dict[str, list[dict[str, str]]]:  # noqa: F811
+    """Name of a sample → the labels of each."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for family in text_string_to_metric_families(stack.request("/metrics").raise_for_status().text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample.labels)
+    return found
+
+
+def float_of(stack: Stack, name: str) -> float:  # noqa: F811
+    """The sum of a metric's samples."""
+    families = text_string_to_metric_families(stack.request("/metrics").raise_for_status().text)
+    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+
+
+def test_there_are_five_rules_and_each_asks_for_what_the_running_system_tells(stack: Stack) -> None:  # noqa: F811
+    rules = documented_rules()
+    assert set(rules) == {"FeedNotLiveInHours", "StoreLags", "JournalInTrouble", "SomethingDropped", "HubLost"}
+    asked = {name for expression in rules.values() for name in re.findall(r"tradingok_\w+", expression)}
+    assert len(asked) >= 12
+    stack.get("/api/marketdata/ticks/latest/", instruments="NSE_INDEX|Nifty 50")  # begins the web process's hub
+    stack.wait_for(lambda: float_of(stack, "tradingok_hubs") == 1, seconds=30)
+    found = scraped(stack)
+    assert sorted(asked - set(found)) == []
+    for name, metric_labels in found.items():
+        if name.startswith("tradingok_feed_"):
+            assert all("shard" in labels for labels in metric_labels), name
+
+
+def test_what_is_scraped_is_what_the_feed_received(stack: Stack) -> None:  # noqa: F811
+    sent = stack.exchange.state()["updates_sent_total"]
+    assert sent > 0
+    stack.wait_for(lambda: float_of(stack, TICKS) >= sent, seconds=30)
+    assert float_of(stack, TICKS) <= stack.exchange.state()["updates_sent_total"]
+
+
+def test_beside_a_running_feed_the_day_is_clean_as_far_as_it_has_come(stack: Stack) -> None:  # noqa: F811
+    equal = []
+    for _ in range(2):
+        certificate = json.loads(stack.manage("verify", "--json", "--verbosity", "0"))
+        assert certificate["clean"], certificate["verdict"]
+        equal.append(certificate["counts"]["ticks_equal"])
+    assert 0 < equal[0] < equal[1]
+
+
+def test_once_nothing_comes_any_more_every_hop_adds_up_exactly(stack: Stack) -> None:  # noqa: F811
+    async def follow(key: str) -> int:
+        """Be a client that takes what comes for three seconds; return how many messages."""
+        messages = 0
+        async with websockets.connect(stack.ws_url, additional_headers={"Authorization": f"Bearer {stack.api_key}"}) as socket:
+            await socket.send(json.dumps({"id": 1, "op": "subscribe", "instruments": [key], "mode": "full"}))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    while True:
+                        await socket.recv()
+                        messages += 1
+        return messages
+
+    assert asyncio.run(follow("NSE_INDEX|Nifty 50")) > 2
+    stack.exchange.fault(kind="mute", seconds=600)
+    rows: list[dict[str, Any]] = []
+
+    def hops() -> list[dict[str, Any]]:
+        rows[:] = stack.get("/api/marketdata/continuity/")["hops"]
+        return rows
+
+    stack.wait_for(lambda: all(row["holds"] for row in hops()), seconds=30)
+    assert {row["hop"].split(": ")[1] for row in rows} == {hop for hop, _, _ in (*FEED_HOPS, *HUB_HOPS)}
+    assert min(row["taken"] for row in rows) > 0
