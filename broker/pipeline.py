@@ -33,6 +33,8 @@ class Pipeline:
         self.market_ms = 0
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self._dirty: dict[int, int] = {}
+        self._last_seqs: dict[int, int] = {}
+        """Of instruments that were forgotten: should they come back within the epoch, a lower `seq` would be taken for an old quote."""
 
     def apply(self, frame: Frame) -> None:
         """Fold one frame."""
@@ -49,6 +51,7 @@ class Pipeline:
             quote = quotes.get(instrument)
             if quote is None:
                 quote = quotes[instrument] = Quote(instrument)
+                quote.seq = self._last_seqs.pop(instrument, 0)
             change = quote.apply(tick, broker_ms, snapshot=snapshot)
             if change > 0:
                 changed += 1
@@ -80,6 +83,8 @@ class Pipeline:
     def forget(self, instruments: set[int]) -> None:
         """Drop the state of instruments that are no longer followed."""
         for instrument in instruments:
-            self.quotes.pop(instrument, None)
+            quote = self.quotes.pop(instrument, None)
+            if quote is not None:
+                self._last_seqs[instrument] = quote.seq
             if self._dirty.pop(instrument, None) is not None:
                 self.counts["quotes_forgotten_total"] += 1

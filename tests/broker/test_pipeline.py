@@ -47,6 +47,15 @@ def test_what_is_forgotten_is_not_drained() -> None:
     assert set(pipeline.quotes) == {2}
 
 
+def test_an_instrument_that_comes_back_goes_on_counting() -> None:
+    pipeline = Pipeline()
+    for price in (101, 102, 103):
+        pipeline.apply(decode(frame({"A": option_feed(last_price=price)}), IDS))
+    pipeline.forget({1})
+    pipeline.apply(decode(frame({"A": option_feed(last_price=101)}), IDS))
+    assert [(quote.instrument, quote.seq) for quote, _ in pipeline.drain()] == [(1, 4)]
+
+
 def test_every_tick_is_counted_as_one_thing() -> None:
     pipeline = Pipeline()
     older = option_feed(volume=600, last_trade_ms=1_769_160_560_000)
