@@ -152,6 +152,8 @@ class FeedRunner:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(3, thread_name_prefix="look-up"))  # each thread has a MongoDB client of its own
         self.journal.open()
+        if self.journal.last_us:  # a clock that was set back must not make this run an earlier one than the last
+            self.publisher.epoch = max(self.publisher.epoch, stamp_to_ms(self.journal.last_us) + 1)
         try:
             await self._take_lease()
         except BaseException:
