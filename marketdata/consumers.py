@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -240,30 +241,32 @@ class MarketConnection:
             box.window = None
 
     async def _write(self) -> None:
-        outbox, hub, ready = self.outbox, self._hub, self._ready
         try:
             while True:
-                await ready.wait()
-                ready.clear()
-                for message in outbox.drain_control():
-                    await self._deliver(message)
+                await self._ready.wait()
+                self._ready.clear()
+                await self._drain()
                 if self._closing is not None:
                     await self._close(self._closing)
                     return
-                fragments = hub.fragments(outbox)
-                if fragments:
-                    for frame in wire.tick_frames(self._frames + 1, fragments):
-                        self._frames += 1
-                        await self._deliver(frame)
-                    outbox.delivered()
                 if self._line is not None:
                     await self._line.until_writable()
-                    outbox.open_window()
+                    self.outbox.open_window()
         except OSError:
             return  # the client went; the reader learns of it too
         except Exception:
             logger.exception("a client's writer failed")
             self.abort()
+
+    async def _drain(self) -> None:
+        """Send what is owed. A step of its own, so that an idle client's writer holds on to no frame: 25 kB each."""
+        for message in self.outbox.drain_control():
+            await self._deliver(message)
+        if self._closing is None:
+            for frame in wire.tick_frames(self._frames + 1, self._hub.fragments(self.outbox)):
+                self._frames += 1
+                await self._deliver(frame)
+            self.outbox.delivered()
 
     async def _deliver(self, message: bytes) -> None:
         self.outbox.sent_bytes += len(message)
@@ -369,7 +372,7 @@ class MarketConnection:
             entry = self._hub.entries.get(instrument)
             dirty = entry is None or seen.get(name) != entry.seq
             known = self._hub.subscribe(self, instrument, key, mode, dirty=dirty)
-            self._keys[instrument] = key
+            self._keys[instrument] = sys.intern(key)
             results.append(ItemResult(key, name, "active" if known else "accepted", instrument))
         return results
 
