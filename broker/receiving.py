@@ -55,6 +55,7 @@ class Receiver:
         self._on_ticks = on_ticks
         self._on_unknown = on_unknown
         self._asked: set[str] = set()
+        self._minutes: dict[int, bytes] = {}
         self._is_greeted = False
 
     def opened(self) -> None:
@@ -79,7 +80,7 @@ class Receiver:
         stamp = self._journal.append(message, now_us)
         instruments = self._following.instruments
         try:
-            frame = decode(message, instruments)
+            frame = decode(message, instruments, self._minutes)
         except Exception as error:  # bytes from outside; one frame must not end the feed, nor again after each restart
             self._reject(error)
             return

@@ -208,8 +208,10 @@ class StoreWriter(threading.Thread):
             for record in records:
                 try:
                     self._collect(record.received_us, self._decode(record, minutes))
-                except ProtocolViolation:
+                except Exception as error:  # bytes from outside; what the feed rejected must not end each next run
                     self.counts["frames_undecodable_total"] += 1
+                    if not isinstance(error, ProtocolViolation):
+                        log.exception("store: a journalled frame of %d bytes cannot be read and is passed", len(record.data))
                 if len(self._documents) >= self._batch_ticks:
                     self._write()
             self._write()
