@@ -106,8 +106,13 @@ async def test_a_pong_moves_the_latency_and_its_absence_ends_the_connection(monk
     async with scripted_broker(served=served) as broker:
         connection = await open_feed(address(broker.url))
         assert connection.latency == 0
-        seen: set[float] = set()
-        await until(lambda: seen.add(connection.latency) or len(seen) > 3)
+        seen = {0.0}
+
+        def moved() -> bool:
+            seen.add(connection.latency)
+            return len(seen) > 3
+
+        await until(moved)
         paused.set()
         with pytest.raises(FeedUnavailable, match="did not answer a ping"):
             await connection.receive()

@@ -99,8 +99,10 @@ def test_every_binary_frame_is_journalled_as_it_came_whatever_it_is(bench: Bench
 
 
 def test_a_frame_that_breaks_the_decoder_itself_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.following.instruments = {"NSE_FO|1": 1, "NSE_FO|2": None}  # type: ignore[dict-item]  # what no check has foreseen
-    monkeypatch.setattr("broker.receiving.decode", lambda data, instruments: {}["a mistake of ours"])
+    def mistaken(data: bytes, instruments: object) -> None:
+        raise IndexError("a mistake of ours")
+
+    monkeypatch.setattr("broker.receiving.decode", mistaken)
     bench.receiver.take(frame({"NSE_FO|1": option_feed()}))
     assert bench.counts["frames_rejected_total"] == 1
 
