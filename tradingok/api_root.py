@@ -37,4 +37,5 @@ class ApiRootView(APIView):
     @extend_schema(exclude=True)
     def get(self, request: Request) -> Response:
         base = request.build_absolute_uri("/api/")
-        return Response({name: base + path for name, path in ENTRY_POINTS.items()})
+        metrics = {"metrics": request.build_absolute_uri("/metrics")}
+        return Response({name: base + path for name, path in ENTRY_POINTS.items()} | metrics)

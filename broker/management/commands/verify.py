@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from broker.verification import day_verify
 from instruments.domain.instrument import IST
+from marketdata import live_state
 
 
 class Command(BaseCommand):
@@ -26,7 +27,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         parser.add_argument("--date", type=date.fromisoformat, default=None, metavar="YYYY-MM-DD", help="IST day of receipt; today.")
-        parser.add_argument("--shard", type=int, default=None, choices=range(8), metavar="N", help="Only this shard, 0 to 7; all.")
+        parser.add_argument(
+            "--shard",
+            type=int,
+            default=None,
+            choices=range(live_state.MAX_SHARDS),
+            metavar="N",
+            help="Only this feed shard, as its journal folder is called; all.",
+        )
         parser.add_argument("--json", action="store_true", help="Print the certificate as JSON.")
 
     def handle(self, *args: Any, **options: Any) -> None:
