@@ -72,9 +72,14 @@ def journalled_frames(*journals: Path) -> Iterator[Journalled]:
     """Read frames with MCAP's own reader, each journal folder in order. A segment whose writer was killed ends at its last whole chunk."""
     for folder in journals:
         for path in sorted(folder.glob("*.mcap")):
-            with path.open("rb") as stream, suppress(EndOfFile, struct.error):
-                for _, _, message in NonSeekingReader(stream, validate_crcs=True).iter_messages(topics=["frames"], log_time_order=False):
-                    yield Journalled((message.log_time - EPOCH_2020_NS) // 1000, message.data)
+            yield from segment_frames(path)
+
+
+def segment_frames(path: Path) -> Iterator[Journalled]:
+    """Read one segment's frames."""
+    with path.open("rb") as stream, suppress(EndOfFile, struct.error):
+        for _, _, message in NonSeekingReader(stream, validate_crcs=True).iter_messages(topics=["frames"], log_time_order=False):
+            yield Journalled((message.log_time - EPOCH_2020_NS) // 1000, message.data)
 
 
 def assert_lossless(

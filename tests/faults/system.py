@@ -80,12 +80,13 @@ class System(Stack):
 
     def log(self, process: Process) -> str:
         """All that a process has written so far."""
-        return process.log.read_text(errors="replace")
+        return process.log.read_text(errors="replace") if process.log.exists() else ""
 
     def start_feed(self) -> None:
         """Start the feed that was killed, and wait until it is live."""
+        runs = self.epochs()
         self.feed.start()
-        self.wait_for(self.is_live)
+        self.wait_for(lambda: self.epochs() != runs and self.is_live())
 
     def replace_feed(self, kind: type[Process] = Process, **environment: str) -> None:
         """End the feed in order and start it as another `kind` of process, with further settings."""
@@ -131,17 +132,19 @@ class System(Stack):
         """One of the feed's counters, as REST tells it."""
         return float(self.shard()["counters"][name])
 
-    def reported(self, name: str) -> float:
-        """One of the feed's counters, as it reports them to Redis: also while the web server cannot say."""
+    def status(self) -> FeedStatus:
+        """The feed's last report to Redis, which is there also while the web server cannot say."""
         with redis.Redis.from_url(self.servers.redis_url) as server:
-            status = msgspec.msgpack.decode(server.get(f"{NAMESPACE}.status.0") or b"", type=FeedStatus)
-        return status.counters[name]
+            return msgspec.msgpack.decode(server.get(f"{NAMESPACE}.status.0") or b"", type=FeedStatus)
 
     def is_live(self) -> bool:
         """Whether REST says so, of the feed that was started last."""
         status = self.get("/api/broker-status")
-        started = re.findall(r"started, epoch (\d+)", self.log(self.feed))
-        return status["state"] == "live" and [str(shard["epoch"]) for shard in status["shards"]] == started[-1:]
+        return status["state"] == "live" and [shard["epoch"] for shard in status["shards"]] == self.epochs()[-1:]
+
+    def epochs(self) -> list[int]:
+        """The epochs of the feed's runs so far, as it has logged them."""
+        return [int(epoch) for epoch in re.findall(r"started, epoch (\d+)", self.log(self.feed))]
 
     def ticks_stored(self) -> int:
         """Ticks in the store."""
