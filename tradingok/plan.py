@@ -13,6 +13,8 @@ from tradingok.supervisor import Program, StartFailed, Supervisor
 
 MANAGE = (sys.executable, str(Path(__file__).resolve().parent.parent / "manage.py"))
 CELERY = (sys.executable, "-m", "celery", "-A", "tradingok")
+NORMAL_CONNECTIONS = 2
+"""Feed connections of one user; the Plus plan has 5. Source: FACTS §3.2, read 2026-11-22."""
 
 
 def check_port(host: str, port: int) -> None:
@@ -39,7 +41,8 @@ def programs(supervisor: Supervisor, *, var: Path, host: str, port: int, feeds: 
     if not environment.get("TRADINGOK_EXCHANGE_URL") and supervisor.ask([*MANAGE, "whichbroker"]) == "exchange":
         exchange_port = remember_exchange(address)
         environment["TRADINGOK_EXCHANGE_URL"] = f"http://{ports.LOOPBACK}:{exchange_port}"
-        command = [*MANAGE, "runexchange", "--port", str(exchange_port)]
+        plus = ["--plus"] if feeds > NORMAL_CONNECTIONS else []
+        command = [*MANAGE, "runexchange", "--port", str(exchange_port), *plus]
         yield Program("exchange", command, ready=lambda: ports.accepts(exchange_port))
     yield Program("instruments", [*MANAGE, "refresh_instruments"], once=True)
     for name, number in numbered("feed", feeds).items():

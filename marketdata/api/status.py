@@ -22,6 +22,9 @@ from marketdata.hub import current_hub
 from marketdata.selectors import gaps, market_statuses
 from marketdata.wire import FeedView
 
+SILENT_MS = 10_000
+"""A feed that has not reported for so long is gone, where no hub hears it: three times a hub's patience, as clocks may differ."""
+
 
 def feed_now() -> tuple[FeedView, FeedBoard]:
     """Return the feed's state and the newest report of each shard: from the hub's memory, else from Redis; empty when nobody knows."""
@@ -32,6 +35,8 @@ def feed_now() -> tuple[FeedView, FeedBoard]:
     try:
         for status in live_state.statuses_read():
             board.take(status)
+            if time.time_ns() // 1_000_000 - status.reported_ms > SILENT_MS:
+                board.hush(status.shard, status.reported_ms)
     except live_state.Unavailable:
         board.lose("Redis does not answer.", time.time_ns() // 1_000_000)
     return board.view(None), board

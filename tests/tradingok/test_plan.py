@@ -20,7 +20,7 @@ from pytest_django.fixtures import Settings
 from broker.models import BrokerSession
 from tradingok import plan, ports
 from tradingok.places import remembered_url
-from tradingok.supervisor import StartFailed, Supervisor
+from tradingok.supervisor import Program, StartFailed, Supervisor
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def test_a_session_that_has_expired_still_means_the_real_broker() -> None:
     assert which_broker() == "exchange"
 
 
-def planned(tmp_path: Path, **counts: int) -> dict[str, plan.Program]:
+def planned(tmp_path: Path, **counts: int) -> dict[str, Program]:
     """The programs of a copy whose exchange runs elsewhere, by name."""
     supervisor = Supervisor(environment={"TRADINGOK_EXCHANGE_URL": "http://127.0.0.1:1"}, logs=tmp_path, say=print, marker="test")
     return {program.name: program for program in plan.programs(supervisor, var=tmp_path, host="127.0.0.1", port=8080, **counts)}

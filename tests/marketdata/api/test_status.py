@@ -62,6 +62,16 @@ def test_continuity_is_empty_while_redis_is_away(client: APIClient, settings: An
 
 
 @pytest.mark.usefixtures("valkey")
+def test_a_shard_that_reports_no_more_is_told_with_its_number(client: APIClient) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    publish_latest([], status_of("live", now_ms=now_ms, shard=0, feed_shards=2.0))
+    publish_latest([], status_of("live", now_ms=now_ms - 30_000, shard=1, feed_shards=2.0))
+    body = client.get(BROKER).json()
+    assert (body["state"], body["detail"]) == ("reconnecting", "Feed 2 of 2 reports no more.")
+    assert [shard["state"] for shard in body["shards"]] == ["live", "live"]  # as they said last
+
+
+@pytest.mark.usefixtures("valkey")
 def test_the_worst_shard_is_told(client: APIClient) -> None:
     now_ms = time.time_ns() // 1_000_000
     publish_latest([], status_of("live", now_ms=now_ms, shard=0))
