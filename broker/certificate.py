@@ -165,7 +165,7 @@ class Certificate:
         if self.faults:
             return "NOT CLEAN: " + ", ".join(f"{number} {words}" for words, number in self.faults.items()) + "." + waiting
         if self.unproved:
-            return "NOT PROVED: " + " ".join(self.unproved) + waiting
+            return "NOT PROVED: " + " ".join(self.unproved)
         return (
             f"CLEAN: {counts['ticks_equal']} ticks of {len(self.instruments)} instruments are stored once each "
             f"as {counts['frames_journalled']} journalled frames say." + waiting

@@ -42,8 +42,8 @@ DAY_MS = 86_400_000
 NOW_MS = 5_000
 """A day that ends so near to now is still being written: its journal is given FLUSHED_SECONDS to reach the disk."""
 FLUSHED_SECONDS = 1.0
-AHEAD_MS = 60_000
-"""Of a day that is still being written, ticks so young may be stored before their frame can be read."""
+YOUNG_MS = 60_000
+"""Of a day that is still being written, ticks so young may be stored before their frame can be read, or not be stored yet."""
 BATCH = 5_000
 GAPS = 1_000
 _EXACT: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
@@ -179,6 +179,8 @@ class _Verification:
         self._minutes: dict[int, bytes] = {}
         self._young_bars: set[int] = set()
         self._unproved: dict[str, int] = {}
+        self._waiting_ms = 0
+        """When the oldest frame that is not stored yet was received; 0: all are."""
         self._seen = 0
         """Stored documents under ids of the day whose time of receipt is of the day."""
 
@@ -299,7 +301,9 @@ class _Verification:
                 self._counts["ticks_expired"] += 1
             else:
                 self._find("ticks_missing", _document(raw), "")
-        self._counts["frames_waiting"] += bool(young and awaited)
+        if young and awaited:
+            self._counts["frames_waiting"] += 1
+            self._waiting_ms = self._waiting_ms or stamp_to_ms(stamp)
 
     def _stored_as(self, instrument: int, expected: bytes, raw: bytes) -> None:
         """A stored document stands where the journal says one must: is it the same?"""
@@ -344,8 +348,10 @@ class _Verification:
         following = bisect_right(begins, stamp)
         if not begins or (following < len(begins) and (read_us <= stamp or begins[following] <= read_us)):
             return f"shard {shard} has no journal segment of then"  # behind one's last frame, before the next one's beginning
-        recent = self._is_written and stamp_to_ms(stamp) > self._until_ms - AHEAD_MS
-        return "" if recent and stamp > read_us else None
+        return "" if stamp > read_us and self._is_recent(stamp_to_ms(stamp)) else None
+
+    def _is_recent(self, time_ms: int) -> bool:
+        return self._is_written and time_ms > self._until_ms - YOUNG_MS
 
     def _twin(self, document: Document) -> str:
         """Name another tick that says exactly the same, if there is one."""
@@ -449,6 +455,8 @@ class _Verification:
             certificate.unproved.append("There is no journal here.")
         if counts["ticks_expired"]:
             certificate.unproved.append(f"{counts['ticks_expired']} ticks have passed their retention and are gone from the store.")
+        if self._waiting_ms and not self._is_recent(self._waiting_ms):
+            certificate.unproved.append(f"{counts['frames_waiting']} frames are not stored yet.")
         certificate.unproved += [f"{number} stored ticks: {reason}." for reason, number in self._unproved.items()]
         if counts["ticks_ahead"]:
             certificate.notes.append(f"{counts['ticks_ahead']} of the last minute's ticks were stored before their frame could be read.")
