@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
     def line(self) -> str:
         """Return the row as one line of the table."""
-        bound = "" if self.at_least is None else f"{'<' if self.lower_is_better else '≥'} {_figure(self.at_least)}"
+        bound = "" if self.at_least is None else f"{'≤' if self.lower_is_better else '≥'} {_figure(self.at_least)}"
         aim = "" if self.aim is None else _figure(self.aim)
         return f"  {self.name:<68}{_figure(self.value):>11} {self.unit:<11}{bound:>11}{aim:>11}  {self.verdict}".rstrip()
 
