@@ -158,7 +158,7 @@ class Followed(NamedTuple):
         at: market time of this answer.
         spots_at_ms: market time of the prices, which the feed recorded; None when it never has.
         rules: all, in order of priority.
-        limits: mode → keys on one connection.
+        limits: mode → keys on all connections together.
         ids: instruments followed in any mode, ascending.
     """
 
@@ -197,7 +197,7 @@ def _followed(at: datetime) -> Followed:
         at,
         recorded.at_ms,
         [FollowedRule(row, next(selections) if row.enabled else None) for row in rows],
-        mode_limits(rules),
+        {mode: limit * recorded.shards for mode, limit in mode_limits(rules).items()},
         universe,
         sorted(ids.values()),
     )

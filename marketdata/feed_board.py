@@ -108,8 +108,8 @@ class FeedBoard:
         return _Told(shard, FeedState(status.state), status.since_ms, status.detail)
 
     def segments(self) -> dict[str, str]:
-        """Return segment → status name, as the feeds told them."""
+        """Return segment → status name, as the feeds told them; those that report no more only where no other does."""
         merged: dict[str, str] = {}
-        for status in list(self.statuses.values()):
+        for _, status in sorted(self.statuses.copy().items(), key=lambda each: each[0] not in self._silent):
             merged |= status.segments
         return merged

@@ -119,6 +119,15 @@ def test_what_is_followed_uses_the_prices_that_the_feed_recorded() -> None:
     assert followed(DAY_1) == now
 
 
+def test_what_is_followed_is_said_of_all_connections_together() -> None:
+    load(market())
+    spots_record(spots={"NSE_INDEX|Nifty 50": 24600.0}, at_ms=ms_of(DAY_1), shard=0, shards=1)
+    one = followed(DAY_1).limits["full"]
+    cache.clear()
+    spots_record(spots={"NSE_INDEX|Nifty 50": 24600.0}, at_ms=ms_of(DAY_1), shard=1, shards=3)
+    assert followed(DAY_1).limits["full"] == 3 * one
+
+
 def test_market_time_goes_on_from_what_was_recorded() -> None:
     assert abs(market_now() - datetime.now(UTC)) < timedelta(seconds=10)
     spots_record(spots={}, at_ms=ms_of(DAY_1))

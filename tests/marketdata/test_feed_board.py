@@ -75,6 +75,12 @@ def test_segments_of_all_shards_are_told_together() -> None:
     assert made.segments() == {"NSE_EQ": "NORMAL_OPEN", "NSE_FO": "NORMAL_CLOSE"}
 
 
+def test_a_silent_shard_says_nothing_of_a_segment_that_another_tells_of() -> None:
+    made = board(status(0, segments={"NSE_FO": "NORMAL_CLOSE"}), status(1, segments={"NSE_FO": "NORMAL_OPEN", "MCX_FO": "NORMAL_OPEN"}))
+    made.hush(1, 50)
+    assert made.segments() == {"NSE_FO": "NORMAL_CLOSE", "MCX_FO": "NORMAL_OPEN"}
+
+
 def of(shards: int, shard: int, **values: int | str) -> FeedStatus:
     """A report of a feed that knows how many there are."""
     return status(shard, **values)._replace(counters={"feed_shards": shards})  # type: ignore[arg-type]
