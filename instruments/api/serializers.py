@@ -168,7 +168,7 @@ class ModeSerializer(serializers.Serializer[Row]):
 
     mode = serializers.CharField()
     instruments = serializers.IntegerField()
-    limit = serializers.IntegerField(help_text="The broker's, on one connection, with the modes that the rules use.")
+    limit = serializers.IntegerField(help_text="The broker's, on all connections together, with the modes that the rules use.")
 
 
 class CutSerializer(serializers.Serializer[Row]):
