@@ -104,7 +104,9 @@ async def open_feed(url: str) -> FeedConnection:
         )
     except InvalidStatus as refused:
         response = refused.response
-        raise error_of(response.status_code, bytes(response.body or b""), response.headers.get("Retry-After")) from None
+        # Here 403 means a spent code, the connection limit or throttling, never the token, whatever code is in the body (FACTS §3.1).
+        body = b"" if response.status_code == 403 else bytes(response.body or b"")
+        raise error_of(response.status_code, body, response.headers.get("Retry-After")) from None
     except InvalidURI:
         raise ProtocolViolation("the broker gave an address that is no WebSocket address") from None
     except (TimeoutError, OSError, InvalidHandshake) as error:

@@ -33,6 +33,7 @@ def test_delays_double_up_to_a_limit_and_are_spread() -> None:
     [
         (UNAUTHORIZED, AuthExpired), (FORBIDDEN, FeedRefused), (BLOCKED, FeedRefused), (limited(7), RateLimited),
         (Answer(503, b"<html>"), FeedUnavailable), (Answer(200, b"<html>"), BrokerError),
+        (Answer(403, UNAUTHORIZED.body), FeedRefused),  # here a 403 is never the token's (FACTS §3.1)
     ],
 )  # fmt: skip
 async def test_a_refused_upgrade_is_an_error_of_its_kind_without_the_code(answer: Answer, error: type[BrokerError]) -> None:
