@@ -176,7 +176,7 @@ class UpstoxRest:
                 return Answer(response.status_code, bytes(body), response.headers.get("Retry-After"))
         except TimeoutError:
             raise FeedUnavailable(f"the broker took more than {TOTAL_SECONDS:.0f} s to answer") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, AttributeError) as error:  # AttributeError: anyio, of a socket reset on connect (uvloop)
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> BrokerError:

@@ -11,12 +11,14 @@ from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+import uvloop
 
 from broker.upstox import rest as rest_module
 from broker.upstox.protocol import AuthExpired, BrokerError, FeedRefused, FeedUnavailable, ProtocolViolation, RateLimited
 from broker.upstox.rest import UpstoxRest
 from tests.broker.scripted_http import Reply, ScriptedServer, scripted_server
 from tests.fakes.exchange import RunningExchange
+from tests.fakes.proxy import StartProxy, start_proxy  # noqa: F401 - a fixture
 
 TOKEN = "secret-token-of-a-test"
 IST = ZoneInfo("Asia/Kolkata")
@@ -215,3 +217,16 @@ async def test_nothing_that_is_logged_holds_a_secret(server: ScriptedServer, cap
     assert "127.0.0.1" in logged
     for secret in (TOKEN, "fresh-token", "the-code", "app-secret"):
         assert secret not in logged
+
+
+def test_a_connection_reset_at_once_is_worth_a_retry_in_the_feeds_loop(server: ScriptedServer, start_proxy: StartProxy) -> None:  # noqa: F811
+    proxy = start_proxy(server.url)
+    proxy.refuse()
+
+    async def ask() -> None:
+        for _ in range(50):
+            with pytest.raises(FeedUnavailable):
+                await UpstoxRest(proxy.url, TOKEN).aauthorize()
+
+    uvloop.run(ask())
+    assert proxy.counts["refused"] >= 50
