@@ -289,12 +289,13 @@ def journals() -> Findings:
     for name, paths in segments.items():
         held = sum(path.stat().st_size for path in paths)
         days = max(time.time() - stamp_to_ms(segment_stamp(paths[0])) / 1000, 1.0) / 86_400
+        a_day = held / max(days, 1 / 24) * len(segments)  # of an hour at least: a start is no measure
+        left = min(max(room, 0) / max(a_day, 1), 9999)
         kept = f"at most {settings.JOURNAL_DAYS:g} days or {settings.JOURNAL_GB:g} GB are kept"
-        text = f"feed {int(name) + 1}: {held / 1e9:.2f} GB of {days:.1f} days, {kept}"
-        a_day = held / max(days, 1 / 24) * len(segments)  # an hour at least: a start is no measure
+        text = f"feed {int(name) + 1}: {held / 1e9:.2f} GB of {days:.1f} days ({kept}); room for {left:.0f} more days above the floor"
         needed = min(settings.JOURNAL_DAYS * a_day, settings.JOURNAL_GB * 1e9 * len(segments)) - held * len(segments)
         if needed > room:
-            yield warn("journal", f"{text}; there is room for {max(room, 0) / a_day:.1f} more days above the floor", "free some space")
+            yield warn("journal", text, "free some space, or keep less (TRADINGOK_JOURNAL_DAYS, TRADINGOK_JOURNAL_GB)")
         else:
             yield ok("journal", text)
 
