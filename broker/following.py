@@ -118,9 +118,9 @@ class Following:
         self._connection, self.subscribed, self._asking = None, {}, {}
 
     def by_segment(self) -> dict[str, list[int]]:
-        """Return segment → the instruments that are subscribed on the present connection."""
+        """Return segment → the instruments that are subscribed on the present connection, or are being subscribed at this moment."""
         segments: dict[str, list[int]] = {}
-        for key in self.subscribed:
+        for key in self.subscribed.keys() | self._asking.keys():
             segments.setdefault(segment_of(key), []).append(self.instruments[key])
         return segments
 

@@ -210,6 +210,7 @@ class FeedRunner:
                 await self._lease.release()
         with contextlib.suppress(Exception):
             await live_state.aclose()
+        await self._recorder.step()  # what it cannot bring now lies beside the journal
         stored = await asyncio.to_thread(self.writer.stop, STOP_SECONDS)
         self.journal.close()
         lost = self.journal.counts["frames_unjournalled_total"]

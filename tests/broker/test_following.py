@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -90,7 +90,7 @@ async def test_the_rules_are_subscribed_once_and_again_on_another_connection(jou
         await following.reconcile(broker.connection)
         assert await broker.after(1) == [("sub", "full", KEYS)]
         assert following.counts["feed_requests_total"] == 1
-        assert following.by_segment() == {"NSE_FO": sorted(following.instruments[key] for key in KEYS)}
+        assert {segment: set(ids) for segment, ids in following.by_segment().items()} == {"NSE_FO": set(following.instruments.values())}
         following.disconnected()
         assert following.by_segment() == {}
         await following.reconcile(another.connection)
@@ -196,6 +196,24 @@ async def test_a_connection_that_ends_while_asking_is_asked_again_from_nothing(j
     async with asked() as broker:
         await following.reconcile(broker.connection)
         assert await broker.after(1) == [("sub", "full", KEYS)]
+
+
+async def test_snapshots_that_come_while_the_asking_goes_on_are_of_something_followed(journal: Journal) -> None:
+    await asyncio.to_thread(rule, *KEYS)
+    following = follow(journal)
+    await following.resolve_rules()
+    seen = []
+
+    class Slow(FeedConnection):
+        async def request(self, method: str, mode: str, keys: Sequence[str]) -> int:
+            seen.append((following.by_segment(), following.followed()))
+            return await super().request(method, mode, keys)
+
+    async with asked() as broker:
+        await following.reconcile(Slow(broker.connection._socket))
+    ((segments, followed),) = seen
+    assert set(segments) == {"NSE_FO"}
+    assert set(segments["NSE_FO"]) == followed == set(following.instruments.values())
 
 
 async def test_rules_that_select_nothing_are_told(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
