@@ -52,7 +52,7 @@ def test_odd_frames_are_taken_and_no_quote_steps_back(system: ProxiedSystem, ful
     rejected, opened = system.counter("frames_rejected_total"), system.opened()
     with system.watched() as watcher, system.memory_bounded():
         for fault in ODD:
-            times = (2 if fault["kind"] == "oversized" else 10) * (10 if full else 1)
+            times = (2 if fault["kind"] == "oversized" else 5) * (20 if full else 1)
             counter = COUNTED.get(fault["kind"], "frames_received_total")
             before = system.counter(counter)
             happened = system.inject(times=times, **fault)
