@@ -99,6 +99,13 @@ def test_without_a_feed_the_last_known_market_decides() -> None:
     assert Client().get("/api/health/ready").status_code == 503
 
 
+@pytest.mark.parametrize(("states", "status"), [(("live", "stale"), 200), (("stale", "stale"), 503)])
+def test_one_feed_of_two_in_trouble_takes_no_web_process_out_of_service(states: tuple[str, str], status: int) -> None:
+    for shard, state in enumerate(states):
+        publish_latest([], status_of(state, now_ms=now_ms(), shard=shard, segments={"NSE_FO": "NORMAL_OPEN"}, feed_shards=2.0))
+    assert Client().get("/api/health/ready").status_code == status
+
+
 def test_ready_asks_the_parts_once_a_second_whoever_asks() -> None:
     publish_latest([], status_of("live", now_ms=now_ms()))
     assert Client().get("/api/health/ready").status_code == 200
