@@ -1,6 +1,7 @@
 """The thread that brings a shard's frames from the journal into MongoDB: in order, in batches, never skipping.
 
-Law: a frame is written before any later one, so the position that is committed stands for an unbroken prefix. While the
+Laws: a frame is written before any later one, so the position that is committed stands for an unbroken prefix; and none
+before the journal was flushed, so a killed feed leaves no tick in the store that the journal cannot explain. While the
 store keeps up, frames come by a bounded queue; when the queue is full (or at the start, for the last run's tail) they are
 read again from the journal until the thread has caught up. It never blocks the caller of `offer`.
 """
@@ -14,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from django.db import DatabaseError
 from pymongo.errors import PyMongoError
@@ -46,6 +47,16 @@ POSITION_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 5.0
 CATCH_UP_FRAMES = 500
 POLL_SECONDS = 0.05
+
+
+class Offered(NamedTuple):
+    """A frame that waits in the queue; with its bytes when some of its keys have no instrument yet."""
+
+    received_us: int
+    frame: Frame
+    unnamed: Record | None
+    ticks: int
+    journalled: bool
 
 
 class StoreWriter(threading.Thread):
@@ -89,10 +100,10 @@ class StoreWriter(threading.Thread):
         self._batch_seconds = batch_ms / 1000
         self._queue_limit = queue_ticks
         self._condition = threading.Condition()
-        self._queue: deque[tuple[int, Frame, Record | None]] = deque()
+        self._queue: deque[Offered] = deque()
         self._queued_ticks = 0
-        self._only_here = 0
-        """Queued ticks that the journal does not have."""
+        self._released = 0
+        """So many at the queue's head may be written."""
         self._accepting = True
         self._last_run_us = journal_last_us
         self._journal_until_us = journal_last_us
@@ -116,17 +127,23 @@ class StoreWriter(threading.Thread):
         size = len(frame.ticks) + len(frame.unknown)
         with self._condition:
             if self._accepting and self._queued_ticks + size <= self._queue_limit:
-                self._queue.append((record.received_us, frame, record if frame.unknown else None))
+                self._queue.append(Offered(record.received_us, frame, record if frame.unknown else None, size, journalled))
                 self._queued_ticks += size
-                self._only_here += 0 if journalled else size
             elif not journalled:
                 self.counts["ticks_dropped_total"] += size
             else:
                 self.counts["frames_deferred_total"] += 1 + len(self._queue)
-                self.counts["ticks_dropped_total"] += self._only_here
+                self.counts["ticks_dropped_total"] += sum(each.ticks for each in self._queue if not each.journalled)
                 self._accepting = False
-                self._clear()
+                self._queue.clear()
+                self._queued_ticks = self._released = 0
                 self._journal_until_us = record.received_us
+                self._condition.notify()
+
+    def release(self) -> None:
+        """Let what was offered so far be written. Call it after each flush of the journal, also after one that failed."""
+        with self._condition:
+            self._released = len(self._queue)
             self._condition.notify()
 
     @property
@@ -146,6 +163,7 @@ class StoreWriter(threading.Thread):
         """
         with self._condition:
             self._stopping = True
+            self._released = len(self._queue)
             self._condition.notify()
         self.join(timeout)
         if self.is_alive():
@@ -154,10 +172,6 @@ class StoreWriter(threading.Thread):
         return self._clean
 
     _clean = False
-
-    def _clear(self) -> None:
-        self._queue.clear()
-        self._queued_ticks = self._only_here = 0
 
     # --- the thread ---
 
@@ -168,9 +182,9 @@ class StoreWriter(threading.Thread):
         self._catch_up()
         while not self._abandoned:
             work = self._take()
-            for received_us, frame, unnamed in work:
-                if received_us > self._pending_us:
-                    self._collect(received_us, self._decode(unnamed) if unnamed else frame)
+            for each in work:
+                if each.received_us > self._pending_us:
+                    self._collect(each.received_us, self._decode(each.unnamed) if each.unnamed else each.frame)
                     if len(self._documents) >= self._batch_ticks:
                         self._write()
             self._write()
@@ -181,19 +195,20 @@ class StoreWriter(threading.Thread):
         self._save_position(force=True)
         self._clean = not self._abandoned
 
-    def _take(self) -> list[tuple[int, Frame, Record | None]]:
-        """Wait until a batch is full or old enough, then return everything queued."""
+    def _take(self) -> list[Offered]:
+        """Wait until a batch is full or old enough, then return everything released."""
         with self._condition:
             deadline = None
-            while not self._stopping and self._accepting and self._queued_ticks < self._batch_ticks:
-                if self._queue and deadline is None:
+            while not self._stopping and self._accepting and not (self._released and self._queued_ticks >= self._batch_ticks):
+                if self._released and deadline is None:
                     deadline = time.monotonic() + self._batch_seconds
                 remaining = self._batch_seconds if deadline is None else deadline - time.monotonic()
                 if remaining <= 0:
                     break
                 self._condition.wait(remaining)
-            work = list(self._queue)
-            self._clear()
+            work = [self._queue.popleft() for _ in range(self._released)]
+            self._released = 0
+            self._queued_ticks -= sum(each.ticks for each in work)
             return work
 
     def _catch_up(self) -> None:

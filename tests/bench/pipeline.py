@@ -114,6 +114,7 @@ def _sustain(prepared: Sequence[bytes], seconds: float) -> Sustained:
         now = time.perf_counter()
         if now - flushed > FLUSH_SECONDS:
             journal.flush()
+            writer.release()
             pipeline.drain()
             flushed = now
             if now - began > seconds:

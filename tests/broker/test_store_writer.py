@@ -45,6 +45,11 @@ class Bench:
         self.writer.offer(Record(stamp, data, IDS), decode(data, IDS))
         return stamp
 
+    def flush(self) -> None:
+        """What the feed does each 100 ms."""
+        self.journal.flush()
+        self.writer.release()
+
     def close(self) -> None:
         self.journal.flush()
         assert self.writer.stop(30)
@@ -70,6 +75,22 @@ def test_what_is_offered_is_stored_once_and_the_position_follows(tmp_path: Path)
     assert _volumes() == [75 * (number + 1) for number in range(200)]
     assert bench.writer.counts["ticks_stored_total"] == 400
     assert bench.writer.stored_us == stamps[-1] == position_read(0)
+
+
+def test_nothing_is_stored_before_the_journal_was_flushed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.writer.start()
+    bench.take(0)
+    bench.flush()
+    _wait_until(lambda: bench.writer.counts["ticks_stored_total"] == 2)
+    for number in range(1, 60):  # more than a batch
+        bench.take(number)
+    time.sleep(0.3)  # longer than a batch may wait
+    assert _volumes() == [75]
+    assert bench.writer.queued_ticks == 118
+    bench.flush()
+    _wait_until(lambda: bench.writer.counts["ticks_stored_total"] == 120)
+    bench.close()
 
 
 def test_a_full_queue_leaves_the_rest_to_the_journal(tmp_path: Path) -> None:
@@ -198,6 +219,7 @@ def test_the_brokers_minute_is_written_once_until_it_changes(tmp_path: Path) -> 
     bench.writer.start()
     for number in range(10):
         bench.take(number, "A")
+    bench.flush()
     _wait_until(lambda: bench.writer.counts["candles_written_total"] == 1)
     late = option_feed(volume=9000)
     late.fullFeed.marketFF.marketOHLC.ohlc[1].MergeFrom(pb.OHLC(close=101.75))
