@@ -245,7 +245,7 @@ def ticks_read(
     if low >= high:
         return []  # also a page mark from outside of the range; MongoDB refuses such bounds
     bounds: list[Any] = [[("i", instrument), ("t", DatetimeMS(at)), ("_id", identifier)] for at, identifier in (low, high)]
-    found = source.find().hint(TICK_INDEX).min(bounds[0]).max(bounds[1]).sort([("i", step), ("t", step), ("_id", step)])
+    found = source.find({"i": instrument}).hint(TICK_INDEX).min(bounds[0]).max(bounds[1]).sort([("i", step), ("t", step), ("_id", step)])
     return list(found.limit(limit))
 
 
