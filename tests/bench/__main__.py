@@ -11,7 +11,7 @@ from pathlib import Path
 import tests.conftest as servers  # starts the embedded servers and sets the environment
 from tests.bench.table import HEADER, Row, show
 
-BENCHES = ("decode", "pipeline", "fanout", "endtoend", "rest")
+BENCHES = ("decode", "pipeline", "fanout", "endtoend", "rest", "scale")
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def _start_afresh() -> None:
 
 
 def _run(name: str, options: argparse.Namespace) -> list[Row]:
-    from tests.bench import decode, endtoend, fanout, pipeline, rest
+    from tests.bench import decode, endtoend, fanout, pipeline, rest, scale
 
     match name:
         case "decode":
@@ -77,8 +77,10 @@ def _run(name: str, options: argparse.Namespace) -> list[Row]:
             return fanout.run()
         case "endtoend":
             return endtoend.run(seconds=options.seconds, instruments=options.instruments)
-        case _:
+        case "rest":
             return rest.run()
+        case _:
+            return scale.run()
 
 
 if __name__ == "__main__":
