@@ -24,6 +24,7 @@ from broker.connecting import STORE_ERRORS, Connector
 from broker.following import Following, name_unknown
 from broker.holes import Holes
 from broker.journal import Journal
+from broker.journal_keeping import JournalLimits
 from broker.liveness import Liveness, Mark, trading_segments
 from broker.pacing import AuthorizePacer
 from broker.pipeline import Pipeline
@@ -33,6 +34,7 @@ from broker.recording import Recorder
 from broker.report import Report, first_line
 from broker.sessions import Token
 from broker.store_writer import StoreWriter
+from broker.tending import JournalTender
 from broker.upstox.protocol import FeedUnavailable
 from marketdata import bus, live_state
 from marketdata.domain.feed_status import FeedState, FeedStatus
@@ -40,8 +42,6 @@ from marketdata.domain.tick import stamp_to_ms
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 0.1
-"""A killed process loses at most so much of what it had received."""
 STATUS_SECONDS = 1.0
 UNIVERSE_SECONDS = 30.0
 LEASE_SECONDS = 10.0
@@ -65,6 +65,7 @@ class FeedConfig:
         limits: mode → keys on this connection.
         batch_ticks, batch_ms, queue_ticks: of the store writer.
         segment_bytes: size at which a journal segment is closed.
+        journal_limits: how much of the journal is kept.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class FeedConfig:
     batch_ms: int
     queue_ticks: int
     segment_bytes: int
+    journal_limits: JournalLimits
 
 
 class FeedRunner:
@@ -94,6 +96,9 @@ class FeedRunner:
         self.publisher = Publisher(self.pipeline, shard=config.shard, epoch=time.time_ns() // 1_000_000)
         pacer = AuthorizePacer(config.folder.parent / "authorize.json")  # one for all shards: the limits are the user's
         self.connector = Connector(self, api_url=config.api_url, pacer=pacer, counts=self.counts)
+        self._tender = JournalTender(
+            self.journal, config.journal_limits, stored_us=lambda: self.writer.stored_us, flushed=lambda: self.writer.release()
+        )
         self._recorder = Recorder(self.pipeline, self.holes, self.report, shard=config.shard)
         self.writer: StoreWriter
         self._receiver: Receiver
@@ -128,7 +133,8 @@ class FeedRunner:
                 ("publishing", self._publish_loop),
                 ("the status", self._status_loop),
                 ("the universe", self._universe_loop),
-                ("flushing", self._flush_loop),
+                ("flushing", self._tender.flush),
+                ("keeping the journal", self._tender.keep),
                 ("recording", self._recorder.run),
             )
         ]
@@ -315,18 +321,11 @@ class FeedRunner:
             except FeedUnavailable as error:
                 log.info("feed: the connection ended while subscribing: %s", error)  # the connector sees it too
 
-    async def _flush_loop(self) -> None:
-        """Hand the journal's chunk to the system at least every FLUSH_SECONDS."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            self.journal.flush()
-
     # --- one turn of the status loop ------------------------------------------------------------------------------------------
 
     async def _judge(self) -> None:
         """Say what clients may rely on; end a connection that is open but gives nothing."""
-        failing = self.journal.failing
-        self.report.trouble = f"the journal's disk takes nothing, frames wait in memory: {failing}" if failing else ""
+        self.report.trouble = self._tender.trouble
         connection = self.connector.connection
         if connection is None:
             return
@@ -372,7 +371,7 @@ class FeedRunner:
         writer, limits = self.writer, self.config.limits
         modes = Counter(self.following.subscribed.values())
         counters: dict[str, float] = {}
-        parts = (self.journal, self.pipeline, writer, self.publisher, self.following, self.holes)
+        parts = (self.journal, self._tender, self.pipeline, writer, self.publisher, self.following, self.holes)
         for part in parts:
             counters |= part.counts
         counters |= {f"subscribed_{mode}": modes[mode] for mode in limits} | {f"limit_{mode}": limit for mode, limit in limits.items()}
@@ -390,7 +389,7 @@ class FeedRunner:
             n=self.publisher.n,
             data_ms=self.pipeline.market_ms,
             segments=self.pipeline.segments,
-            counters=counters | self.liveness.gauges(time.monotonic()),
+            counters=counters | self._tender.gauges() | self.liveness.gauges(time.monotonic()),
         )
 
     def _in_background(self, work: Awaitable[object]) -> None:

@@ -119,4 +119,5 @@ def feed_config(shard: int, shards: int) -> FeedConfig:
         batch_ms=settings.STORE_BATCH_MS,
         queue_ticks=settings.STORE_QUEUE_TICKS,
         segment_bytes=settings.JOURNAL_SEGMENT_MB * 1_000_000,
+        journal_limits=journal_limits(),
     )
