@@ -48,6 +48,19 @@ def test_a_connection_cut_inside_a_frame_or_reset_comes_back(system: ProxiedSyst
     system.prove()
 
 
+def test_a_host_that_refuses_connections_costs_no_storm(system: ProxiedSystem, full: bool) -> None:
+    times = 6 if full else 2
+    opened, refused = system.opened(), system.proxy.counts["refused"]
+    system.proxy.refuse()
+    assert system.inject("drop", 1) == 1
+    system.wait_for(lambda: system.proxy.counts["refused"] >= refused + times)
+    system.proxy.clear()
+    system.wait_for(lambda: system.is_reconnected(opened))
+    print(f"\n  {system.proxy.counts['refused'] - refused} refused connections")
+    assert system.opened() == opened + 1
+    system.prove()
+
+
 PAGE_AT_AUTHORISE: dict[str, Any] = {"kind": "refuse", "status": 503, "body": "html"}
 PAGE_AT_UPGRADE: dict[str, Any] = {"kind": "refuse", "status": 502, "body": "html", "at": "upgrade"}
 BLOCKED: dict[str, Any] = {"kind": "refuse", "status": 403}
@@ -79,19 +92,6 @@ def test_refusals_are_told_and_over_when_the_broker_serves_again(system: Proxied
     print()
     assert "<h1>" not in system.log(system.feed)
     assert "code=" not in system.log(system.feed)
-    system.prove()
-
-
-def test_a_host_that_refuses_connections_costs_no_storm(system: ProxiedSystem, full: bool) -> None:
-    times = 6 if full else 2
-    opened, refused = system.opened(), system.proxy.counts["refused"]
-    system.proxy.refuse()
-    assert system.inject("drop", 1) == 1
-    system.wait_for(lambda: system.proxy.counts["refused"] >= refused + times)
-    system.proxy.clear()
-    system.wait_for(lambda: system.is_reconnected(opened))
-    print(f"\n  {system.proxy.counts['refused'] - refused} refused connections")
-    assert system.opened() == opened + 1
     system.prove()
 
 

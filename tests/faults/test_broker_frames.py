@@ -48,7 +48,7 @@ COUNTED = {"duplicate": "repeated_total", "reorder": "out_of_order_total"}
 """Kinds that the feed counts by itself, at least once for each frame."""
 
 
-def test_odd_frames_are_taken_and_no_quote_steps_back(system: ProxiedSystem, full: bool) -> None:
+def test_odd_frames_are_taken_and_no_quote_steps_back_or_is_blanked(system: ProxiedSystem, full: bool) -> None:
     rejected, opened = system.counter("frames_rejected_total"), system.opened()
     with system.watched() as watcher, system.memory_bounded():
         for fault in ODD:
@@ -64,6 +64,9 @@ def test_odd_frames_are_taken_and_no_quote_steps_back(system: ProxiedSystem, ful
         print(f"\n  the client got {watcher.counts['ticks']} ticks")
         system.prove()
         assert watcher.stepped_back == []
+        assert {figure for _, figure in watcher.blanked} == {"bid_price"}, (
+            "a best bid of 0, of `zeroes`, is none; nothing else is unlearned"
+        )
     assert (system.counter("frames_rejected_total"), system.opened()) == (rejected, opened)
 
 

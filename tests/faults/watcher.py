@@ -25,6 +25,7 @@ class Watcher:
         counts: `ticks`, `connections`, `closed`.
         broken: complaints about the protocol: a hole in `n`, a seq that went back.
         stepped_back: (key, field, before, after) of each volume or time of the last trade that became less.
+        blanked: (key, field) of each figure that was known and became unknown.
         tick_at: monotonic time of the newest tick.
     """
 
@@ -35,6 +36,7 @@ class Watcher:
         self.counts: Counter[str] = Counter()
         self.broken: list[str] = []
         self.stepped_back: list[tuple[str, str, float, float]] = []
+        self.blanked: list[tuple[str, str]] = []
         self.tick_at = 0.0
         self.keys = keys
         self._url, self._headers = url, {"Authorization": f"Bearer {api_key}"}
@@ -97,6 +99,8 @@ class Watcher:
         self.counts["ticks"] += len(ticks)
         for key, seq, quote in ticks:
             known = self.quotes.get(key, {})
+            figures = ((name, value) for name, value in known.items() if name != "depth")
+            self.blanked += [(key, name) for name, value in figures if value is not None and quote.get(name) is None]
             for name in ("volume", "last_trade_ms"):
                 if (quote.get(name) or 0) < (known.get(name) or 0):
                     self.stepped_back.append((key, name, known[name], quote[name]))
