@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,14 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.close()
 
 
-def tender(journal: Journal, limits: JournalLimits = FOREVER, *, stored_us: int = 1 << 60) -> JournalTender:
-    return JournalTender(journal, limits, stored_us=lambda: stored_us)
+def tender(
+    journal: Journal, limits: JournalLimits = FOREVER, *, stored_us: int = 1 << 60, flushed: Callable[[], None] = lambda: None
+) -> JournalTender:
+    return JournalTender(journal, limits, stored_us=lambda: stored_us, flushed=flushed)
+
+
+def on_disk(journal: Journal) -> list[bytes]:
+    return [record.data for record in JournalReader(journal.folder).read()]
 
 
 def segments(journal: Journal, count: int) -> list[Path]:
@@ -39,10 +45,12 @@ def segments(journal: Journal, count: int) -> list[Path]:
     return segment_paths(journal.folder)
 
 
-async def test_frames_reach_the_disk_without_being_asked_for(journal: Journal) -> None:
-    flushing = asyncio.create_task(tender(journal).flush())
+async def test_frames_reach_the_disk_without_being_asked_for_and_only_then_may_be_stored(journal: Journal) -> None:
+    seen: list[list[bytes]] = []
+    flushing = asyncio.create_task(tender(journal, flushed=lambda: seen.append(on_disk(journal))).flush())
     journal.append(b"frame", NOW_US)
-    await until(lambda: [record.data for record in JournalReader(journal.folder).read()] == [b"frame"])
+    await until(lambda: seen)
+    assert seen[0] == on_disk(journal) == [b"frame"]
     flushing.cancel()
     await asyncio.gather(flushing, return_exceptions=True)
 
