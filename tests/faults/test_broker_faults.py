@@ -17,7 +17,7 @@ def system_class() -> type[ProxiedSystem]:
 
 
 def test_connections_dropped_at_random_moments_come_back(system: ProxiedSystem, moments: random.Random, full: bool) -> None:
-    times = 20 if full else 2
+    times = 10 if full else 2
     reconnects, gaps = system.counter("reconnects_total"), system.counter("gaps_total")
     with system.watched() as watcher, system.memory_bounded():
         for _ in range(times):
@@ -35,7 +35,7 @@ def test_connections_dropped_at_random_moments_come_back(system: ProxiedSystem, 
 
 
 def test_a_connection_cut_inside_a_frame_or_reset_comes_back(system: ProxiedSystem, moments: random.Random, full: bool) -> None:
-    for _ in range(10 if full else 1):
+    for _ in range(5 if full else 1):
         opened, cuts = system.opened(), system.proxy.counts["cut"]
         system.proxy.cut_after(moments.randrange(1, 3000))
         system.wait_for(lambda cuts=cuts: system.proxy.counts["cut"] > cuts)  # type: ignore[misc]
@@ -49,7 +49,7 @@ def test_a_connection_cut_inside_a_frame_or_reset_comes_back(system: ProxiedSyst
 
 
 def test_a_host_that_refuses_connections_costs_no_storm(system: ProxiedSystem, full: bool) -> None:
-    times = 6 if full else 2
+    times = 4 if full else 2
     opened, refused = system.opened(), system.proxy.counts["refused"]
     system.proxy.refuse()
     assert system.inject("drop", 1) == 1
@@ -75,7 +75,7 @@ MORE_OUTAGES = [[BLOCKED], [PAGE_AT_UPGRADE, SPENT_CODE], [TOO_MANY_CALLS], [NO_
 
 def test_refusals_are_told_and_over_when_the_broker_serves_again(system: ProxiedSystem, full: bool) -> None:
     system.begin_authorise_windows()
-    for faults in OUTAGES + MORE_OUTAGES * 3 if full else OUTAGES:
+    for faults in OUTAGES + MORE_OUTAGES if full else OUTAGES:
         opened, authorised = system.opened(), system.authorised()
         happened = [system.happened(fault["kind"]) for fault in faults]
         with system.watched() as watcher:

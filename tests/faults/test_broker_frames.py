@@ -64,9 +64,7 @@ def test_odd_frames_are_taken_and_no_quote_steps_back_or_is_blanked(system: Prox
         print(f"\n  the client got {watcher.counts['ticks']} ticks")
         system.prove()
         assert watcher.stepped_back == []
-        assert {figure for _, figure in watcher.blanked} == {"bid_price"}, (
-            "a best bid of 0, of `zeroes`, is none; nothing else is unlearned"
-        )
+        assert {figure for _, figure in watcher.blanked} == {"bid_price"}, "a best bid of 0 (`zeroes`) is none; nothing else is unlearned"
     assert (system.counter("frames_rejected_total"), system.opened()) == (rejected, opened)
 
 

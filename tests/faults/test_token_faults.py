@@ -37,7 +37,7 @@ def sign_in(system: ProxiedSystem) -> None:
 
 def test_the_roll_over_is_told_once_refused_and_a_new_login_needs_no_restart(system: ProxiedSystem, full: bool) -> None:
     pid = system.feed.pid
-    for _ in range(4 if full else 1):
+    for _ in range(2 if full else 1):
         opened, authorised, asked = system.opened(), system.authorised(), system.counter("authorize_calls_total")
         with system.watched() as watcher:
             # as at 03:30: at a time of the market's clock the token dies, and with it the open connections

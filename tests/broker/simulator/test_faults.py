@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -14,12 +17,14 @@ from upstox_client.feeder.proto import MarketDataFeedV3_pb2 as sdk
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from broker.simulator.faults import Duplicate, ExpireToken, Faults, Mute, Refuse
+from broker.simulator import faults
+from broker.simulator.faults import Duplicate, ExpireToken, Fault, Faults, Mute, Refuse, kind_of
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 from tests.broker.simulator.feed_client import drain, has, open_feed, receive, receive_until, refused_status, request
 from tests.fakes.exchange import RunningExchange
 
 INDEX = "NSE_INDEX|Nifty 50"
+OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +232,7 @@ def test_altered_frames_are_in_the_ledger_as_they_were_sent(exchange: RunningExc
     before = exchange.state()["faults"].get(kind, 0)
     exchange.fault(kind=kind, every=1, count=2, **({"size": 9 << 20} if kind == "oversized" else {}))
     exchange.wait_for(lambda state: state["faults"].get(kind, 0) >= before + 2)
-    received = [following.recv(timeout=20) for _ in range(8)]
+    received = [bytes(following.recv(timeout=20, decode=False)) for _ in range(8)]
     exchange.state()  # flushes the ledger
     frames = list(exchange.ledger.frames())
     sent = [frame.content for frame in frames if frame.connection == frames[-1].connection]
@@ -259,6 +264,12 @@ def test_a_fault_that_is_none_is_refused_status(exchange: RunningExchange, body:
     answer = httpx.post(f"{exchange.url}/simulator/faults", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]
+
+
+def test_every_kind_is_documented() -> None:
+    told = re.findall(r"^\| `(\w+)` \|", OPERATIONS.read_text().partition("## Faults on demand")[2].partition("\n## ")[0], re.MULTILINE)
+    assert told == [kind_of(kind) for kind in get_args(Fault)]
+    assert re.findall(r"^\| (\w+) \|", faults.__doc__ or "", re.MULTILINE)[1:] == told
 
 
 @pytest.mark.parametrize(("fault", "field"), WRONG_FIELDS)
