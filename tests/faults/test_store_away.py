@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.faults.system import System
 from tests.faults.watcher import Watcher
 from tradingok.embedded import start_server
 
-REFUSALS = {
+REFUSALS: dict[str, dict[str, Any]] = {
     "not primary any more": {"errorCode": 10107},
     "interrupted by a change of state": {"errorCode": 11602},
     "shutting down": {"errorCode": 91},
