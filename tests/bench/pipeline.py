@@ -7,7 +7,6 @@ end every id is compared with what the journal gives: exactly once. The competit
 
 from __future__ import annotations
 
-import gc
 import shutil
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from broker import store_writer
 from broker.journal import Journal, JournalReader, Record
 from broker.pipeline import Pipeline
+from broker.receiving import spare_the_collector
 from broker.store_writer import StoreWriter
 from broker.upstox.decode import decode
 from marketdata import store
@@ -100,8 +100,7 @@ def _sustain(prepared: Sequence[bytes], seconds: float) -> Sustained:
     writer.start()
     pipeline = Pipeline()
     minutes: dict[int, bytes] = {}
-    gc.collect()
-    gc.freeze()
+    spare_the_collector()
     cpu, began = time.process_time(), time.perf_counter()
     flushed = began
     done = 0
