@@ -9,12 +9,14 @@ import pytest
 
 from tests.faults.system import System, seeded
 
+MOST_UPDATES = 10_000
+"""A system that has stored so many is replaced: the oracle looks at all of them each time."""
 SystemHolder = list[System]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kept_system() -> Iterator[SystemHolder]:
-    """The module's running system, at most one: made by the first test that wants it."""
+    """The running system, at most one: starting it takes longer than most scenarios."""
     holder: SystemHolder = []
     yield holder
     for system in holder:
@@ -29,8 +31,10 @@ def system_class() -> type[System]:
 
 @pytest.fixture
 def system(kept_system: SystemHolder, system_class: type[System], tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A running system, proved whole: the module's, or another one where a test has left it otherwise."""
-    if kept_system and not kept_system[0].proved:
+    """A running system, proved whole: that of the test before, or another one where it is of another class, spoiled or full."""
+    if kept_system and not (
+        type(kept_system[0]) is system_class and kept_system[0].proved and kept_system[0].ticks_stored() < MOST_UPDATES
+    ):
         kept_system.pop().stop()
     if not kept_system:
         kept_system.append(system_class(tmp_path_factory.mktemp("system")))

@@ -27,15 +27,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("steps", [(-3600, 0), (3600, 0)], ids=["back an hour and forth again", "forth an hour and back again"])
-def test_a_clock_that_steps_under_the_feed_loses_doubles_and_holds_up_nothing(
-    system: System, tmp_path: Path, steps: tuple[int, ...]
-) -> None:
+STEPS = (-3600, 3600, 0)
+"""Where the feed's clock stands, seconds ahead of the true one, after each step."""
+
+
+def test_a_clock_that_steps_under_the_feed_loses_doubles_and_holds_up_nothing(system: System, tmp_path: Path) -> None:
     clock = stepping_clock(system, tmp_path)
     calls = system.exchange.state()["requests"]["authorize"]
     newest = newest_stamp(system)
     with system.watched() as watcher, system.memory_bounded():
-        for step in steps:
+        for step in STEPS:
             clock.write_text(f"{step:+d}s\n")
             until(lambda step=step: abs(lead_seconds(system) - step) < 60, "the feed's clock has stepped")  # type: ignore[misc]
             assert_quotes_go_on(watcher)
@@ -48,7 +49,7 @@ def test_a_clock_that_steps_under_the_feed_loses_doubles_and_holds_up_nothing(
             assert after > newest
             newest = after
         system.prove()
-    assert system.exchange.state()["requests"]["authorize"] - calls <= 2 * len(steps)
+    assert system.exchange.state()["requests"]["authorize"] - calls <= 2 * len(STEPS)
     system.replace_feed()
     system.wait_for(lambda: newest_stamp(system) > newest)
     system.prove()
@@ -60,10 +61,10 @@ def test_a_feed_started_by_a_clock_that_was_set_back_is_followed_all_the_same(sy
         clock.write_text("-3600s\n")
         system.kill(system.feed)
         system.start_feed()
-        assert lead_seconds(system) < -3000
+        until(lambda: lead_seconds(system) < -3000, "the feed was started by a clock that is an hour behind")
         assert_quotes_go_on(watcher)
         system.prove()
-    system.replace_feed()
+    system.proved = False  # whole, but of no more use: its journal ends in an hour from now
 
 
 def stepping_clock(system: System, folder: Path) -> Path:
