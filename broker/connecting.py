@@ -13,12 +13,10 @@ import time
 from collections import Counter
 from typing import Protocol
 
-from django.db import DatabaseError
-from pymongo.errors import PyMongoError
-
 from broker.pacing import AuthorizePacer
 from broker.report import first_line
 from broker.sessions import Token, token_current
+from broker.store_calls import STORE_ERRORS, ask_store
 from broker.upstox.feed import FeedConnection, open_feed, reconnect_delays
 from broker.upstox.protocol import AuthExpired, BrokerError, RateLimited
 from broker.upstox.rest import UpstoxRest
@@ -26,7 +24,6 @@ from marketdata.domain.feed_status import FeedState
 
 log = logging.getLogger(__name__)
 
-STORE_ERRORS = (PyMongoError, DatabaseError)
 TOKEN_POLL_SECONDS = 5.0
 YIELD_SECONDS = 0.005
 """Receiving does not yield while messages wait: the other loops get their turn after so long."""
@@ -103,7 +100,7 @@ class Connector:
             AuthExpired: there is none.
         """
         try:
-            return await asyncio.to_thread(token_current)
+            return await ask_store(token_current)
         except STORE_ERRORS:
             if not last.token:
                 raise

@@ -5,7 +5,6 @@ Wishes come in as state that is read, never as a call: rules from MongoDB, deman
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from broker.journal import Journal
 from broker.liveness import segment_of
 from broker.pipeline import Pipeline
+from broker.store_calls import STORE_ERRORS, ask_store
 from broker.universe import reconcile, within_limits
 from broker.upstox.feed import FeedConnection
 from instruments.selectors import instrument_ids, instrument_keys, universe_resolve
@@ -33,7 +33,8 @@ class Following:
         keys: instrument id → key.
         subscribed: key → mode, as asked of the present connection; empty without one.
         unsettled: whether the rules select nothing at all, or a sibling has not told its prices yet: to be resolved again soon.
-        counts: `feed_requests_total`, and `feed_shards`: how many feeds there are.
+        counts: `feed_requests_total`, `demand_failed_total` (a look-up that the store did not answer), and `feed_shards`: how many
+            feeds there are.
     """
 
     def __init__(self, journal: Journal, pipeline: Pipeline, *, shard: int, shards: int, limits: Mapping[str, int]) -> None:
@@ -41,7 +42,7 @@ class Following:
         self.keys: dict[int, str] = {}
         self.subscribed: dict[str, str] = {}
         self.unsettled = False
-        self.counts: Counter[str] = Counter(feed_requests_total=0, feed_shards=shards)
+        self.counts: Counter[str] = Counter(feed_requests_total=0, demand_failed_total=0, feed_shards=shards)
         self._journal = journal
         self._pipeline = pipeline
         self._shard = shard
@@ -71,13 +72,13 @@ class Following:
         at_ms = self._pipeline.market_ms or time.time_ns() // 1_000_000
         spots = self._spots()
         if not self._defaults_made:
-            await asyncio.to_thread(rules_default_create)
+            await ask_store(rules_default_create)
             self._defaults_made = True
         shard, shards = self._shard, self._shards
-        recorded = await asyncio.to_thread(lambda: spots_record(spots=spots, at_ms=at_ms, shard=shard, shards=shards))
-        universe = await asyncio.to_thread(lambda: universe_resolve(spots=recorded.spots, at_ms=at_ms, shards=shards))
+        recorded = await ask_store(lambda: spots_record(spots=spots, at_ms=at_ms, shard=shard, shards=shards))
+        universe = await ask_store(lambda: universe_resolve(spots=recorded.spots, at_ms=at_ms, shards=shards))
         wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
-        ids = await asyncio.to_thread(ids_with_placeholders, list(wanted))
+        ids = await ask_store(lambda: ids_with_placeholders(list(wanted)))
         self.learn(ids)
         rules = {key: mode for key, mode in wanted.items() if ids[key] % shards == shard}
         if set(rules) != set(self._rules):
@@ -92,7 +93,6 @@ class Following:
 
         Raises:
             FeedUnavailable: the connection is gone.
-            pymongo.errors.PyMongoError: a demanded instrument could not be looked up; worth a retry.
         """
         if connection is not self._connection:
             self._connection, self.subscribed = connection, {}
@@ -146,9 +146,12 @@ class Following:
         own = {instrument: mode for instrument, mode in demand.items() if instrument % self._shards == self._shard}
         missing = [instrument for instrument in own if instrument not in self.keys]
         if missing:
-            keys = await asyncio.to_thread(instrument_keys, missing)
-            held = await asyncio.to_thread(instrument_ids, list(keys.values()))  # a retired contract's key is another's now
-            self.learn({key: held[key] for instrument, key in keys.items() if held.get(key) == instrument})
+            try:
+                keys = await ask_store(lambda: instrument_keys(missing))
+                held = await ask_store(lambda: instrument_ids(list(keys.values())))  # a retired contract's key is another's now
+                self.learn({key: held[key] for instrument, key in keys.items() if held.get(key) == instrument})
+            except STORE_ERRORS:
+                self.counts["demand_failed_total"] += 1  # asked again with the next turn; what is known is subscribed all the same
         return {self.keys[instrument]: mode for instrument, mode in own.items() if instrument in self.keys}
 
 

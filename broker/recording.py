@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
-from broker.connecting import STORE_ERRORS
 from broker.holes import Holes, gap_record
 from broker.pipeline import Pipeline
 from broker.report import Report
+from broker.store_calls import STORE_ERRORS, ask_store
 from marketdata.store import market_status_write
 
 RECORD_SECONDS = 1.0
@@ -49,11 +50,11 @@ class Recorder:
             for name, status in changed.items():
                 market_status_write(name, status, since_ms)
 
-        await asyncio.to_thread(write)
+        await ask_store(write)
         self._told |= changed
 
     async def _record_holes(self) -> None:
         while self._holes.waiting:
             hole = self._holes.waiting[0]
-            is_gap = await asyncio.to_thread(gap_record, hole, self._shard)
+            is_gap = await ask_store(partial(gap_record, hole, self._shard))
             self._holes.saved(hole, is_gap=is_gap)

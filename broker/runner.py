@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.connecting import STORE_ERRORS, Connector
+from broker.connecting import Connector
 from broker.following import Following, name_unknown
 from broker.holes import Holes
 from broker.journal import Journal
@@ -29,10 +29,11 @@ from broker.liveness import Liveness, Mark, trading_segments
 from broker.pacing import AuthorizePacer
 from broker.pipeline import Pipeline
 from broker.publisher import Publisher
-from broker.receiving import Receiver
+from broker.receiving import Receiver, spare_the_collector
 from broker.recording import Recorder
 from broker.report import Report, first_line
 from broker.sessions import Token
+from broker.store_calls import STORE_ERRORS, ask_store
 from broker.store_writer import StoreWriter
 from broker.tending import JournalTender
 from broker.upstox.protocol import FeedUnavailable
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
 UNIVERSE_SECONDS = 30.0
+RETRY_SECONDS = 5.0
+"""The store is asked again so long after it did not answer."""
 LEASE_SECONDS = 10.0
 BACKGROUND_TASKS = 100
 STOP_SECONDS = 20.0
@@ -186,6 +189,7 @@ class FeedRunner:
             on_unknown=lambda keys: self._in_background(self._name(keys)),
         )
         self.writer.start()
+        spare_the_collector()
         log.info("feed: shard %d of %d started, epoch %d", config.shard, config.shards, self.publisher.epoch)
 
     async def _take_lease(self) -> None:
@@ -260,7 +264,7 @@ class FeedRunner:
 
     async def _name(self, keys: Sequence[str]) -> None:
         """Give keys that the feed sent unasked their placeholders, so that clients get them too."""
-        named = await asyncio.to_thread(name_unknown, keys)
+        named = await ask_store(lambda: name_unknown(keys))
         self.following.learn(named)
         log.warning("feed: %d keys that nobody asked for, %d got placeholders: %s", len(keys), len(named), ", ".join(keys[:5])[:300])
 
@@ -299,27 +303,31 @@ class FeedRunner:
 
     async def _universe_loop(self) -> None:
         """Each second compare wanted with subscribed; resolve the rules anew from time to time, and once prices are known."""
-        resolved_at = -UNIVERSE_SECONDS
-        priced = failing = False
+        due_at = float("-inf")
+        priced = False
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._reconcile.wait(), 1.0)
             self._reconcile.clear()
-            prices_are_new = bool(self.pipeline.quotes) and not priced
+            if self.pipeline.quotes and not priced:
+                priced, due_at = True, float("-inf")
             try:
-                if self.following.unsettled or prices_are_new or time.monotonic() - resolved_at > UNIVERSE_SECONDS:
+                if time.monotonic() > due_at:
                     await self.following.resolve_rules()
-                    resolved_at, priced = time.monotonic(), bool(self.pipeline.quotes)
-                if self.connector.connection is not None:
-                    await self.following.reconcile(self.connector.connection)
-                failing = False
+                    due_at = time.monotonic() + (0 if self.following.unsettled else UNIVERSE_SECONDS)
+                await self._subscribe()
+                self.report.failing("asking the rules", None)
             except STORE_ERRORS as error:
+                due_at = time.monotonic() + RETRY_SECONDS  # meanwhile what is known of them is subscribed
                 self.counts["universe_failed_total"] += 1
-                if not failing:
-                    log.warning("feed: cannot resolve the rules now: %s", first_line(error))
-                failing = True
-            except FeedUnavailable as error:
-                log.info("feed: the connection ended while subscribing: %s", error)  # the connector sees it too
+                self.report.failing("asking the rules", error)
+
+    async def _subscribe(self) -> None:
+        try:
+            if self.connector.connection is not None:
+                await self.following.reconcile(self.connector.connection)
+        except FeedUnavailable as error:
+            log.info("feed: the connection ended while subscribing: %s", error)  # the connector sees it too
 
     # --- one turn of the status loop ------------------------------------------------------------------------------------------
 

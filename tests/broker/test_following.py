@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from django.test import override_settings
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect
 from websockets.asyncio.server import ServerConnection
 
 from broker.following import Following, ids_with_placeholders
@@ -149,6 +151,26 @@ async def test_without_redis_what_clients_wanted_last_goes_on(journal: Journal) 
             await following.reconcile(broker.connection)
             await live_state.aclose()
         assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "ltpc"}
+
+
+async def test_without_the_store_what_is_known_is_subscribed_all_the_same(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    await asyncio.to_thread(rule, KEYS[0])
+    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    following = follow(journal)
+    await following.resolve_rules()
+
+    def fail(*args: object, **options: object) -> None:
+        raise AutoReconnect("connection refused")
+
+    async with asked() as broker:
+        await live_state.ademand_write("hub", {ids[KEYS[1]]: "full"})
+        with monkeypatch.context() as patch:
+            patch.setattr(Collection, "find", fail)  # as the driver does without a server
+            await following.reconcile(broker.connection)
+        assert following.counts["demand_failed_total"] == 1
+        assert following.subscribed == {KEYS[0]: "full"}
+        await following.reconcile(broker.connection)
+        assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "full"}
 
 
 async def test_a_key_that_passed_to_another_contract_begins_anew_and_the_journal_knows(journal: Journal) -> None:

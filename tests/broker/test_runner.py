@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import call_command
+from django.db import connection
 
 from broker import sessions
 from broker.journal import segment_paths
@@ -25,6 +26,7 @@ from marketdata.models import Gap, MarketStatus
 from tests.broker.test_sessions import allow, app_settings
 from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401 - a fixture
 from tests.fakes.feed import RunningFeed, StartFeed, start_feed  # noqa: F401 - a fixture
+from tests.faults.servers import paused
 from tests.payloads.figures import expected_ids
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
@@ -94,6 +96,25 @@ def test_a_dropped_connection_is_made_anew_and_the_hole_is_a_gap(
     assert gap.cause == "disconnected"
     assert gap.end is not None
     assert 0 < (gap.end - gap.start).total_seconds() < 30
+
+
+def test_a_connection_lost_while_the_store_hangs_is_made_anew_and_its_hole_is_one_gap(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+) -> None:
+    exchange = start_exchange("--seed", "3")
+    keys = _follow(exchange)
+    feed = start_feed(exchange.url)
+    feed.wait_for(lambda status: status.state == "live" and status.counters["ticks_stored_total"] > 100)
+    pid = connection.get_database().client.admin.command("serverStatus")["pid"]  # type: ignore[attr-defined]  # of the backend
+    with paused(int(pid)):
+        assert exchange.fault(kind="drop")["faults"]["drop"] == 1
+        status = feed.wait_for(lambda status: status.counters["reconnects_total"] == 1 and status.state == "live")
+        assert status.counters["subscribed_full"] == len(keys)
+        assert (status.counters["gaps_waiting"], status.counters["gaps_total"]) == (1, 0)
+    feed.wait_for(lambda status: status.counters["gaps_total"] == 1 and not status.counters["gaps_waiting"])
+    assert feed.stop() == 0, feed.log()
+    assert Gap.objects.count() == 1
 
 
 def test_a_killed_feed_resumes_with_nothing_lost_and_nothing_doubled(
