@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 15.0
 RECONNECT_AFTER_MS = 1000
 SLOW_RECONNECT_MS = 5000
-LATE_SECONDS = 3
+LATE_SECONDS = 2
 SLOW_SECONDS = 15.0
 BYE_SECONDS = 30.0
 FLOOD_PAUSE_SECONDS = 0.05
@@ -245,9 +245,10 @@ class MarketConnection:
             while True:
                 await self._ready.wait()
                 self._ready.clear()
+                closing = self._closing  # as of now: a bye that comes while we drain is sent by the next turn
                 await self._drain()
-                if self._closing is not None:
-                    await self._close(self._closing)
+                if closing is not None:
+                    await self._close(closing)
                     return
                 if self._line is not None:
                     await self._line.until_writable()

@@ -23,10 +23,12 @@ from websockets.protocol import State
 logger = logging.getLogger(__name__)
 
 LINE_EXTENSION = "tradingok.line"
+BUFFERED_BYTES = 65_536
+"""So much may wait in this process before `write_text` says no; it says yes again at a quarter of it."""
 UNSENT_BYTES = 65_536
 """So much may wait in the kernel for a client that reads slowly; unbounded, it is megabytes, and minutes old when it arrives."""
 FAREWELL_SECONDS = 2.0  # for `before_stop`
-CLOSE_SECONDS = 10.0  # for a client to take the end of its connection
+CLOSE_SECONDS = 30.0  # for a client to take the last of its connection
 GRACE_SECONDS = 1.0  # for requests under way and closing handshakes, after that
 KEEP_ALIVE_SECONDS = 30
 
@@ -41,6 +43,8 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.close_timeout = CLOSE_SECONDS
+        self.transport.set_write_buffer_limits(high=BUFFERED_BYTES)  # uvloop's own low mark is 16 bytes
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     async def run_asgi(self) -> None:

@@ -30,6 +30,7 @@ from tests.marketdata.way_out import (
     instruments,
     market_client,
     own_valkey,
+    read_slowly,
     web_server,
 )
 from tradingok.embedded import start_server, stop_server
@@ -428,6 +429,26 @@ async def test_who_takes_nothing_is_aborted_and_nobody_else_waits(server: WebSer
         _messages, code = await farewell(deaf)
         assert code == 1006
         assert len(server.hub.clients) == 1
+
+
+async def test_who_reads_too_slowly_for_too_long_is_told_and_closed(server: WebServer, feed: ScriptedFeed, monkeypatch: Any) -> None:
+    monkeypatch.setattr(consumers, "SLOW_SECONDS", 2.0)
+    secret, ids = await api_key(), range(1, 201)
+    await instruments(*ids)
+    await feed.publish([entry_of(number, 1, 1.0) for number in ids])
+    reading = asyncio.create_task(asyncio.to_thread(read_slowly, server.url, secret, [f"TEST|{number}" for number in ids]))
+    price = 2
+    while not reading.done():
+        price = await flood(feed, ids, 5, price) + 1
+    messages, code = await reading
+    told = [message for message in messages if message.get("event") in ("error", "bye")]
+    assert [(message["event"], message["code"]) for message in told] == [("error", 407), ("bye", 4008)]
+    assert told[0]["retry"] is True
+    assert (told[1]["reconnect"], told[1]["after_ms"]) == (True, 5000)
+    assert code == 4008
+    counters = server.hub.counters()
+    assert (counters["clients_slow_told_total"], counters["clients_aborted_total"]) == (1, 0)
+    assert counters["merged_total"] > 0
 
 
 # --- states -------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import redis
 
 from marketdata.bus import BusBatch
 from marketdata.domain.feed_status import FeedStatus
+from marketdata.fan_out import TOGETHER_BATCHES
 from marketdata.hub import Hub, close_hub, get_hub
 from marketdata.outbox import Outbox
 from marketdata.wire import FULL, LTPC
@@ -89,6 +90,72 @@ def test_a_batch_wakes_each_client_once_and_only_those_it_concerns(quiet_hub: Hu
     assert [(key, seq, quote["last_price"]) for key, seq, quote in both.ticks(quiet_hub)] == [("TEST|1", 1, 10.0), ("TEST|2", 1, 20.0)]
     assert "volume" not in one.ticks(quiet_hub)[0][2]
     assert other.ticks(quiet_hub) == []
+
+
+def test_an_open_window_collects_the_batch_and_a_closed_one_marks(quiet_hub: Hub) -> None:
+    quiet_hub._apply(batch(1, entry_of(1, 1, 9.0), entry_of(2, 1, 19.0)))
+    full, short, busy = client_of(quiet_hub, 1, 2), client_of(quiet_hub, 1, mode=LTPC), client_of(quiet_hub, 1)
+    for client in (full, short):
+        client.ticks(quiet_hub)
+        client.woken = 0
+        assert client.outbox.open_window()
+    busy.woken = 0
+    quiet_hub._apply(batch(2, entry_of(1, 2, 10.0), entry_of(2, 2, 20.0)))
+    assert [json.loads(fragment)[0] for fragment in full.outbox.collected] == ["TEST|1", "TEST|2"]
+    assert [set(json.loads(fragment)[2]) & {"volume", "depth"} for fragment in short.outbox.collected] == [set()]
+    assert [key for key, _seq, _quote in busy.ticks(quiet_hub)] == ["TEST|1"]
+    assert (full.woken, short.woken, busy.woken) == (1, 1, 1)
+
+
+def test_who_waited_for_a_first_quote_is_told_before_it_comes(quiet_hub: Hub) -> None:
+    client = client_of(quiet_hub, 1)
+    assert client.outbox.open_window()
+    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
+    assert client.outbox.collected == []
+    assert [message["status"] for message in client.told("subscription")] == ["active"]
+    assert [seq for _key, seq, _quote in client.ticks(quiet_hub)] == [1]
+
+
+def test_batches_that_have_come_already_are_sent_as_one(quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = 3
+    monkeypatch.setattr(type(quiet_hub._reading), "waiting", property(lambda _reading: waiting))
+    client = client_of(quiet_hub, 1)
+    for n in range(1, 4):
+        quiet_hub._apply(batch(n, entry_of(1, n, float(n))))
+        assert client.woken == 0
+    waiting = 0
+    quiet_hub._apply(batch(4, entry_of(1, 4, 4.0)))
+    assert client.woken == 1
+    waiting = 100
+    for n in range(5, 5 + TOGETHER_BATCHES):
+        quiet_hub._apply(batch(n, entry_of(1, n, float(n))))
+    assert client.woken == 2, "not for ever"
+
+
+def test_the_counters_add_up_whoever_comes_and_goes(quiet_hub: Hub) -> None:
+    def assert_it() -> dict[str, float]:
+        found = quiet_hub.counters()
+        assert found["marked_total"] == found["delivered_total"] + found["merged_total"] + found["forgotten_total"] + found["waiting"]
+        return found
+
+    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0), entry_of(2, 1, 20.0)))
+    one, two, gone = client_of(quiet_hub, 1, 2), client_of(quiet_hub, 1, mode=LTPC), client_of(quiet_hub, 1, 2)
+    assert assert_it()["waiting"] == 5
+    one.ticks(quiet_hub)
+    assert assert_it()["delivered_total"] == 0, "drained is not delivered"
+    one.outbox.delivered()
+    one.outbox.open_window()
+    quiet_hub._apply(batch(2, entry_of(1, 2, 11.0), entry_of(2, 2, 21.0)))
+    assert assert_it()["merged_total"] == 3
+    one.outbox.window_delivered()
+    quiet_hub.disconnect(gone)
+    quiet_hub.unsubscribe(two, 1)
+    found = assert_it()
+    assert (found["delivered_total"], found["forgotten_total"], found["waiting"], found["clients"]) == (4, 3, 0, 2)
+    quiet_hub._apply(batch(5, entry_of(1, 2, 11.0), entry_of(2, 3, 22.0)))
+    assert (found["batches_received_total"], found["entries_received_total"]) == (2, 4)
+    found = assert_it()
+    assert (found["batches_lost_total"], found["entries_stale_total"], found["connections_accepted_total"]) == (2, 1, 3)
 
 
 def test_clients_of_a_kind_share_the_same_bytes(quiet_hub: Hub) -> None:

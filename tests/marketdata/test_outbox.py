@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from marketdata.outbox import CONTROL_BYTES, CONTROL_MESSAGES, Outbox
 from marketdata.wire import FULL, FULL_DEPTH, LTPC
@@ -23,11 +23,12 @@ class OutboxModel(RuleBasedStateMachine):
         self.depths = dict.fromkeys(range(1, 7), 0)
         self.got_quotes: dict[int, int] = {}
         self.got_depths: dict[int, int] = {}
-        self.marked = self.delivered = 0
+        self.marked = 0
 
     @rule(instrument=instruments, mode=st.sampled_from([LTPC, FULL]))
     def subscribe(self, instrument: int, mode: int) -> None:
         self.outbox.subscribe(instrument, mode)
+        self.marked += 1
         self.modes[instrument] = mode
         self.got_quotes.pop(instrument, None)
         self.got_depths.pop(instrument, None)
@@ -41,12 +42,37 @@ class OutboxModel(RuleBasedStateMachine):
     def tick(self, instrument: int, depth: bool) -> None:
         self.quotes[instrument] += 1
         self.depths[instrument] += depth
-        if instrument in self.modes:
+        if instrument not in self.modes:
+            return
+        self.marked += 1
+        if self.outbox.window is None:
             self.outbox.mark(instrument, depth)
+        else:  # as the hub does: its bytes go out at the batch's end
+            self.outbox.window.append(b"tick")
+            assert not self.outbox.dirty
+            self.got_quotes[instrument] = self.quotes[instrument]
+            if depth and self.modes[instrument] == FULL:
+                self.got_depths[instrument] = self.depths[instrument]
+
+    @rule()
+    def the_batch_ends(self) -> None:
+        self.outbox.window_delivered()
+        assert self.outbox.collected == []
+
+    @rule()
+    def a_window_opens_only_when_nothing_is_owed(self) -> None:
+        assert self.outbox.open_window() is (not self.outbox.dirty)
+
+    @rule()
+    def push(self) -> None:
+        self.outbox.push(b"reply")
+        assert self.outbox.window is None
+        assert list(self.outbox.drain_control()) == [b"reply"]
 
     @rule()
     def mark_all(self) -> None:
         self.outbox.mark_all(self.quotes)
+        self.marked += len(self.modes)
         self.got_quotes.clear()
         self.got_depths.clear()
 
@@ -63,6 +89,12 @@ class OutboxModel(RuleBasedStateMachine):
             assert self.got_quotes[instrument] == self.quotes[instrument]
             assert mode == LTPC or self.got_depths[instrument] == self.depths[instrument]
         assert self.outbox.drain() == []
+        self.outbox.delivered()
+
+    @invariant()
+    def every_mark_is_accounted_for(self) -> None:
+        box = self.outbox
+        assert self.marked == box.delivered_total + box.merged_total + box.forgotten_total + box.waiting
 
 
 TestOutboxModel = OutboxModel.TestCase
@@ -81,6 +113,15 @@ def test_a_key_the_client_has_already_is_not_owed_again() -> None:
     assert outbox.drain() == []
     outbox.mark(1, False)
     assert outbox.drain() == [(1, FULL)]
+
+
+def test_what_a_client_leaves_behind_is_forgotten() -> None:
+    outbox = Outbox()
+    outbox.subscribe(1, FULL)
+    outbox.drain()
+    outbox.subscribe(2, FULL)
+    outbox.forget()
+    assert (outbox.owed_total, outbox.forgotten_total, outbox.waiting) == (2, 2, 0)
 
 
 @given(st.lists(st.booleans(), min_size=1))

@@ -19,7 +19,11 @@ from urllib.parse import urlsplit
 import uvicorn
 from channels.db import database_sync_to_async
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.uri import parse_uri
 
 from marketdata import bus, live_state
 from marketdata.domain.feed_status import FeedStatus
@@ -276,6 +280,31 @@ async def deaf_client(url: str, secret: str) -> ClientConnection:
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     small.connect((address.hostname, address.port))
     return await connect(url, sock=small, max_queue=1, ping_interval=None, additional_headers={"Authorization": f"Bearer {secret}"})
+
+
+def read_slowly(url: str, secret: str, keys: list[str]) -> tuple[list[dict[str, Any]], int | None]:
+    """Follow keys, take 4 kB now and then until an `error` or `bye` has come, then the rest; return all messages and the close code."""
+    address = urlsplit(url)
+    protocol = ClientProtocol(parse_uri(url), max_size=None)
+    request = protocol.connect()
+    request.headers["Authorization"] = f"Bearer {secret}"
+    protocol.send_request(request)
+    messages: list[dict[str, Any]] = []
+    with socket.socket() as small:
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)  # a smaller one lets TCP itself pause for seconds
+        small.settimeout(DEADLINE)
+        small.connect((address.hostname, address.port))
+        small.sendall(b"".join(protocol.data_to_send()))
+        while received := small.recv(4096):
+            protocol.receive_data(received)
+            for event in protocol.events_received():
+                if isinstance(event, Response):
+                    protocol.send_text(json.dumps({"id": 1, "op": "subscribe", "instruments": keys}).encode())
+                elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+                    messages.append(json.loads(event.data))
+            small.sendall(b"".join(protocol.data_to_send()))
+            time.sleep(0 if messages and messages[-1].get("event") in ("error", "bye") else 0.25)
+    return messages, protocol.close_rcvd.code if protocol.close_rcvd else None
 
 
 @database_sync_to_async

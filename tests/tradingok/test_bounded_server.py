@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from tests.tradingok.embedded_runs import PROJECT, until
+from tests.tradingok.tiny_application import SIZES
 from tradingok import ports
 
 STOP_SECONDS = 5.0
@@ -79,6 +80,23 @@ def test_a_deaf_client_does_not_disturb_another(server: Run) -> None:
     with server.deaf_client(), connect(f"ws://127.0.0.1:{server.port}/quiet") as client:
         client.send("abc")
         assert client.recv(timeout=10) == "3"
+
+
+def test_the_line_sends_whole_frames_of_every_size_among_those_of_asgi(server: Run) -> None:
+    with connect(f"ws://127.0.0.1:{server.port}/line", max_size=None) as client:
+        assert [len(client.recv(timeout=10)) for _ in SIZES] == list(SIZES)
+        client.send("abc")
+        assert client.recv(timeout=10) == "3"
+
+
+def test_the_line_says_when_it_is_full_and_goes_on_when_it_is_read(server: Run) -> None:
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    small.connect(("127.0.0.1", server.port))
+    with connect(f"ws://127.0.0.1:{server.port}/line", sock=small, max_size=None, max_queue=1) as client:
+        until(lambda: server.reads("accepted"), "the client is accepted")
+        until(lambda: server.reads("full at 2000000, backlog over a million: True"), "the line is full")
+        assert [len(client.recv(timeout=30)) for _ in SIZES] == list(SIZES)
 
 
 @pytest.mark.parametrize("mode", ["abort", "stubborn"])

@@ -1,7 +1,8 @@
 """A tiny ASGI application in a real server process, for tests of the server itself. `python -m tests.tradingok.tiny_application PORT MODE`
 
-It floods every WebSocket client. MODE `abort`: a client that takes nothing for half a second is aborted, as the consumer does it.
-MODE `stubborn`: nobody is aborted, and saying good-bye hangs. It prints a line per event.
+It floods every WebSocket client but those of `/quiet` and `/line`; to the latter it sends a frame of each of SIZES by its line.
+MODE `abort`: a client that takes nothing for half a second is aborted, as the consumer does it. MODE `stubborn`: nobody is
+aborted, and saying good-bye hangs. It prints a line per event.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from tradingok.body_limit import BodyLimit
 from tradingok.bounded_server import LINE_EXTENSION, serve
 
 FLOOD = b"x" * 65_536
+SIZES = (0, 1, 125, 126, 65_535, 65_536, 2_000_000)
+"""Around each change of a frame's header; the last is more than a machine takes unasked."""
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -24,6 +27,8 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     print("accepted", flush=True)
+    if scope["path"] == "/line":
+        await _write_line(scope["extensions"][LINE_EXTENSION])
     flood = asyncio.create_task(_flood(scope, send))
     message = await receive()
     while message["type"] != "websocket.disconnect":
@@ -44,8 +49,15 @@ async def _size(_scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
+async def _write_line(line: Any) -> None:
+    for size in SIZES:
+        if not line.write_text(b"x" * size):
+            print(f"full at {size}, backlog over a million: {line.backlog() > 1_000_000}", flush=True)
+            await line.until_writable()
+
+
 async def _flood(scope: dict[str, Any], send: Any) -> None:
-    if scope["path"] == "/quiet":
+    if scope["path"] in ("/quiet", "/line"):
         return
     while True:
         try:
