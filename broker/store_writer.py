@@ -184,7 +184,10 @@ class StoreWriter(threading.Thread):
             work = self._take()
             for each in work:
                 if each.received_us > self._pending_us:
-                    self._collect(each.received_us, self._decode(each.unnamed) if each.unnamed else each.frame)
+                    if each.unnamed:
+                        self._read(each.unnamed)
+                    else:
+                        self._collect(each.received_us, each.frame)
                     if len(self._documents) >= self._batch_ticks:
                         self._write()
             self._write()
@@ -221,12 +224,7 @@ class StoreWriter(threading.Thread):
             stopping = self._stopping  # before reading: what was flushed before the stop is read then
             records = reader.read(CATCH_UP_FRAMES)
             for record in records:
-                try:
-                    self._collect(record.received_us, self._decode(record, minutes))
-                except Exception as error:  # bytes from outside; what the feed rejected must not end each next run
-                    self.counts["frames_undecodable_total"] += 1
-                    if not isinstance(error, ProtocolViolation):
-                        log.exception("store: a journalled frame of %d bytes cannot be read and is passed", len(record.data))
+                self._read(record, minutes)
                 if len(self._documents) >= self._batch_ticks:
                     self._write()
             self._write()
@@ -242,6 +240,15 @@ class StoreWriter(threading.Thread):
             time.sleep(POLL_SECONDS)  # the journal is flushed every 100 ms
         if told and not quiet:
             log.info("store: caught up with the journal")
+
+    def _read(self, record: Record, minutes: dict[int, bytes] | None = None) -> None:
+        """Collect a frame from its bytes, which are from outside: what cannot be read is counted and passed, or it would end each next run."""
+        try:
+            self._collect(record.received_us, self._decode(record, minutes))
+        except Exception as error:
+            self.counts["frames_undecodable_total"] += 1
+            if not isinstance(error, ProtocolViolation):
+                log.exception("store: a journalled frame of %d bytes cannot be read and is passed", len(record.data))
 
     def _decode(self, record: Record, minutes: dict[int, bytes] | None = None) -> Frame:
         """Decode a frame with every key named.

@@ -130,8 +130,9 @@ def decode(data: bytes, instruments: Mapping[str, int], minutes: dict[int, bytes
         feed = feeds[key]
         market = feed.fullFeed.marketFF  # for what is not there protobuf gives an empty message
         ltpc = market.ltpc
-        if ltpc.ltt or feed.fullFeed.HasField("marketFF"):
-            ticks.append(_market_tick(instrument, rank, market, ltpc, minutes, bars))
+        traded_ms = ltpc.ltt
+        if traded_ms or feed.fullFeed.HasField("marketFF"):
+            ticks.append(_market_tick(instrument, rank, market, ltpc, traded_ms, minutes, bars))
             continue
         union = feed.WhichOneof("FeedUnion")
         if union == "fullFeed":
@@ -164,7 +165,8 @@ _Day = tuple[float | None, float | None, float | None]
 
 
 def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dict[int, bytes], out: list[Candle]) -> _Day:
-    """Append the finished minute to `out` if it is new; return the day's figures. An empty bar (before the first trade) is none."""
+    """Append the finished minute to `out` if it is new; return the day's figures. An empty bar (before the first trade) is none, nor is
+    one whose bytes are no bar."""
     day: _Day = (None, None, None)
     seen = minutes.get(instrument)
     for wire in wires[:]:  # a slice is made at once, an iterator in steps
@@ -175,7 +177,10 @@ def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dic
             if head == _DAY_HEAD and high_tag == _HIGH_TAG and low_tag == _LOW_TAG:
                 day = (day_open, day_high, day_low)
                 continue
-        bar = _parse_bar(wire)
+        try:
+            bar = _parse_bar(wire)
+        except DecodeError:  # of this instrument alone: its tick and the rest of the frame stand
+            continue
         if bar.interval == "I1":
             minutes[instrument] = wire
             if _time(bar.ts) is not None:
@@ -186,7 +191,9 @@ def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dic
     return day
 
 
-def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, ltpc: pb.LTPC, minutes: dict[int, bytes], bars: list[Candle]) -> Tick:
+def _market_tick(
+    instrument: int, rank: int, feed: pb.MarketFullFeed, ltpc: pb.LTPC, traded_ms: int, minutes: dict[int, bytes], bars: list[Candle]
+) -> Tick:
     open_interest = feed.oi or None
     day_open, day_high, day_low = _bars(instrument, feed.marketOHLC.ohlc, open_interest, minutes, bars)
     greeks = feed.optionGreeks
@@ -219,7 +226,6 @@ def _market_tick(instrument: int, rank: int, feed: pb.MarketFullFeed, ltpc: pb.L
     else:
         total_buy = total_buy or None
         total_sell = total_sell or None
-    traded_ms = ltpc.ltt
     if traded_ms or feed.HasField("ltpc"):
         return _new(
             Tick,

@@ -76,6 +76,17 @@ def test_the_day_is_read_whatever_is_zero(zero: str) -> None:
     assert (tick.day_open, tick.day_high, tick.day_low) == (expected["open"], expected["high"], expected["low"])
 
 
+def test_a_bar_whose_bytes_are_no_bar_harms_nothing_else() -> None:
+    feed = option_feed()
+    minute = feed.fullFeed.marketFF.marketOHLC.ohlc[1].SerializeToString()
+    whole = frame({KEY: feed, "NSE_FO|1": option_feed(volume=900)})
+    damaged = whole.replace(minute, b"\x0a\xff" + minute[2:])
+    assert damaged != whole
+    decoded = decode(damaged, {KEY: 7, "NSE_FO|1": 8})
+    assert [(tick.instrument, tick.volume) for tick in decoded.ticks] == [(8, 900), (7, 750)]
+    assert decoded.bars == []
+
+
 def test_bars_that_another_writer_lays_out_otherwise_are_read_the_same() -> None:
     usual = option_feed()
     (day, minute) = (bar.SerializeToString() for bar in usual.fullFeed.marketFF.marketOHLC.ohlc)
