@@ -52,7 +52,7 @@ def test_odd_frames_are_taken_and_no_quote_steps_back_or_is_blanked(system: Prox
     rejected, opened = system.counter("frames_rejected_total"), system.opened()
     with system.watched() as watcher, system.memory_bounded():
         for fault in ODD:
-            times = (2 if fault["kind"] == "oversized" else 5) * (20 if full else 1)
+            times = (2 if fault["kind"] == "oversized" else 5) * (8 if full else 1)
             counter = COUNTED.get(fault["kind"], "frames_received_total")
             before = system.counter(counter)
             happened = system.inject(times=times, **fault)
@@ -94,7 +94,7 @@ def test_all_of_it_at_once(system: ProxiedSystem, full: bool) -> None:
     before = {kind: system.happened(kind) for kind in kinds}
     for place, kind in enumerate(kinds):
         system.exchange.fault(kind=kind, every=3 + place)
-    times = 200 if full else 10
+    times = 50 if full else 10
     system.wait_for(lambda: all(system.happened(kind) >= before[kind] + times for kind in kinds))
     system.exchange.fault(kind="clear")
     print("\n  " + ", ".join(f"{kind} {system.happened(kind) - before[kind]}" for kind in kinds))
