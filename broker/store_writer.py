@@ -242,7 +242,7 @@ class StoreWriter(threading.Thread):
             log.info("store: caught up with the journal")
 
     def _read(self, record: Record, minutes: dict[int, bytes] | None = None) -> None:
-        """Collect a frame from its bytes, which are from outside: what cannot be read is counted and passed, or it would end each next run."""
+        """Collect a frame from its bytes. They come from outside: what cannot be read is counted and passed, also by the next run."""
         try:
             self._collect(record.received_us, self._decode(record, minutes))
         except Exception as error:
