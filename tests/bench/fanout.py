@@ -89,8 +89,8 @@ class Run(NamedTuple):
         """Return the figures for a person who watches."""
         return (
             f"{self.delivered:,} of {self.offered:,} ({100 * self.delivered / self.offered:.2f} %), "
-            f"p50 {self.p50_ms:.0f} p99 {self.p99_ms:.0f} max {self.max_ms:.0f} ms, {self.cpu:.0%} of a core, {self.per_cpu_second:,.0f} for each CPU-second, "
-            f"{self.tick_bytes:.0f} B a tick, {self.wrong} wrong, {self.behind} behind"
+            f"p50 {self.p50_ms:.0f} p99 {self.p99_ms:.0f} max {self.max_ms:.0f} ms, {self.tick_bytes:.0f} B a tick, "
+            f"{self.cpu:.0%} of a core, {self.per_cpu_second:,.0f} for each CPU-second, {self.wrong} wrong, {self.behind} behind"
         )
 
 

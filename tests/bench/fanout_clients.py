@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -94,7 +93,7 @@ class Load:
         return 0.0
 
 
-class Client(WSListener):  # type: ignore[misc] # compiled, without types
+class Client(WSListener):
     """One client of our protocol."""
 
     def __init__(self, load: Load, keys: list[str]) -> None:
@@ -135,7 +134,7 @@ class Client(WSListener):  # type: ignore[misc] # compiled, without types
     def subscribe(self) -> None:
         self.send({"id": 1, "op": "subscribe", "instruments": self.keys, "mode": "full"})
 
-    def read(self, payload: memoryview) -> Iterable[Any]:
+    def read(self, payload: memoryview) -> list[Any]:
         ticks = _message(payload).ticks
         if ticks and not self.ready.is_set() and sum(map(bool, self.seqs.values())) + len(ticks) >= len(self.keys):
             self.ready.set()
@@ -152,7 +151,7 @@ class ChannelsClient(Client):
         self.send({"subscribe": self.keys})
         self.ready.set()
 
-    def read(self, payload: memoryview) -> Iterable[Any]:
+    def read(self, payload: memoryview) -> list[Any]:
         return _named_list(payload) if payload[0] == ord("[") else [_named(payload)]
 
 
@@ -162,7 +161,7 @@ class SocketClient(Client):
     def subscribe(self) -> None:
         pass
 
-    def read(self, payload: memoryview) -> Iterable[Any]:
+    def read(self, payload: memoryview) -> list[Any]:
         kind = bytes(payload[:2])
         if kind == b"42":
             return [_event(payload[2:])[1]]

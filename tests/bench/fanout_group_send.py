@@ -6,7 +6,7 @@ Served as uvicorn's own documentation says: `uvicorn tests.bench.fanout_group_se
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import django
 
@@ -20,7 +20,7 @@ from django.urls import path  # noqa: E402
 GROUP = "bench.ticks"
 
 
-class Consumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc] # without types
+class Consumer(AsyncJsonWebsocketConsumer):
     """One client."""
 
     async def connect(self) -> None:
@@ -40,4 +40,4 @@ class Consumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc] # without type
         await self.channel_layer.group_discard(GROUP, self.channel_name)
 
 
-application = ProtocolTypeRouter({"websocket": URLRouter([path("ws/market/", Consumer.as_asgi())])})
+application = ProtocolTypeRouter({"websocket": URLRouter([path("ws/market/", cast("Any", Consumer.as_asgi()))])})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-import socketio
+import socketio  # type: ignore[import-untyped]
 
 manager = socketio.AsyncRedisManager(os.environ["REDIS_URL"], channel=f"{os.environ['TRADINGOK_NAMESPACE']}.rooms")
 server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, cors_allowed_origins=[])

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import django
@@ -21,13 +22,14 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tradingok.settings")
 django.setup()
 
 import msgspec  # noqa: E402
-import socketio  # noqa: E402
+import socketio  # type: ignore[import-untyped] # noqa: E402
 from channels.layers import get_channel_layer  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 from marketdata import bus, live_state  # noqa: E402
 from marketdata.domain.feed_status import FeedStatus  # noqa: E402
 from marketdata.domain.quote import FIELDS, Quote  # noqa: E402
+from marketdata.domain.tick import Level  # noqa: E402
 from marketdata.wire import FULL, QuoteEntry, quote_entry, quote_json  # noqa: E402
 from tests.bench.fanout_worker import asked, say  # noqa: E402
 from tests.marketdata.way_out import Levels  # noqa: E402
@@ -71,7 +73,7 @@ class Market:
             *(_paise(price - 0.05), 75 + move, _paise(price + 0.05), 150 + move, 123_450.0 + move, 1_234_500.0 - move, 120.1, 160.35, 98.4),
         )
         if depth:
-            quote.depth = Levels((price,))
+            quote.depth = Levels(*[Level(_paise(price - n / 20), 75 * n, _paise(price + n / 20), 150 * n) for n in (1, 2, 3, 4, 5)])
         return quote_entry(quote, f"TEST|{quote.instrument}", depth, previous)
 
 
@@ -115,7 +117,8 @@ class GroupWay:
     """As Channels is usually fed: a message to the group for every tick, or one a window with all of them."""
 
     def __init__(self, *, batched: bool) -> None:
-        self.batched, self.layer = batched, get_channel_layer()
+        self.batched = batched
+        self.layer: Any = get_channel_layer()
 
     async def send(self, entries: list[QuoteEntry]) -> None:
         ticks = [_plain(entry) for entry in entries]
@@ -145,7 +148,7 @@ async def main() -> None:
     lines = asked()
     task = json.loads(await anext(lines))
     market = Market(task["instruments"], task["seed"])
-    ways = {
+    ways: dict[str, Callable[[], Any]] = {
         "bus": lambda: BusWay(market),
         "group": lambda: GroupWay(batched=False),
         "batch": lambda: GroupWay(batched=True),

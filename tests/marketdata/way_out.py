@@ -301,7 +301,7 @@ def read_slowly(url: str, secret: str, keys: list[str]) -> tuple[list[dict[str, 
                 if isinstance(event, Response):
                     protocol.send_text(json.dumps({"id": 1, "op": "subscribe", "instruments": keys}).encode())
                 elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-                    messages.append(json.loads(event.data))
+                    messages.append(json.loads(bytes(event.data)))
             small.sendall(b"".join(protocol.data_to_send()))
             time.sleep(0 if messages and messages[-1].get("event") in ("error", "bye") else 0.25)
     return messages, protocol.close_rcvd.code if protocol.close_rcvd else None
