@@ -40,7 +40,9 @@ def test_a_tick_is_the_bson_that_the_driver_would_make(data: st.DataObject) -> N
     tick = Tick(**{"instrument": 7, "rank": 3, "depth": NO_DEPTH, **values})
     columns = {field.name: field.db_column for field in MarketTick._meta.fields}
     traded_ms = values["last_trade_ms"]
-    expected: dict[str | None, Any] = {columns[MODEL_NAMES.get(name, name)]: value for name, value in values.items() if name[:4] != "day_"} | {
+    expected: dict[str | None, Any] = {
+        columns[MODEL_NAMES.get(name, name)]: value for name, value in values.items() if name[:4] != "day_"
+    } | {
         "_id": STAMP << 13 | 3,
         "i": 7,
         "k": 1,
