@@ -66,8 +66,8 @@ class Result(NamedTuple):
 
 
 def run(*, seconds: float, instruments: int) -> list[Row]:
-    """Start everything, measure for `seconds`, compare ledger and store."""
-    result = _measure(seconds=seconds, instruments=instruments)
+    """Measure and return the rows."""
+    result = measure(seconds=seconds, instruments=instruments)
     if result.wrong:
         print(f"  not stored as it was sent: {', '.join(result.wrong[:5])}")
     return [
@@ -84,7 +84,8 @@ def run(*, seconds: float, instruments: int) -> list[Row]:
     ]
 
 
-def _measure(*, seconds: float, instruments: int) -> Result:
+def measure(*, seconds: float, instruments: int) -> Result:
+    """Start everything, let it run for `seconds`, compare ledger and store."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger"
         stack = Stack(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 from broker import store_writer
 from broker.journal import Journal, JournalReader, Record
@@ -154,12 +155,8 @@ def _missing_candles(done: int) -> int:
 
 def _with_orm(prepared: Sequence[bytes], seconds: float) -> Sustained:
     """Run the same with the ORM's objects in the place of our BSON, and its `bulk_create` in the place of our write."""
-    ours = store_writer.tick_bson, store_writer.ticks_write
-    store_writer.tick_bson, store_writer.ticks_write = _model, _bulk_create  # type: ignore[assignment]
-    try:
+    with patch.multiple(store_writer, tick_bson=_model, ticks_write=_bulk_create):
         return _sustain(prepared, seconds)
-    finally:
-        store_writer.tick_bson, store_writer.ticks_write = ours
 
 
 def _model(tick: Tick, received_us: int, broker_ms: int, kind: int) -> MarketTick:

@@ -14,7 +14,7 @@ from tests.bench import endtoend
 @pytest.mark.django_db
 @pytest.mark.usefixtures("valkey")
 def test_nothing_the_exchange_sent_is_lost_doubled_or_changed() -> None:
-    result = endtoend.run(seconds=5, instruments=300)
+    result = endtoend.measure(seconds=5, instruments=300)
     assert result.updates > 2000
     assert result.stored == result.updates
     assert result.wrong == []

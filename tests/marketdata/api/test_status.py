@@ -48,8 +48,8 @@ def test_broker_status_tells_state_rates_subscriptions_and_lag(client: APIClient
 
 @pytest.mark.usefixtures("valkey")
 def test_continuity_tells_of_each_hop_whether_its_counters_add_up(client: APIClient) -> None:
-    counters = {"frames_received_total": 9.0, "frames_decoded_total": 7.0, "frames_rejected_total": 1.0}
-    publish_latest([], status_of(now_ms=time.time_ns() // 1_000_000, **counters))
+    now_ms = time.time_ns() // 1_000_000
+    publish_latest([], status_of(now_ms=now_ms, frames_received_total=9, frames_decoded_total=7, frames_rejected_total=1))
     hops = {row["hop"]: row for row in client.get("/api/marketdata/continuity/").json()["hops"]}
     decoder = hops["feed 0: socket to decoder"]
     assert (decoder["taken"], decoder["given"], decoder["difference"], decoder["holds"]) == (9, 8, 1, False)
