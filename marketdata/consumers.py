@@ -261,6 +261,8 @@ class MarketConnection:
 
     async def _drain(self) -> None:
         """Send what is owed. A step of its own, so that an idle client's writer holds on to no frame: 25 kB each."""
+        if self.outbox.collected:
+            self._write_window()  # it is older than what follows
         for message in self.outbox.drain_control():
             await self._deliver(message)
         if self._closing is None:

@@ -17,6 +17,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from operator import attrgetter
 from typing import Protocol
 
 from channels.db import database_sync_to_async
@@ -66,6 +67,16 @@ COUNTS = (
     *("marked_total", "delivered_total", "merged_total", "forgotten_total", "controls_dropped_total", "sent_bytes_total"),
     *("connections_accepted_total", "connections_refused_total", "clients_slow_told_total", "clients_aborted_total"),
 )
+"""Names of `Hub.counts`."""
+OUTBOX_COUNTS = {
+    "marked_total": "owed_total",
+    "delivered_total": "delivered_total",
+    "merged_total": "merged_total",
+    "forgotten_total": "forgotten_total",
+    "controls_dropped_total": "dropped_total",
+    "sent_bytes_total": "sent_bytes",
+}
+"""Totals of this process → what each client adds to them."""
 TOGETHER_BATCHES = 8
 """Where more batches have come already, so many are sent as one: writing to a socket costs more than all the rest."""
 CLOSE_SECONDS = 1.0
@@ -106,7 +117,8 @@ class Hub:
         clients: outbox → connection.
         counts: totals of this process. Of the group: `batches_received_total`, `batches_lost_total` (jumps in the numbers),
             `entries_received_total`, `entries_stale_total` (not newer than what was known), `reloads_total` (of the shared
-            state). Of the clients that are gone and of all: see `counters`.
+            state). Of connections: accepted, refused, told that they are slow, aborted. `marked_total` is of all clients; the
+            rest of OUTBOX_COUNTS is of those that are gone, until `counters` adds the present ones.
     """
 
     def __init__(self) -> None:
@@ -193,7 +205,8 @@ class Hub:
             self.unsubscribe(client, instrument)
         client.outbox.forget()
         if self.clients.pop(client.outbox, None) is not None:
-            self.counts.update(_outbox_counts(client.outbox))
+            for name, attribute in OUTBOX_COUNTS.items():
+                self.counts[name] += getattr(client.outbox, attribute)
 
     def subscribe(self, client: Client, instrument: int, key: str, mode: int, *, dirty: bool = True) -> bool:
         """Let a client follow an instrument; it is owed the whole quote then, unless `dirty` is False.
@@ -234,17 +247,14 @@ class Hub:
         marked_total = delivered_total + merged_total + forgotten_total + waiting, whatever clients come and go: a mark is a
         quote that one client is owed, `waiting` those that no transport has yet.
         """
-        found = Counter(self.counts)
-        waiting = 0
-        for outbox in list(self.clients):
-            found.update(_outbox_counts(outbox))
-            waiting += outbox.waiting
+        outboxes = list(self.clients)
         return {
-            **found,
+            **self.counts,
+            **{name: self.counts[name] + sum(map(attrgetter(attribute), outboxes)) for name, attribute in OUTBOX_COUNTS.items()},
             "batches_dropped_total": self._reading.dropped_total,
             "batches_rejected_total": self._reading.rejected_total,
-            "waiting": waiting,
-            "clients": len(self.clients),
+            "waiting": sum(outbox.waiting for outbox in outboxes),
+            "clients": len(outboxes),
             "quotes": len(self.entries),
         }
 
@@ -484,17 +494,6 @@ class Hub:
         except live_state.Unavailable:
             logger.debug("demand was not written")
         await asyncio.sleep(DEMAND_PAUSE_SECONDS)
-
-
-def _outbox_counts(outbox: Outbox) -> dict[str, int]:
-    return {
-        "marked_total": outbox.owed_total,
-        "delivered_total": outbox.delivered_total,
-        "merged_total": outbox.merged_total,
-        "forgotten_total": outbox.forgotten_total,
-        "controls_dropped_total": outbox.dropped_total,
-        "sent_bytes_total": outbox.sent_bytes,
-    }
 
 
 def _now_ms() -> int:
