@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.oracle import LOST_MS
 from tests.faults.proxied import ProxiedSystem
 
 
@@ -69,7 +70,7 @@ TOO_MANY_CALLS: dict[str, Any] = {"kind": "refuse", "status": 429, "retry_after"
 SPENT_CODE: dict[str, Any] = {"kind": "spent_code"}
 NO_ROOM: dict[str, Any] = {"kind": "connection_limit", "limit": 0}
 OUTAGES = [[PAGE_AT_AUTHORISE, SPENT_CODE, NO_ROOM], [TOO_MANY]]
-MORE_OUTAGES = [[BLOCKED], [PAGE_AT_UPGRADE, SPENT_CODE], [TOO_MANY_CALLS], [NO_ROOM]]
+MORE_OUTAGES = [[BLOCKED], [PAGE_AT_UPGRADE], [TOO_MANY_CALLS], [NO_ROOM]]
 """Each: what the broker answers after a drop, every kind once, before it serves again."""
 
 
@@ -95,11 +96,13 @@ def test_refusals_are_told_and_over_when_the_broker_serves_again(system: Proxied
     system.prove()
 
 
-def test_a_slow_drip_is_taken_late_and_whole(system: ProxiedSystem, full: bool) -> None:
+def test_a_slow_drip_is_taken_late_and_whole_and_given_up_when_it_stays_too_slow(system: ProxiedSystem, full: bool) -> None:
     opened, dripped = system.opened(), system.proxy.counts["dripped"]
     system.proxy.drip(8_000)
-    system.wait_for(lambda: system.proxy.counts["dripped"] >= dripped + (600 if full else 60))
+    system.wait_for(lambda: system.proxy.counts["dripped"] >= dripped + 60)
+    if full:  # the pong waits behind ever more frames; past 10 s the connection is given up
+        system.wait_for(lambda: system.opened() > opened)
     system.proxy.clear()
-    print(f"\n  {system.proxy.counts['dripped'] - dripped} drips")
-    assert system.opened() == opened
-    system.prove()
+    print(f"\n  {system.proxy.counts['dripped'] - dripped} drips, {system.opened() - opened} new connections")
+    assert full or system.opened() == opened
+    system.prove(lost_ms=60_000 if full else LOST_MS)
