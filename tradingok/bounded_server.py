@@ -45,7 +45,8 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self.close_timeout = CLOSE_SECONDS
         self.transport.set_write_buffer_limits(high=BUFFERED_BYTES)  # uvloop's own low mark is 16 bytes
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     async def run_asgi(self) -> None:
         extensions = cast(dict[str, Any], self.scope["extensions"])

@@ -38,8 +38,8 @@ EACH = 50
 SEED = 3
 RAISED = {"TRADINGOK_WS_CONNECTIONS": "100000", "TRADINGOK_WS_COMMANDS": "1000"}
 SERVER_SECONDS = 30.0
-LIMITS = (16_000, 20_000, 24_000, 28_000)
-"""Ticks a second that are tried for the limit: 400,000 delivered a second and more."""
+LIMITS = (18_000, 20_000, 24_000, 28_000)
+"""Ticks a second that are tried for the limit: 450,000 delivered a second and more."""
 LIMIT_P99_MS = 1000.0
 """Past it the server does not keep up: ticks queue."""
 DEAF_RATE = 10_000
@@ -194,11 +194,12 @@ def _listens(port: int) -> bool:
 def run() -> list[Row]:
     """Measure our server, then daphne, then the usual ways; return the figures."""
     asyncio.run(make_instruments(*range(1, INSTRUMENTS + 1)))
-    rows, ours = _ours()
-    return rows + _daphne() + _others(ours)
+    rows, calm, best = _ours()
+    return rows + _daphne() + _others(calm, best)
 
 
-def _ours() -> tuple[list[Row], Run]:
+def _ours() -> tuple[list[Row], Run, Run]:
+    """Measure our server; return the figures, the run of 2,000 ticks/s and the one at the highest load that it carries."""
     print("  our server")
     with field() as place:
         calm = place.run(2_000, 12)
@@ -209,28 +210,32 @@ def _ours() -> tuple[list[Row], Run]:
             without.append(place.run(DEAF_RATE, 5))
             with place.deaf_client():
                 with_deaf.append(place.run(DEAF_RATE, 5))
-        limit = 0.0
+        best = busy
         for rate in LIMITS:
             tried = place.run(rate, 6)
             if tried.share < DELIVERED or tried.p99_ms > LIMIT_P99_MS:
                 break
-            limit = tried.per_second
-    return [
-        Row("bytes of a tick on the wire", busy.tick_bytes, "B", 250),
-        Row("delivered of 2,000 ticks/s", calm.share, "%", DELIVERED, 100),
-        Row("age at the client, p99", calm.p99_ms, "ms", 60, 40, lower_is_better=True),
-        Row("the server's share of a core", 100 * calm.cpu, "%"),
-        Row("delivered of 10,000 ticks/s", busy.share, "%", DELIVERED, 100),
-        Row("ticks delivered", busy.per_second, "ticks/s"),
-        Row("age at the client, p99", busy.p99_ms, "ms", 100, 60, lower_is_better=True),
-        Row("the server's share of a core", 100 * busy.cpu, "%", None, 75, lower_is_better=True),
-        Row("its limit", limit, "ticks/s", 400_000, 600_000),
-        Row("memory above the idle process", used_mb, "MB", 60, 40, lower_is_better=True),
-        Row("three runs of 10,000 ticks/s, least delivered", min(run.share for run in without), "%"),
-        Row("the worst p99 of them", max(run.p99_ms for run in without), "ms"),
-        Row("the same beside a client that does not read, to the others", min(run.share for run in with_deaf), "%", DELIVERED, 100),
-        Row("the worst p99 of them", max(run.p99_ms for run in with_deaf), "ms", 100, None, lower_is_better=True),
-    ], busy
+            best = tried
+    return (
+        [
+            Row("bytes of a tick on the wire", busy.tick_bytes, "B", 250),
+            Row("delivered of 2,000 ticks/s", calm.share, "%", DELIVERED, 100),
+            Row("age at the client, p99", calm.p99_ms, "ms", 60, 40, lower_is_better=True),
+            Row("the server's share of a core", 100 * calm.cpu, "%"),
+            Row("delivered of 10,000 ticks/s", busy.share, "%", DELIVERED, 100),
+            Row("ticks delivered", busy.per_second, "ticks/s"),
+            Row("age at the client, p99", busy.p99_ms, "ms", 100, 60, lower_is_better=True),
+            Row("the server's share of a core", 100 * busy.cpu, "%", None, 75, lower_is_better=True),
+            Row("its limit: ticks delivered", best.per_second, "ticks/s", 400_000, 600_000),
+            Row("memory above the idle process", used_mb, "MB", 60, 40, lower_is_better=True),
+            Row("three runs of 10,000 ticks/s, least delivered", min(run.share for run in without), "%"),
+            Row("the worst p99 of them", max(run.p99_ms for run in without), "ms"),
+            Row("the same beside a client that does not read, to the others", min(run.share for run in with_deaf), "%", DELIVERED, 100),
+            Row("the worst p99 of them", max(run.p99_ms for run in with_deaf), "ms", 100, None, lower_is_better=True),
+        ],
+        calm,
+        best,
+    )
 
 
 def _daphne() -> list[Row]:
@@ -244,11 +249,12 @@ def _daphne() -> list[Row]:
     ]
 
 
-def _others(ours: Run) -> list[Row]:
-    """Measure each of the usual ways at a load that it carries and at one that it does not; the better figure counts."""
+def _others(calm: Run, best: Run) -> list[Row]:
+    """Measure each of the usual ways at a load that it carries and past its limit; its better figure stands against ours at our limit."""
     print("  python-socketio, a room for each instrument")
     with field("rooms", "socketio", "uvicorn tests.bench.fanout_socketio:application") as place:
-        rooms = max(place.run(rate, 6).per_cpu_second for rate in (400, 2_000))
+        easy, hard = place.run(400, 6), place.run(2_000, 6)
+        rooms = max(easy.per_cpu_second, hard.per_cpu_second)
     print("  Channels, group_send of each tick")
     with field("group", "channels", "uvicorn tests.bench.fanout_group_send:application") as place:
         group = place.run(40, 6).per_cpu_second
@@ -256,9 +262,11 @@ def _others(ours: Run) -> list[Row]:
     with field("batch", "channels", "uvicorn tests.bench.fanout_group_send:application") as place:
         group = max(group, place.run(2_000, 6).per_cpu_second)
     return [
-        Row("delivered for each CPU-second: ours at 10,000 ticks/s", ours.per_cpu_second, "ticks"),
+        Row("delivered for each CPU-second: ours, at its limit", best.per_cpu_second, "ticks"),
         Row("python-socketio rooms, at their best", rooms, "ticks"),
-        Row("against them", ours.per_cpu_second / rooms, "×", 10, 20),
+        Row("against them", best.per_cpu_second / rooms, "×", 10, 20),
+        Row("both at 2,000 ticks/s", calm.per_cpu_second / hard.per_cpu_second, "×"),
+        Row("age at their client there, p99", hard.p99_ms, "ms"),
         Row("group_send to every consumer, at its best", group, "ticks"),
-        Row("against it", ours.per_cpu_second / group, "×", 50, 100),
+        Row("against it", best.per_cpu_second / group, "×", 50, 100),
     ]
