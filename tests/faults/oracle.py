@@ -51,6 +51,7 @@ class Proof(NamedTuple):
         stored: ticks.
         candles: the broker's 1-minute bars.
         last: key → figures of its newest update, by the broker's clock.
+        known: key → the newest value that any update gave of each figure: what a quote may show besides `last`.
     """
 
     sent: int
@@ -60,6 +61,7 @@ class Proof(NamedTuple):
     stored: int
     candles: int
     last: dict[str, Figures]
+    known: dict[str, Figures]
 
     def __str__(self) -> str:
         return (
@@ -107,11 +109,11 @@ def assert_lossless(
     sent = list(LedgerReader(ledger).frames()) if ledger is not None else []
     lost = _assert_journalled(sent, frames, lost_ms) if ledger is not None else []
     instruments = {row["instrument_key"]: row["_id"] for row in database["instruments_instrument"].find({"active": True})}
-    documents, bars, last = _expected(frames, instruments)
+    documents, bars, last, known = _expected(frames, instruments)
     _assert_stored(database, documents)
     _assert_candles(database, bars)
     longest = max(((end[-1].sent_ns - end[0].sent_ns) / 1e6 for end in lost), default=0.0)
-    return Proof(len(sent), len(frames), sum(map(len, lost)), longest, len(documents), len(bars), last)
+    return Proof(len(sent), len(frames), sum(map(len, lost)), longest, len(documents), len(bars), last, known)
 
 
 def _assert_journalled(sent: Iterable[SentFrame], frames: Iterable[Journalled], lost_ms: float) -> list[list[SentFrame]]:
@@ -152,11 +154,12 @@ def _why_not(frame: Journalled, connections: Mapping[int, Sequence[SentFrame]], 
 
 def _expected(
     frames: Iterable[Journalled], instruments: Mapping[str, int]
-) -> tuple[dict[int, tuple[int, Figures]], dict[tuple[int, int], Bar], dict[str, Figures]]:
-    """Say what the store must hold: id → (instrument, its figures); (instrument, minute) → bar; key → figures of its newest update."""
+) -> tuple[dict[int, tuple[int, Figures]], dict[tuple[int, int], Bar], dict[str, Figures], dict[str, Figures]]:
+    """Say what the store must hold: id → (instrument, its figures), (instrument, minute) → bar; and `last` and `known` of Proof."""
     documents: dict[int, tuple[int, Figures]] = {}
     bars: dict[tuple[int, int], Bar] = {}
     last: dict[str, Figures] = {}
+    known: dict[str, Figures] = defaultdict(dict)
     newest: dict[str, float] = {}
     for stamp, content in frames:
         try:
@@ -175,10 +178,11 @@ def _expected(
             documents[(stamp << 13) + rank] = instrument, {**figures, "t": broker_ms, "r": float(received_ms), "k": kind}
             if broker_ms >= newest.get(key, 0.0):
                 last[key], newest[key] = figures, broker_ms
+                known[key].update(figures)
             for bar in _bars(feeds[key]):
                 prices = [float(bar.get(name, 0)) for name in ("open", "high", "low", "close")]
                 bars[instrument, int(bar["ts"])] = (prices[0], prices[1], prices[2], prices[3], int(bar.get("vol", 0)))
-    return documents, bars, last
+    return documents, bars, last, known
 
 
 def update_figures(feed: Mapping[str, Any]) -> Figures:

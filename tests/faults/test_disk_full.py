@@ -41,7 +41,7 @@ def test_a_full_disk_is_told_loudly_holds_up_nobody_and_costs_no_frame(system: S
             resource.prlimit(system.feed.pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))  # each write to a file fails from now on
             until(lambda failures=failures: system.counter("journal_failures_total") > failures, "the disk refuses")  # type: ignore[misc]
             there, began = sum(1 for _ in journalled_frames(system.journal)), time.monotonic()
-            while time.monotonic() < began + (20 if full else 2):
+            while time.monotonic() < began + (10 if full else 2):
                 assert_quotes_go_on(watcher)
             until(lambda: "journal" in system.shard()["detail"], "the status says what is wrong")
             waiting, detail = system.counter("frames_waiting"), system.shard()["detail"]
