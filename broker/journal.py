@@ -12,18 +12,25 @@ import contextlib
 import fcntl
 import json
 import logging
+import mmap
+import os
 import struct
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from zlib import crc32
 
+import zstandard
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from mcap.data_stream import ReadDataStream
 from mcap.exceptions import EndOfFile, McapError
-from mcap.records import Chunk, McapRecord, Message
-from mcap.stream_reader import StreamReader, breakup_chunk
-from mcap.writer import CompressionType, Writer
+from mcap.opcode import Opcode
+from mcap.records import Chunk, McapRecord, Message, Statistics
+from mcap.stream_reader import MAGIC_SIZE, StreamReader, breakup_chunk
+from mcap.writer import MCAP0_MAGIC, CompressionType, Writer
 
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 from marketdata.domain.candle import day_start_ms
@@ -46,8 +53,22 @@ RETRY_SECONDS = 1.0
 SUFFIX = ".mcap"
 
 
+_HEAD = struct.Struct("<BQ")
+"""A record's head: opcode, length of the content. Source: mcap.dev/spec, read 2026-11-22; so are those below."""
+_CHUNK = struct.Struct("<3QI8sQ")
+"""A chunk's content up to its records: first and last time, size, CRC, compression, length of what follows."""
+_ZSTD = b"\x04\x00\x00\x00zstd"
+_MESSAGE_INDEX = struct.Struct("<HI")
+_FOOTER = _HEAD.pack(Opcode.FOOTER, 20)
+_FOOTER_SIZE = _HEAD.size + 20 + MAGIC_SIZE
+
+
 class JournalBusy(Exception):
     """Another feed of the same shard holds the journal folder; final until that one ends."""
+
+
+class _DamagedError(Exception):
+    """Bytes of a segment are not as they were written."""
 
 
 class Record(NamedTuple):
@@ -237,8 +258,8 @@ class Journal:
             if not self._waiting or not self._write_chunk():
                 break
 
-    def close(self) -> None:
-        """Finish the segment and free the folder. What the disk does not take now is lost, counted and logged."""
+    def finish(self) -> None:
+        """Write what waits and end the segment; the folder stays ours. What the disk does not take now is lost, counted and logged."""
         while self._waiting and self._write_chunk():
             pass
         if self.frames_waiting:
@@ -249,6 +270,10 @@ class Journal:
             self._finish()
         except OSError as error:
             self._give_up(error)
+
+    def close(self) -> None:
+        """Finish, and free the folder."""
+        self.finish()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -354,8 +379,10 @@ class JournalReader:
 
     Attributes:
         last_us: stamp of the newest record read (frames or not).
-        damaged_chunks: chunks that were skipped because their CRC or content is wrong.
+        damaged_chunks: damaged places: chunks that were skipped because their CRC or head is wrong, and any other bytes that are not
+            as they were written. What nothing here reads (the content of the header and of a chunk's index) is not looked at.
         segments_vanished: segments that were removed before their end was seen.
+        segments_torn: segments that just stop, with a later one behind: the run was killed or the disk refused. That is no damage.
     """
 
     def __init__(self, folder: Path, *, after_us: int = 0) -> None:
@@ -364,10 +391,10 @@ class JournalReader:
         self.last_us = after_us
         self.damaged_chunks = 0
         self.segments_vanished = 0
+        self.segments_torn = 0
         self._taken_us = after_us
         self._instruments: dict[str, int] = {}
-        self._path: Path | None = None
-        self._offset = 0
+        self._begin(None)
 
     def read(self, most: int = 500) -> list[Record]:
         """Return up to about `most` further frames (whole chunks); empty when there are none for now."""
@@ -375,14 +402,22 @@ class JournalReader:
         while len(found) < most:
             later = self._later()  # before reading: a segment that has a successor now grows no more
             try:
-                if self._path is not None and not self._read_on(found, most):
-                    break
+                if self._path is not None:
+                    if not self._read_on(found, most):
+                        break
+                    self.segments_torn += bool(later) and not self._finished
             except FileNotFoundError:
                 self.segments_vanished += bool(later)  # without a later one: a new journal's first segment, which the disk refused
             if not later:
                 break
-            self._path, self._offset = later[0], 0
+            self._begin(later[0])
         return found
+
+    def _begin(self, path: Path | None) -> None:
+        self._path: Path | None = path
+        self._offset = self._chunks_met = 0
+        self._finished = False
+        self._damaged = False
 
     def _later(self) -> list[Path]:
         """Return the segments behind the present one; at the start, from the one that `after_us` lies in."""
@@ -401,27 +436,44 @@ class JournalReader:
         return True
 
     def _chunks(self) -> Iterator[Chunk]:
-        """Yield the segment's further whole chunks; stop at its end or at a torn one."""
+        """Yield the segment's further whole chunks; stop at its end or at a torn one, go on behind a damaged place."""
         assert self._path is not None
         with self._path.open("rb") as stream:
-            stream.seek(self._offset)
-            reader = StreamReader(stream, skip_magic=self._offset > 0, emit_chunks=True, record_size_limit=1 << 30)
-            try:
-                for record in reader.records:
-                    self._offset = stream.tell()
-                    if isinstance(record, Chunk):
-                        yield record
-            except (McapError, ValueError, struct.error) as error:
-                if not _is_end(error):
-                    log.error("journal %s is damaged at byte %d: %s", self._path.name, self._offset, error)
+            while not self._finished:
+                stream.seek(self._offset)
+                try:
+                    opcode, content = _data_record(stream, self._offset)
+                    if opcode == Opcode.DATA_END:
+                        chunks = _chunk_count(stream.read())
+                        self._finished = True
+                        if chunks != self._chunks_met and not self._damaged:
+                            raise _DamagedError(f"{self._chunks_met} of its {chunks} chunks are there")
+                except EndOfFile:
+                    return
+                except _DamagedError as error:
+                    self._damage(f"byte {self._offset}: {error}")
+                    self._offset = _chunk_behind(stream, self._offset)
+                    continue
+                self._offset = stream.tell()
+                if opcode == Opcode.CHUNK:
+                    self._chunks_met += 1
+                    yield Chunk.read(ReadDataStream(BytesIO(content)))
+
+    def _damage(self, what: str) -> None:
+        self._damaged = True
+        self.damaged_chunks += 1
+        log.error("journal %s is damaged: %s", self._path, what)
 
     def _take(self, chunk: Chunk, found: list[Record]) -> None:
         try:
             records: list[McapRecord] = breakup_chunk(chunk, validate_crc=True)
         except Exception as error:  # any decompressor's or parser's own complaint about damaged bytes
-            self.damaged_chunks += 1
-            log.error("journal %s: a chunk of %d bytes is damaged and skipped: %s", self._path, len(chunk.data), error)
+            self._damage(f"a chunk of {len(chunk.data)} bytes is skipped: {error}")
             return
+        times = [record.log_time for record in records if isinstance(record, Message)]
+        said = (chunk.message_start_time, chunk.message_end_time, chunk.uncompressed_size)
+        if (min(times, default=0), max(times, default=0), zstandard.frame_content_size(chunk.data)) != said:
+            self._damage(f"the head of a chunk of {len(chunk.data)} bytes does not fit its records")  # which are whole: their CRC says so
         for record in records:
             if not isinstance(record, Message):
                 continue
@@ -437,6 +489,74 @@ class JournalReader:
 def segment_paths(folder: Path) -> list[Path]:
     """Return the segments, oldest first."""
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.stem.isdigit())
+
+
+def _data_record(stream: BinaryIO, offset: int) -> tuple[int, bytes]:
+    """Read the record at `offset`, where the stream is, up to the end of the data section; every byte of its head is checked.
+
+    A torn tail is a record's true beginning. So a length that reaches past the file's end, which alone would look just so, is told
+    from one: a record says its length twice.
+
+    Returns:
+        opcode, content; of a segment's first bytes the header's.
+
+    Raises:
+        EndOfFile: the bytes stop before its end: a segment that is being written, or a torn tail.
+        _DamagedError: no record of ours begins so.
+    """
+    magic = b"" if offset else stream.read(MAGIC_SIZE)
+    if magic != MCAP0_MAGIC[: len(magic)]:
+        raise _DamagedError("the file's first bytes are wrong")
+    head = stream.read(_HEAD.size + _CHUNK.size)
+    if len(head) < _HEAD.size:
+        raise EndOfFile
+    opcode, length = _HEAD.unpack_from(head)
+    inner = {Opcode.CHUNK: _CHUNK, Opcode.MESSAGE_INDEX: _MESSAGE_INDEX}.get(opcode)
+    if inner is not None:
+        if len(head) < _HEAD.size + inner.size:
+            raise EndOfFile
+        *_, size = inner.unpack_from(head, _HEAD.size)
+        fits = length == inner.size + size and (opcode != Opcode.CHUNK or head[-16:-8] == _ZSTD)
+    elif offset == 0:
+        fits = opcode == Opcode.HEADER and length < 256
+    else:
+        fits = opcode == Opcode.DATA_END and length == 4
+    if not fits:
+        raise _DamagedError(f"no record begins with opcode {opcode} and a length of {length}")
+    stream.seek(_HEAD.size - len(head), os.SEEK_CUR)
+    content = stream.read(length)
+    if len(content) < length:
+        raise EndOfFile
+    return opcode, content
+
+
+def _chunk_count(summary: bytes) -> int:
+    """Return how many chunks a segment has, as said behind its data section.
+
+    Raises:
+        EndOfFile: the summary is not there, or not whole.
+        _DamagedError: it is whole, and its CRC or its last bytes are wrong.
+    """
+    is_whole = summary.endswith(MCAP0_MAGIC) or summary[-_FOOTER_SIZE:].startswith(_FOOTER)
+    if not is_whole:
+        raise EndOfFile
+    (crc,) = struct.unpack_from("<I", summary, len(summary) - MAGIC_SIZE - 4)
+    if not summary.endswith(MCAP0_MAGIC) or crc32(summary[: -MAGIC_SIZE - 4]) != crc:
+        raise _DamagedError("the summary at its end is wrong")
+    records = StreamReader(BytesIO(summary), skip_magic=True).records
+    return next(record.chunk_count for record in records if isinstance(record, Statistics))
+
+
+def _chunk_behind(stream: BinaryIO, offset: int) -> int:
+    """Return where the next chunk behind `offset` begins; the file's end where there is none."""
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = offset + _HEAD.size + _CHUNK.size - 16
+        while (at := content.find(_ZSTD, at + 1)) >= 0:
+            start = at - _HEAD.size - _CHUNK.size + 16
+            opcode, length = _HEAD.unpack_from(content, start)
+            if opcode == Opcode.CHUNK and content[at + 8 : at + 16] == struct.pack("<Q", max(0, length - _CHUNK.size)):
+                return start
+        return len(content)
 
 
 def _is_end(error: Exception) -> bool:

@@ -208,11 +208,11 @@ class FeedRunner:
             log.warning("feed: Redis does not answer; the journal's file lock alone keeps a second feed away")
 
     async def _shut_down(self) -> bool:
-        """Drain: close the socket, flush the journal, tell clients, let the store finish. True when all is journalled and stored."""
+        """Drain: close the socket, finish the journal, tell clients, let the store finish. True when all is journalled and stored."""
         if self.liveness.is_open:
             self._receiver.closed()
         self.report.change(FeedState.CLOSED, "stopped")
-        self.journal.flush()
+        self.journal.finish()
         with contextlib.suppress(bus.Unavailable, live_state.Unavailable):
             await self.publisher.publish(self.following.keys, self._status())
             await self.publisher.save(self._status())
@@ -389,7 +389,7 @@ class FeedRunner:
             "quotes_waiting": self.pipeline.waiting + self.publisher.under_way,
             "gaps_waiting": len(self.holes.waiting),
             "store_lag_ticks": writer.queued_ticks,
-            "store_lag_ms": max(0, (self.journal.last_us - writer.stored_us) // 1000) if writer.queued_ticks or writer.behind else 0,
+            "store_lag_ms": writer.lag_us(self.journal.last_us) // 1000,
             "store_behind": int(writer.behind),
         }
         return self.report.status(

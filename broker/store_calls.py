@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pymongo
-from django.db import DatabaseError
+from django.db import Error as DjangoError
 from pymongo.errors import PyMongoError
 
-STORE_ERRORS = (PyMongoError, DatabaseError)
+STORE_ERRORS = (PyMongoError, DjangoError)
 """What a store raises that is away, hung or unwilling; worth a retry."""
 STORE_SECONDS = 5.0
 
@@ -21,7 +21,7 @@ async def ask_store(work: Callable[[], _T]) -> _T:
     """Return what `work` returns, which may block.
 
     Raises:
-        pymongo.errors.PyMongoError, django.db.DatabaseError: not done, or not in time; worth a retry.
+        pymongo.errors.PyMongoError, django.db.Error: not done, or not in time; worth a retry.
     """
     return await asyncio.to_thread(_bounded, work)
 

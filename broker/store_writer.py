@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from django.db import DatabaseError
+from django.db import Error as DjangoError
 from pymongo.errors import PyMongoError
 
 from broker.journal import JournalReader, Record
@@ -46,6 +46,8 @@ POSITION_SECONDS = 1.0
 """The committed position is saved at most so often; what lies behind it is written again after a crash, and changes nothing."""
 LONGEST_RETRY_SECONDS = 5.0
 CATCH_UP_FRAMES = 500
+NAMED_KEYS = 10_000
+"""So many keys that no map named are remembered."""
 POLL_SECONDS = 0.05
 
 
@@ -102,14 +104,21 @@ class StoreWriter(threading.Thread):
         self._condition = threading.Condition()
         self._queue: deque[Offered] = deque()
         self._queued_ticks = 0
+        self._taken_ticks = 0
+        """Taken from the queue, not yet collected."""
+        self._collected_ticks = 0
+        """Collected, from the queue or the journal, not yet acknowledged."""
         self._released = 0
         """So many at the queue's head may be written."""
         self._accepting = True
+        self._first_us = 0
         self._last_run_us = journal_last_us
         self._journal_until_us = journal_last_us
         """Frames up to this stamp must come from the journal."""
+        self._catching_up = True
         self._stopping = False
         self._abandoned = False
+        self._named: dict[str, int | None] = {}
         self._documents: list[bytes] = []
         self._bars: list[Candle] = []
         self._pending_us = 0
@@ -126,7 +135,8 @@ class StoreWriter(threading.Thread):
         """
         size = len(frame.ticks) + len(frame.unknown)
         with self._condition:
-            if self._accepting and self._queued_ticks + size <= self._queue_limit:
+            self._first_us = self._first_us or record.received_us
+            if self._accepting and self.queued_ticks + size <= self._queue_limit:
                 self._queue.append(Offered(record.received_us, frame, record if frame.unknown else None, size, journalled))
                 self._queued_ticks += size
             elif not journalled:
@@ -134,7 +144,7 @@ class StoreWriter(threading.Thread):
             else:
                 self.counts["frames_deferred_total"] += 1 + len(self._queue)
                 self.counts["ticks_dropped_total"] += sum(each.ticks for each in self._queue if not each.journalled)
-                self._accepting = False
+                self._accepting, self._catching_up = False, True
                 self._queue.clear()
                 self._queued_ticks = self._released = 0
                 self._journal_until_us = record.received_us
@@ -148,18 +158,25 @@ class StoreWriter(threading.Thread):
 
     @property
     def queued_ticks(self) -> int:
-        """Ticks that wait in memory."""
-        return self._queued_ticks + len(self._documents)
+        """Ticks in memory that the store has not acknowledged."""
+        return self._queued_ticks + self._taken_ticks + self._collected_ticks
 
     @property
     def behind(self) -> bool:
-        """Whether the thread is reading from the journal."""
-        return not self._accepting
+        """Whether frames are left to the journal that the thread has not read yet."""
+        return self._catching_up
+
+    def lag_us(self, journal_last_us: int) -> int:
+        """Return how far the store is behind the journal's newest record, in microseconds; 0 when nothing waits."""
+        if not self.queued_ticks and not self.behind:
+            return 0
+        since = self.stored_us or self._last_run_us or self._first_us  # the position is not known while the store is away
+        return max(0, journal_last_us - since) if since else 0
 
     def stop(self, timeout: float) -> bool:
         """Write what waits, save the position and end; say whether all of it was written within `timeout` seconds.
 
-        Call it after the journal is flushed.
+        Call it after the journal is finished: what it does not hold by then is lost, and nothing waits for it.
         """
         with self._condition:
             self._stopping = True
@@ -188,8 +205,9 @@ class StoreWriter(threading.Thread):
                         self._read(each.unnamed)
                     else:
                         self._collect(each.received_us, each.frame)
-                    if len(self._documents) >= self._batch_ticks:
-                        self._write()
+                self._taken_ticks -= each.ticks
+                if len(self._documents) >= self._batch_ticks:
+                    self._write()
             self._write()
             if self.behind:
                 self._catch_up()
@@ -211,7 +229,8 @@ class StoreWriter(threading.Thread):
                 self._condition.wait(remaining)
             work = [self._queue.popleft() for _ in range(self._released)]
             self._released = 0
-            self._queued_ticks -= sum(each.ticks for each in work)
+            self._taken_ticks = sum(each.ticks for each in work)
+            self._queued_ticks -= self._taken_ticks
             return work
 
     def _catch_up(self) -> None:
@@ -235,34 +254,44 @@ class StoreWriter(threading.Thread):
                 continue
             with self._condition:
                 self._accepting = True
-                if reader.last_us >= self._journal_until_us or stopping:
+                self._catching_up = reader.last_us < self._journal_until_us and not stopping
+                if not self._catching_up:
                     break
             time.sleep(POLL_SECONDS)  # the journal is flushed every 100 ms
         if told and not quiet:
             log.info("store: caught up with the journal")
 
     def _read(self, record: Record, minutes: dict[int, bytes] | None = None) -> None:
-        """Collect a frame from its bytes. They come from outside: what cannot be read is counted and passed, also by the next run."""
+        """Collect a frame from its bytes, with every key named."""
+        frame = self._decoded(record, record.instruments, minutes)
+        if frame is None:
+            return
+        if frame.unknown:
+            frame = self._decoded(record, {**record.instruments, **self._names(frame.unknown)}, None)
+            if frame is None:
+                return
+            self.counts["ticks_unnamed_total"] += len(frame.unknown)  # keys that are no keys: only the journal has them
+        self._collect(record.received_us, frame)
+
+    def _decoded(self, record: Record, instruments: Mapping[str, int], minutes: dict[int, bytes] | None) -> Frame | None:
+        """Decode a frame. Its bytes come from outside: what cannot be read is counted and passed, or no run would get beyond it."""
         try:
-            self._collect(record.received_us, self._decode(record, minutes))
+            return decode(record.data, instruments, minutes)
         except Exception as error:
             self.counts["frames_undecodable_total"] += 1
             if not isinstance(error, ProtocolViolation):
                 log.exception("store: a journalled frame of %d bytes cannot be read and is passed", len(record.data))
+            return None
 
-    def _decode(self, record: Record, minutes: dict[int, bytes] | None = None) -> Frame:
-        """Decode a frame with every key named.
-
-        Raises:
-            ProtocolViolation: the bytes are no frame.
-        """
-        frame = decode(record.data, record.instruments, minutes)
-        if frame.unknown:
-            unknown = frame.unknown
-            named = self._retry(lambda: self._name_unknown(unknown), f"name {len(unknown)} unknown instruments") or {}
-            frame = decode(record.data, {**record.instruments, **named})
-            self.counts["ticks_unnamed_total"] += len(frame.unknown)  # keys that are no keys: only the journal has them
-        return frame
+    def _names(self, keys: Sequence[str]) -> dict[str, int]:
+        """Return the instruments of those keys that are keys; each is asked for once."""
+        missing = [key for key in keys if key not in self._named]
+        if missing:
+            if len(self._named) > NAMED_KEYS:
+                self._named.clear()
+            named = self._retry(lambda: self._name_unknown(missing), f"name {len(missing)} unknown instruments") or {}
+            self._named |= {key: named.get(key) for key in missing}
+        return {key: instrument for key in keys if (instrument := self._named.get(key)) is not None}
 
     def _collect(self, received_us: int, frame: Frame) -> None:
         ticks = frame.ticks
@@ -270,6 +299,7 @@ class StoreWriter(threading.Thread):
             kind = int(frame.kind or 0)
             broker_ms = frame.broker_ms
             self._documents.extend([tick_bson(tick, received_us, broker_ms, kind) for tick in ticks])
+            self._collected_ticks += len(ticks)
         self._bars.extend(frame.bars)
         if received_us <= self._last_run_us:
             self.counts["ticks_replayed_total"] += len(ticks) + len(frame.unknown)
@@ -284,6 +314,7 @@ class StoreWriter(threading.Thread):
             written = self._retry(lambda part=part: ticks_write(part), f"write {len(part)} ticks")  # type: ignore[misc]
             if written is None:
                 return
+            self._collected_ticks -= len(part)
             self.counts["ticks_stored_total"] += written.inserted
             self.counts["ticks_duplicate_total"] += written.duplicates
         if self._bars:
@@ -307,7 +338,7 @@ class StoreWriter(threading.Thread):
         while not self._abandoned:
             try:
                 result = work()
-            except (PyMongoError, DatabaseError) as error:
+            except (PyMongoError, DjangoError) as error:
                 if not failed:
                     log.error("store: cannot %s, trying again until it works: %s", what, _first_line(error))
                 failed = True
