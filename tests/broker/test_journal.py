@@ -12,6 +12,8 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from mcap.exceptions import EndOfFile
 from mcap.reader import NonSeekingReader, make_reader
+from mcap.records import Footer
+from mcap.stream_reader import StreamReader
 from mcap_protobuf.decoder import DecoderFactory
 
 from broker.journal import Journal, JournalBusy, JournalReader, Record, segment_paths, segment_stamp
@@ -138,6 +140,97 @@ def test_a_flipped_byte_costs_its_chunk_and_is_told(tmp_path: Path, caplog: pyte
     assert reader.damaged_chunks == 1
     assert len(records) == 2
     assert "damaged" in caplog.text
+
+
+def _flushed_frames(folder: Path, *, finished: bool) -> tuple[Path, dict[str, list[int]], int]:
+    """Journal ten frames in ten chunks; return the segment, where its records begin (by mcap's own reader), the end of the last chunk."""
+    journal = _journal(folder)
+    for number in range(10):
+        journal.append(RANDOM + bytes([number]), NOW_US + number * 1000)
+        journal.flush()
+    (path,) = segment_paths(folder)
+    flushed = path.stat().st_size
+    journal.close()
+    content = path.read_bytes()
+    places: dict[str, list[int]] = {}
+    with path.open("rb") as stream:
+        at = 8
+        for record in StreamReader(stream, emit_chunks=True).records:
+            places.setdefault(type(record).__name__, []).append(at)
+            at = stream.tell() if not isinstance(record, Footer) else at
+    assert len(places["Chunk"]) == 10
+    if not finished:
+        path.write_bytes(content[:flushed])
+    return path, places, flushed
+
+
+def _damage_of(folder: Path) -> tuple[int, int, int]:
+    reader = JournalReader(folder)
+    frames = 0
+    while found := reader.read(3):
+        frames += len(found)
+    assert reader.read() == []
+    return frames, reader.damaged_chunks, reader.segments_torn
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["a finished segment", "a killed run's"])
+@pytest.mark.parametrize("last", [True, False], ids=["the last", "with a later one"])
+def test_whatever_byte_of_a_chunks_head_is_flipped_is_told_and_costs_that_chunk_at_most(tmp_path: Path, finished: bool, last: bool) -> None:
+    path, places, _ = _flushed_frames(tmp_path, finished=finished)
+    content = path.read_bytes()
+    later = 0
+    if not last:
+        journal = _journal(tmp_path)
+        journal.append(b"later", NOW_US + 60_000_000)
+        journal.close()
+        later = 1
+    torn = int(not finished and not last)
+    assert _damage_of(tmp_path) == (10 + later, 0, torn)
+    for at in range(places["Chunk"][4], places["Chunk"][4] + 53):  # opcode, length, times, size, CRC, compression, length
+        for flip in (0x01, 0x10, 0xFF):
+            path.write_bytes(content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :])
+            frames, damaged, torn_segments = _damage_of(tmp_path)
+            assert (damaged, torn_segments) == (1, torn), (at - places["Chunk"][4], flip)
+            assert frames >= 9 + later, (at - places["Chunk"][4], flip)
+
+
+@pytest.mark.parametrize(("name", "size"), [("MessageIndex", 9), ("DataEnd", 9), ("Header", 9), ("Statistics", 20), ("Footer", 37)])
+def test_a_flipped_byte_in_any_other_record_is_told_and_costs_no_frame(tmp_path: Path, name: str, size: int) -> None:
+    path, places, _ = _flushed_frames(tmp_path, finished=True)
+    content = path.read_bytes()
+    for at in range(places[name][0], places[name][0] + size):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
+        assert _damage_of(tmp_path) == (10, 1, 0), at - places[name][0]
+
+
+def test_a_chunk_that_was_cut_out_is_told_by_the_segments_own_count(tmp_path: Path) -> None:
+    path, places, _ = _flushed_frames(tmp_path, finished=True)
+    content = path.read_bytes()
+    path.write_bytes(content[: places["Chunk"][3]] + content[places["Chunk"][4] :])
+    assert _damage_of(tmp_path) == (9, 1, 0)
+
+
+def test_a_segment_cut_off_anywhere_is_torn_and_not_damaged(tmp_path: Path) -> None:
+    path, places, flushed = _flushed_frames(tmp_path, finished=True)
+    content = path.read_bytes()
+    journal = _journal(tmp_path)
+    journal.append(b"later", NOW_US + 60_000_000)
+    journal.close()
+    for size in (
+        *range(1, places["Chunk"][1] + 60),
+        *range(flushed - 60, len(content) - 8, 7),
+        *range(len(content) - 50, len(content) - 8),
+    ):
+        path.write_bytes(content[:size])
+        frames, damaged, torn = _damage_of(tmp_path)
+        assert (damaged, torn) == (0, 1), size
+        assert frames == 1 + sum(at + 9 + int.from_bytes(content[at + 1 : at + 9], "little") <= size for at in places["Chunk"])
+
+
+def test_a_tail_of_zeros_is_damage(tmp_path: Path) -> None:
+    path, _, _ = _flushed_frames(tmp_path, finished=False)
+    path.write_bytes(path.read_bytes() + bytes(4096))  # what a file system may leave of a write when the power goes
+    assert _damage_of(tmp_path) == (10, 1, 0)
 
 
 def test_other_mcap_tools_decode_a_finished_segment_by_the_schema_inside(tmp_path: Path) -> None:
