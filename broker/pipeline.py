@@ -14,13 +14,18 @@ from marketdata.domain.tick import TickKind
 COUNTS = ("ticks_changed_total", "repeated_total", "out_of_order_total", "ticks_unknown_total", "merged_total", "quotes_forgotten_total")
 
 
+LEAP_MS = 3_600_000
+"""A step of market time by more than an hour, either way, is a leap: a replay's night, or a wrong clock."""
+
+
 class Pipeline:
     """The state of one feed shard's instruments within one epoch.
 
     Attributes:
         quotes: instrument id → its quote.
         segments: segment → status name, as last reported.
-        market_ms: the newest broker time, ms UTC; market time never steps back.
+        market_ms: the newest broker time, ms UTC; 0 before the first. Market time does not step back, and leaps only where two
+            frames in turn agree.
         counts: of ticks: `ticks_changed_total` (a quote moved), `repeated_total`, `out_of_order_total`, `ticks_unknown_total`
             (their key has no instrument yet); together every tick that was decoded. Of the changes: `merged_total` (another
             followed before it was drained), `quotes_forgotten_total` (its instrument was dropped before); the rest was
@@ -31,6 +36,8 @@ class Pipeline:
         self.quotes: dict[int, Quote] = {}
         self.segments: dict[str, str] = {}
         self.market_ms = 0
+        self._leapt_ms = 0
+        """What the frame before said, where it was a leap."""
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self._dirty: dict[int, int] = {}
         self._last_seqs: dict[int, int] = {}
@@ -39,8 +46,13 @@ class Pipeline:
     def apply(self, frame: Frame) -> None:
         """Fold one frame."""
         broker_ms = frame.broker_ms
-        if broker_ms > self.market_ms:
-            self.market_ms = broker_ms
+        step_ms = broker_ms - self.market_ms
+        if -LEAP_MS <= step_ms <= LEAP_MS:
+            self._leapt_ms = 0
+            if step_ms > 0:
+                self.market_ms = broker_ms
+        elif broker_ms:
+            broker_ms = self._leap(broker_ms)
         if frame.segments:
             self.segments = self.segments | frame.segments
         quotes, dirty, counts = self.quotes, self._dirty, self.counts
@@ -68,6 +80,13 @@ class Pipeline:
         counts["repeated_total"] += repeated
         counts["out_of_order_total"] += len(frame.ticks) - changed - repeated
         counts["ticks_unknown_total"] += len(frame.unknown)
+
+    def _leap(self, broker_ms: int) -> int:
+        """Let one wrong clock move nothing, and a second frame that says the same be believed; return the frame's time for its quotes."""
+        if not self.market_ms or abs(broker_ms - self._leapt_ms) <= LEAP_MS:
+            self.market_ms = broker_ms
+        self._leapt_ms = broker_ms
+        return min(broker_ms, self.market_ms)
 
     @property
     def waiting(self) -> int:

@@ -27,6 +27,8 @@ from marketdata.domain.tick import MAX_RANK, NO_DEPTH, Depth, Level, Tick, TickK
 EARLIEST_MS = 1_577_836_800_000
 LATEST_MS = 4_102_444_800_000
 """2020-01-01 and 2100-01-01: a time outside is no time, and would not fit the ids that are made of times."""
+DAY_MS = 86_400_000
+"""A trade more than a day past its own frame's time is none: one such time would make every later trade an old one."""
 
 _STATUS = pb.MarketStatus.Name
 _LIVE = pb.live_feed
@@ -108,7 +110,8 @@ def decode(data: bytes, instruments: Mapping[str, int], minutes: dict[int, bytes
     except DecodeError as error:
         raise ProtocolViolation(f"a frame of {len(data)} bytes is no FeedResponse") from error
     kind = response.type
-    broker_ms = _time(response.currentTs) or 0
+    broker_ms = _time(response.currentTs, LATEST_MS) or 0
+    latest_ms = min(broker_ms + DAY_MS, LATEST_MS) if broker_ms else LATEST_MS
     feeds = response.feeds
     segments: dict[str, str] = {}
     if response.HasField("marketInfo"):
@@ -132,21 +135,21 @@ def decode(data: bytes, instruments: Mapping[str, int], minutes: dict[int, bytes
         ltpc = market.ltpc
         traded_ms = ltpc.ltt
         if traded_ms or feed.fullFeed.HasField("marketFF"):
-            ticks.append(_market_tick(instrument, rank, market, ltpc, traded_ms, minutes, bars))
+            ticks.append(_market_tick(instrument, rank, market, ltpc, traded_ms, latest_ms, minutes, bars))
             continue
         union = feed.WhichOneof("FeedUnion")
         if union == "fullFeed":
-            ticks.append(_index_tick(instrument, rank, feed.fullFeed.indexFF, minutes, bars))
+            ticks.append(_index_tick(instrument, rank, feed.fullFeed.indexFF, latest_ms, minutes, bars))
         elif union == "firstLevelWithGreeks":
-            ticks.append(_greeks_tick(instrument, rank, feed.firstLevelWithGreeks))
+            ticks.append(_greeks_tick(instrument, rank, feed.firstLevelWithGreeks, latest_ms))
         else:
-            ticks.append(_price_tick(instrument, rank, feed.ltpc))
+            ticks.append(_price_tick(instrument, rank, feed.ltpc, latest_ms))
     return Frame(broker_ms, _kind(kind), ticks, bars, segments, tuple(unknown))
 
 
-def _time(wire: int) -> int | None:
+def _time(wire: int, latest_ms: int) -> int | None:
     """Return a time of the wire, None where it was not sent or is implausible."""
-    return wire if EARLIEST_MS < wire < LATEST_MS else None
+    return wire if EARLIEST_MS < wire < latest_ms else None
 
 
 def _kind(wire: int) -> TickKind:
@@ -183,7 +186,7 @@ def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dic
             continue
         if bar.interval == "I1":
             minutes[instrument] = wire
-            if _time(bar.ts) is not None:
+            if _time(bar.ts, LATEST_MS) is not None:
                 values = (instrument, "1m", bar.ts, bar.open, bar.high, bar.low, bar.close, bar.vol, open_interest, "confirmed", 0)
                 out.append(_new(Candle, values))
         elif bar.interval == "1d":
@@ -192,7 +195,14 @@ def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dic
 
 
 def _market_tick(
-    instrument: int, rank: int, feed: pb.MarketFullFeed, ltpc: pb.LTPC, traded_ms: int, minutes: dict[int, bytes], bars: list[Candle]
+    instrument: int,
+    rank: int,
+    feed: pb.MarketFullFeed,
+    ltpc: pb.LTPC,
+    traded_ms: int,
+    latest_ms: int,
+    minutes: dict[int, bytes],
+    bars: list[Candle],
 ) -> Tick:
     open_interest = feed.oi or None
     day_open, day_high, day_low = _bars(instrument, feed.marketOHLC.ohlc, open_interest, minutes, bars)
@@ -230,7 +240,7 @@ def _market_tick(
         return _new(
             Tick,
             (
-                instrument, rank, traded_ms if EARLIEST_MS < traded_ms < LATEST_MS else None, ltpc.ltp or None, ltpc.ltq,
+                instrument, rank, traded_ms if EARLIEST_MS < traded_ms < latest_ms else None, ltpc.ltp or None, ltpc.ltq,
                 ltpc.cp or None, feed.vtt, feed.atp or None, open_interest,
                 feed.iv or None, delta, theta, gamma, vega, rho, bid_price, bid_quantity, ask_price, ask_quantity, total_buy, total_sell,
                 day_open, day_high, day_low, depth,
@@ -247,17 +257,19 @@ _UNSAID: tuple[None, None, None, None, None, None, None, None, None, None, None,
 """The fields from volume to total_sell_quantity, where the wire has none of them."""
 
 
-def _index_tick(instrument: int, rank: int, feed: pb.IndexFullFeed, minutes: dict[int, bytes], bars: list[Candle]) -> Tick:
+def _index_tick(instrument: int, rank: int, feed: pb.IndexFullFeed, latest_ms: int, minutes: dict[int, bytes], bars: list[Candle]) -> Tick:
     ltpc = feed.ltpc
     day = _bars(instrument, feed.marketOHLC.ohlc, None, minutes, bars)
-    return Tick(instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, None, ltpc.cp or None, *_UNSAID, day[0], day[1], day[2], NO_DEPTH)
+    return Tick(
+        instrument, rank, _time(ltpc.ltt, latest_ms), ltpc.ltp or None, None, ltpc.cp or None, *_UNSAID, day[0], day[1], day[2], NO_DEPTH
+    )
 
 
-def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks) -> Tick:
+def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks, latest_ms: int) -> Tick:
     ltpc, best, greeks = feed.ltpc, feed.firstDepth, feed.optionGreeks
     priced = feed.HasField("optionGreeks") and bool(greeks.delta or greeks.theta or greeks.gamma or greeks.vega or greeks.rho)
     return Tick(
-        instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, ltpc.ltq if ltpc.ltt else None, ltpc.cp or None,
+        instrument, rank, _time(ltpc.ltt, latest_ms), ltpc.ltp or None, ltpc.ltq if ltpc.ltt else None, ltpc.cp or None,
         feed.vtt if ltpc.ltt else feed.vtt or None, None, feed.oi or None, feed.iv or None,
         greeks.delta if priced else None, greeks.theta if priced else None, greeks.gamma if priced else None,
         greeks.vega if priced else None, greeks.rho if priced else None,
@@ -265,7 +277,8 @@ def _greeks_tick(instrument: int, rank: int, feed: pb.FirstLevelWithGreeks) -> T
     )  # fmt: skip
 
 
-def _price_tick(instrument: int, rank: int, ltpc: pb.LTPC) -> Tick:
+def _price_tick(instrument: int, rank: int, ltpc: pb.LTPC, latest_ms: int) -> Tick:
     return Tick(
-        instrument, rank, _time(ltpc.ltt), ltpc.ltp or None, ltpc.ltq or None, ltpc.cp or None, *_UNSAID, None, None, None, NO_DEPTH
-    )
+        instrument, rank, _time(ltpc.ltt, latest_ms), ltpc.ltp or None, ltpc.ltq or None, ltpc.cp or None, *_UNSAID,
+        None, None, None, NO_DEPTH,
+    )  # fmt: skip

@@ -133,6 +133,24 @@ def test_a_time_that_is_no_time_is_unknown_and_makes_no_candle(wrong_ms: int) ->
     assert decoded.ticks[0].last_price == 101.5
 
 
+@pytest.mark.parametrize(("past_ms", "believed"), [(0, True), (86_400_000 - 1, True), (86_400_001, False), (10**12, False)])
+def test_a_trade_more_than_a_day_past_its_frame_is_of_an_unknown_time(past_ms: int, believed: bool) -> None:
+    broker_ms = 1_769_160_569_400
+    feed, index, price = option_feed(last_trade_ms=broker_ms + past_ms), pb.Feed(), pb.Feed()
+    index.fullFeed.indexFF.ltpc.CopyFrom(feed.fullFeed.marketFF.ltpc)
+    price.ltpc.CopyFrom(feed.fullFeed.marketFF.ltpc)
+    greeks = pb.Feed()
+    greeks.firstLevelWithGreeks.ltpc.CopyFrom(price.ltpc)
+    ticks = decode(frame({"a": feed, "b": index, "c": price, "d": greeks}, broker_ms=broker_ms), {"a": 1, "b": 2, "c": 3, "d": 4}).ticks
+    assert [tick.last_trade_ms for tick in ticks] == [broker_ms + past_ms if believed else None] * 4
+    assert [tick.last_price for tick in ticks] == [101.5] * 4
+    assert ticks[0].last_quantity == 75
+
+
+def test_a_frame_without_time_has_its_trades_believed() -> None:
+    assert decode(frame({KEY: option_feed()}, broker_ms=0), {KEY: 7}).ticks[0].last_trade_ms == 1_769_160_569_162
+
+
 def test_a_contract_that_never_traded_has_no_last_price() -> None:
     assert _one(option_feed(last_price=0, last_trade_ms=0)).last_price is None
 

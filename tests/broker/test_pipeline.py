@@ -1,8 +1,13 @@
-"""The pipeline: what changed is drained once, merged, with its depth flag; market time never steps back."""
+"""The pipeline: what changed is drained once, merged, with its depth flag; market time goes on, whatever one clock says."""
 
 from __future__ import annotations
 
-from broker.pipeline import Pipeline
+from itertools import accumulate
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.pipeline import LEAP_MS, Pipeline
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 from broker.upstox.decode import decode
 from tests.payloads import frame, option_feed
@@ -28,6 +33,49 @@ def test_market_time_never_steps_back() -> None:
     for broker_ms in (T0 + 10, T0 + 30, T0 + 20):
         pipeline.apply(decode(frame({"A": option_feed()}, broker_ms=broker_ms), IDS))
     assert pipeline.market_ms == T0 + 30
+
+
+YEAR_2096 = 4_000_000_000_000
+
+
+def _market_times(*clocks: int) -> list[int]:
+    """Market time after a frame of each of these broker's clocks."""
+    pipeline, times = Pipeline(), []
+    for broker_ms in clocks:
+        pipeline.apply(decode(frame({"A": option_feed()}, broker_ms=broker_ms), IDS))
+        times.append(pipeline.market_ms)
+    return times
+
+
+def test_one_wrong_clock_moves_neither_market_time_nor_a_quotes() -> None:
+    pipeline = Pipeline()
+    for broker_ms in (T0, YEAR_2096, T0 + 20, YEAR_2096):
+        pipeline.apply(decode(frame({"A": option_feed()}, broker_ms=broker_ms), IDS))
+    assert (pipeline.market_ms, pipeline.quotes[1].broker_ms) == (T0 + 20, T0 + 20)
+
+
+def test_a_leap_that_the_next_frame_confirms_is_market_time() -> None:
+    morning = T0 + 18 * LEAP_MS
+    assert _market_times(T0, morning, morning + 1, morning + 2) == [T0, T0, morning + 1, morning + 2]
+    assert _market_times(T0, YEAR_2096, morning, morning + 1) == [T0, T0, T0, morning + 1]
+    assert _market_times(T0, 0, T0 + 1) == [T0, T0, T0 + 1], "no time says nothing"
+
+
+def test_a_run_that_begins_with_wrong_clocks_finds_the_right_one() -> None:
+    assert _market_times(YEAR_2096, YEAR_2096, T0, T0 + 1, T0 + 2)[-2:] == [T0 + 1, T0 + 2]
+    pipeline = Pipeline()
+    for broker_ms, volume in ((YEAR_2096, 750), (T0, 900)):
+        pipeline.apply(decode(frame({"A": option_feed(volume=volume)}, broker_ms=broker_ms), IDS))
+    assert pipeline.quotes[1].broker_ms == T0
+
+
+@given(st.lists(st.tuples(st.integers(0, LEAP_MS), st.booleans()), min_size=1, max_size=20), st.integers(T0 + 30 * LEAP_MS, YEAR_2096))
+def test_market_time_is_the_newest_right_clock_whichever_single_frames_are_wrong(steps: list[tuple[int, bool]], wrong_ms: int) -> None:
+    right = list(accumulate((step for step, _ in steps), initial=T0))
+    clocks = [T0]
+    for clock, (_, is_wrong) in zip(right[1:], steps, strict=True):
+        clocks += [wrong_ms, clock] if is_wrong else [clock]
+    assert _market_times(*clocks)[-1] == right[-1]
 
 
 def test_segments_are_merged_from_market_info() -> None:

@@ -85,3 +85,11 @@ def test_the_newest_update_wins_in_any_order_of_arrival(order: list[int]) -> Non
         quote.apply(_tick(feed), number)
     assert _value(quote, "last_price") == 107
     assert _value(quote, "volume") == 1007
+
+
+def test_one_trade_of_a_wrong_clock_makes_no_later_one_old() -> None:
+    quote = Quote(1)
+    clocks = (T0, 4_000_000_000_000, T0 + 2000, T0 + 3000)
+    told = [quote.apply(_tick(option_feed(volume=900 + n, last_trade_ms=ms)), T0 + n * 1000) for n, ms in enumerate(clocks)]
+    assert [change & CHANGED for change in told] == [CHANGED] * 4
+    assert _value(quote, "last_trade_ms") == T0 + 3000
