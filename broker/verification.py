@@ -27,7 +27,6 @@ from broker.certificate import NAMED, Certificate, Finding, InstrumentProof, Sha
 from broker.journal import JournalReader, Record, segment_paths
 from broker.position import position_read
 from broker.upstox.decode import Frame, decode
-from broker.upstox.protocol import ProtocolViolation
 from instruments.domain.instrument import IST
 from instruments.selectors import instrument_ids, instrument_keys
 from marketdata import live_state
@@ -73,6 +72,10 @@ def day_verify(
         pymongo.errors.PyMongoError: the store does not answer; worth a retry.
     """
     return _Verification(day, journal, shard, retention_days, now_ms, progress).run()
+
+
+class _UndecodableError(Exception):
+    """A frame's bytes cannot be read."""
 
 
 class _StoredTicks:
@@ -240,10 +243,10 @@ class _Verification:
 
     def _decode(self, record: Record) -> Frame:
         """Decode as the store's writer does, but give nobody a placeholder: keys that have none are left unknown."""
+        frame = _decoded(record, record.instruments, self._minutes)
         if record.instruments is not self._map:
             self._map = record.instruments
             self._keys |= {instrument: key for key, instrument in record.instruments.items()}
-        frame = decode(record.data, record.instruments, self._minutes)
         if not frame.unknown:
             return frame
         missing = [key for key in frame.unknown if key not in self._unknown]
@@ -252,13 +255,13 @@ class _Verification:
             self._unknown |= {key: held.get(key) for key in missing}
             self._keys |= {instrument: key for key, instrument in held.items()}
         named = {key: instrument for key in frame.unknown if (instrument := self._unknown[key]) is not None}
-        return decode(record.data, {**record.instruments, **named})
+        return _decoded(record, {**record.instruments, **named}, None)
 
     def _frame(self, stamp: int, shard: int, record: Record) -> None:
         self._counts["frames_journalled"] += 1
         try:
             frame = self._decode(record)
-        except ProtocolViolation:
+        except _UndecodableError:
             self._counts["frames_rejected"] += 1
             return
         self._counts["frames_decoded"] += 1
@@ -451,6 +454,12 @@ class _Verification:
         for shard, proof in self._shards.items():
             proof.last_ms = stamp_to_ms(self._newest_us[shard]) if self._newest_us[shard] else None
             certificate.shards.append(proof)
+        vanished = sum(reader.segments_vanished for reader in self._readers.values())
+        if vanished:
+            certificate.unproved.append(f"{vanished} segments of the journal were removed while they were read.")
+        torn = sum(reader.segments_torn for reader in self._readers.values())
+        if torn:
+            certificate.notes.append(f"{torn} segments end without a footer: the feed was killed there, or the disk refused.")
         if not self._folders:
             certificate.unproved.append("There is no journal here.")
         if counts["ticks_expired"]:
@@ -498,6 +507,13 @@ def _proof(instrument: int, key: str, found: _Instrument) -> InstrumentProof:
     return InstrumentProof(
         instrument, key, found.expected, found.stored, journal, journal if found.store is None else found.store.hexdigest()
     )
+
+
+def _decoded(record: Record, instruments: Mapping[str, int], minutes: dict[int, bytes] | None) -> Frame:
+    try:
+        return decode(record.data, instruments, minutes)
+    except Exception as error:  # whatever it is, the store's writer passes the frame
+        raise _UndecodableError from error
 
 
 def _document(raw: bytes) -> Document:

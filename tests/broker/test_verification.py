@@ -16,7 +16,7 @@ from broker.journal import Journal, Record, segment_paths
 from broker.position import position_write
 from broker.store_writer import StoreWriter
 from broker.upstox.decode import decode
-from broker.verification import day_verify
+from broker.verification import _Verification, day_verify
 from instruments.domain.instrument import IST
 from marketdata import live_state, store
 from marketdata.domain.tick import tick_id
@@ -309,6 +309,64 @@ def test_a_damaged_chunk_forbids_a_clean_certificate(clock_day: Day) -> None:
     assert certificate.counts["chunks_damaged"] == 1
     assert "1 damaged chunks of the journal" in certificate.verdict
     assert certificate.counts["ticks_extra"] == 20
+
+
+def test_a_frame_that_ends_the_decoder_with_any_error_is_rejected_as_the_stores_writer_does(tmp_path: Path) -> None:
+    day = Day(tmp_path)
+    day.receive(0)
+    day.journal.instruments_add({"NSE_FO|A": []}, OPEN_US + 1)  # type: ignore[dict-item]  # no id: the decoder ends with a TypeError
+    day.take(frame({"NSE_FO|A": option_feed(volume=75)}, broker_ms=BROKER_MS), OPEN_US + 500_000)
+    day.journal.instruments_add(IDS, OPEN_US + 2)
+    day.receive(2)
+    day.store()
+    certificate = day.verify()
+    assert certificate.clean, certificate.text()
+    assert (certificate.counts["frames_rejected"], certificate.counts["frames_decoded"]) == (1, 2)
+
+
+@pytest.mark.parametrize("record", ["length", "opcode", "chunk", "footer"])
+def test_a_flipped_byte_in_the_journals_framing_forbids_a_clean_certificate(clock_day: Day, record: str) -> None:
+    (path,) = segment_paths(clock_day.folder)
+    content = bytearray(path.read_bytes())
+    chunk = content.index(b"\x04\x00\x00\x00zstd") - 37  # Source: mcap.dev/spec: opcode, length, times, size, CRC, compression
+    content[{"length": chunk + 1, "opcode": chunk, "chunk": chunk + 12, "footer": len(content) - 20}[record]] ^= 0x10
+    path.write_bytes(bytes(content))
+    certificate = clock_day.verify()
+    assert certificate.counts["chunks_damaged"] == 1
+    assert certificate.verdict.startswith("NOT CLEAN: ")
+    assert "1 damaged chunks of the journal" in certificate.verdict
+
+
+def test_a_segment_that_vanishes_while_it_is_read_forbids_a_clean_certificate(tmp_path: Path) -> None:
+    for first in (0, 700):  # more than one read of the journal
+        day = Day(tmp_path)
+        for number in range(first, first + 700):
+            day.receive(number)
+            if number % 100 == 0:
+                day.journal.flush()
+        day.store()
+    first_segment = segment_paths(day.folder)[0]
+
+    def remove(*_: object) -> None:
+        first_segment.unlink(missing_ok=True)
+
+    verification = _Verification(DAY, tmp_path, None, 3650, NEXT_DAY_MS, None)
+    verification._tell = remove  # type: ignore[method-assign]  # called after the first frame
+    certificate = verification.run()
+    assert not certificate.clean
+    assert "1 segments of the journal were removed while they were read." in certificate.unproved
+
+
+def test_a_segment_without_a_footer_is_noted_and_proved_as_far_as_it_goes(clock_day: Day) -> None:
+    (path,) = segment_paths(clock_day.folder)
+    later = Day(clock_day.root)
+    later.receive(100)
+    later.store()
+    content = path.read_bytes()
+    path.write_bytes(content[:-300])  # within the summary
+    certificate = later.verify()
+    assert certificate.clean, certificate.text()
+    assert certificate.notes == ["1 segments end without a footer: the feed was killed there, or the disk refused."]
 
 
 def test_a_finished_minute_that_is_missing_or_altered_is_named(clock_day: Day) -> None:
