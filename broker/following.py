@@ -24,6 +24,9 @@ from marketdata import live_state
 
 log = logging.getLogger(__name__)
 
+DEMAND_SECONDS = 10.0
+"""A Redis that was away may come back empty; each hub says what its clients want every 5 s."""
+
 
 class Following:
     """Keys, their instruments and their subscription on the present connection.
@@ -52,6 +55,7 @@ class Following:
         self._defaults_made = False
         self._connection: FeedConnection | None = None
         self._asking: dict[str, str] = {}
+        self._demand_whole_at = 0.0
 
     def learn(self, instruments: Mapping[str, int]) -> None:
         """Take over what keys mean; the journal first. A key that passed to another contract starts with no state."""
@@ -138,11 +142,13 @@ class Following:
         return spots
 
     async def _demanded(self) -> dict[str, str]:
-        """Return what clients want, as key → mode; what they wanted last when Redis does not answer."""
+        """Return what clients want, as key → mode; when Redis does not answer what they wanted last, and for a while after it that, too."""
+        last = {key: mode for key, mode in self.subscribed.items() if key not in self._rules}
         try:
             demand = await live_state.ademand_read()
         except live_state.Unavailable:
-            return {key: mode for key, mode in self.subscribed.items() if key not in self._rules}
+            self._demand_whole_at = time.monotonic() + DEMAND_SECONDS
+            return last
         own = {instrument: mode for instrument, mode in demand.items() if instrument % self._shards == self._shard}
         missing = [instrument for instrument in own if instrument not in self.keys]
         if missing:
@@ -152,7 +158,8 @@ class Following:
                 self.learn({key: held[key] for instrument, key in keys.items() if held.get(key) == instrument})
             except STORE_ERRORS:
                 self.counts["demand_failed_total"] += 1  # asked again with the next turn; what is known is subscribed all the same
-        return {self.keys[instrument]: mode for instrument, mode in own.items() if instrument in self.keys}
+        told = {self.keys[instrument]: mode for instrument, mode in own.items() if instrument in self.keys}
+        return told if time.monotonic() >= self._demand_whole_at else last | told
 
 
 def name_unknown(keys: Sequence[str]) -> dict[str, int]:

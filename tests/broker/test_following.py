@@ -151,6 +151,9 @@ async def test_without_redis_what_clients_wanted_last_goes_on(journal: Journal) 
             await following.reconcile(broker.connection)
             await live_state.aclose()
         assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "ltpc"}
+        await live_state.ademand_write("hub", {})  # it has come back without what it knew
+        await following.reconcile(broker.connection)
+        assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "ltpc"}
 
 
 async def test_without_the_store_what_is_known_is_subscribed_all_the_same(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
