@@ -79,12 +79,13 @@ class Holes:
             self.waiting = _decode(self._file.read_bytes())
         except FileNotFoundError:
             pass
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError) as error:  # ValueError: msgspec's, and invalid UTF-8's
             log.error("feed: %s cannot be read, the holes that it held are lost: %s", self._file.name, error)
         if self.waiting and not self.waiting[-1].end_ms:
             self.open = self.waiting.pop()
         elif last_ms:
             self.open = Hole(last_ms, 0, Gap.Cause.STOPPED, "", None, [])
+            self._keep()  # this run's journal moves on, and a further one that gets no data would begin the hole there
 
     def begin(self, start_ms: int, detail: str, *, traded: bool) -> None:
         """The connection is lost; nothing changes when it was already."""

@@ -9,6 +9,8 @@ import pytest
 
 from broker import holes as module
 from broker.holes import Hole, Holes, gap_record, holds_session
+from broker.journal import Journal
+from marketdata.domain.tick import stamp_to_ms
 from marketdata.models import Gap
 from marketdata.store import market_status_write, time_ms
 
@@ -80,7 +82,27 @@ def test_the_end_of_the_last_runs_journal_begins_a_hole(tmp_path: Path) -> None:
     assert (later.open.start_ms, later.open.cause, later.open.traded) == (7_000, "stopped", None)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'[{"start_ms": "x"}]'])
+def test_restarts_without_data_between_keep_the_holes_beginning(tmp_path: Path) -> None:
+    start_us = 1_769_160_569_400_000
+    journal = Journal(tmp_path, shard=2, segment_bytes=1 << 30)
+    journal.open()
+    last_us = journal.append(b"the last frame", start_us)
+    journal.close()
+    for minutes in (5, 10, 15):
+        journal = Journal(tmp_path, shard=2, segment_bytes=1 << 30)
+        journal.open()
+        holes = made(tmp_path)
+        holes.load(stamp_to_ms(journal.last_us))
+        journal.instruments_add({"A": 1}, start_us + minutes * 60_000_000)
+        journal.close()
+        assert holes.open is not None
+        assert (holes.open.start_ms, holes.open.cause, holes.open.traded) == (stamp_to_ms(last_us), "stopped", None)
+    assert journal.last_us > last_us + 14 * 60_000_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'[{"start_ms": "x"}]', b"\xff\xfe", b'[{"start_ms":1,"end_ms":0,"cause":"x","detail":"\xff"}]']
+)
 def test_a_torn_file_is_told_and_done_without(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "holes.json").write_bytes(content)
     holes = made(tmp_path)
