@@ -41,7 +41,7 @@ class AuthorizePacer:
         """
         wait: float | None = None
         try:
-            with open(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+            with open(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600), "r+", errors="replace") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._calls = sorted((Counter(self._calls) | Counter(_times(file.read()))).elements())  # ours may be missing there
                 wait = self._note(now)
@@ -71,8 +71,8 @@ class AuthorizePacer:
 
 
 def _times(text: str) -> list[float]:
-    """Return the times in a file; none where it is empty or torn."""
+    """Return the times in a file; none where it is empty, torn or anything else."""
     try:
         return [float(at) for at in json.loads(text)]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return []

@@ -90,8 +90,8 @@ async def open_feed(url: str) -> FeedConnection:
         AuthExpired: 401; do not retry with the same token.
         BrokerError: another refusal, or nobody there; retry unless `permanent`.
     """
-    proxy: Literal[True] | None = None if urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1") else True
     try:
+        proxy: Literal[True] | None = None if urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1") else True
         socket = await connect(
             url,
             max_size=MESSAGE_BYTES,
@@ -107,7 +107,7 @@ async def open_feed(url: str) -> FeedConnection:
         # Here 403 means a spent code, the connection limit or throttling, never the token, whatever code is in the body (FACTS §3.1).
         body = b"" if response.status_code == 403 else bytes(response.body or b"")
         raise error_of(response.status_code, body, response.headers.get("Retry-After")) from None
-    except InvalidURI:
+    except (InvalidURI, ValueError):  # ValueError: a host or port that cannot be one
         raise ProtocolViolation("the broker gave an address that is no WebSocket address") from None
     except (TimeoutError, OSError, InvalidHandshake) as error:
         raise FeedUnavailable(f"cannot connect to the feed: {type(error).__name__}") from None  # its text may hold the code

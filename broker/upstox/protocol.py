@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -272,8 +273,9 @@ def parse_authorized_url(content: Any) -> str:
     if isinstance(content, dict):
         for name in ("authorized_redirect_uri", "authorizedRedirectUri"):
             value = content.get(name)
-            if isinstance(value, str) and urlsplit(value).scheme in ("ws", "wss"):
-                return value
+            with contextlib.suppress(ValueError):
+                if isinstance(value, str) and urlsplit(value).scheme in ("ws", "wss"):
+                    return value
     raise ProtocolViolation("the authorise answer has no WebSocket address")
 
 

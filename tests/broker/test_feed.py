@@ -11,7 +11,7 @@ from websockets.asyncio.server import ServerConnection
 
 from broker.upstox import feed
 from broker.upstox.feed import open_feed, reconnect_delays
-from broker.upstox.protocol import AuthExpired, BrokerError, FeedRefused, FeedUnavailable, RateLimited
+from broker.upstox.protocol import AuthExpired, BrokerError, FeedRefused, FeedUnavailable, ProtocolViolation, RateLimited
 from tests.broker.scripted_broker import BLOCKED, FORBIDDEN, UNAUTHORIZED, Answer, limited, scripted_broker, until
 
 
@@ -50,6 +50,17 @@ async def test_nobody_there_is_worth_a_retry_and_tells_no_code() -> None:
         url = address(broker.url)
     with pytest.raises(FeedUnavailable) as refused:
         await open_feed(url)
+    assert not refused.value.permanent
+    assert "secret-code" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:99999", "127.0.0.1:port", "[::1", "host\u2100", "a" * 64 + ".example", "a..example", ""], ids=lambda host: host[:15]
+)
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_an_address_that_can_be_none_is_worth_a_retry_and_tells_no_code(scheme: str, host: str) -> None:
+    with pytest.raises(ProtocolViolation) as refused:
+        await open_feed(f"{scheme}://{host}/feed?code=secret-code")
     assert not refused.value.permanent
     assert "secret-code" not in str(refused.value)
 

@@ -62,10 +62,14 @@ def test_processes_at_the_same_moment_share_one_budget(tmp_path: Path) -> None:
     assert sum(int(feed.communicate(timeout=60)[0]) for feed in feeds) == 3
 
 
-@pytest.mark.parametrize("text", ["not json", "", "[1, null]", "7"])
-def test_an_unreadable_file_begins_anew(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"not json", b"", b"[1, null]", b"7", b"\xff\xfe[1", b"[4.0,\xff]", b"[" * 100_000, b"[1" + b"0" * 400 + b"]"],
+    ids=lambda content: repr(content[:9]),
+)
+def test_an_unreadable_file_begins_anew(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "authorize.json"
-    file.write_text(text)
+    file.write_bytes(content)
     assert AuthorizePacer(file).take(5.0) == 0
     assert json.loads(file.read_text()) == [5.0]
 

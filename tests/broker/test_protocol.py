@@ -162,7 +162,10 @@ def test_the_authorised_address_is_read_in_both_spellings(name: str) -> None:
     assert protocol.parse_authorized_url({name: "wss://host/feed?code=1"}) == "wss://host/feed?code=1"
 
 
-@pytest.mark.parametrize("content", [None, {}, [], {"authorized_redirect_uri": 7}, {"authorized_redirect_uri": "https://host"}])
+@pytest.mark.parametrize(
+    "content",
+    [None, {}, [], *({"authorized_redirect_uri": uri} for uri in (7, "https://host", "ws://[::1/feed", "wss://host\u2100/feed"))],
+)
 def test_an_authorise_answer_without_a_socket_is_a_violation(content: Any) -> None:
     with pytest.raises(ProtocolViolation):
         protocol.parse_authorized_url(content)
