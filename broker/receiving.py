@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from broker.following import Following
 from broker.journal import Journal, Record
@@ -19,8 +19,6 @@ from marketdata.domain.tick import TickKind
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_KEYS = 10_000
-"""So many keys that nobody asked for are looked up in a run; the store's writer names what comes beyond."""
 TEXT_CHARACTERS = 2000
 """So much of a text frame goes into the journal."""
 COLLECT_OBJECTS = 50_000
@@ -41,7 +39,6 @@ class Receiver:
         counts: takes `frames_received_total`, which is `frames_decoded_total` + `frames_rejected_total`; `ticks_decoded_total`,
             those with unknown keys too; `text_frames_total`.
         on_ticks: called after each frame with ticks; must be cheap.
-        on_unknown: called once for each key that means nothing yet.
     """
 
     def __init__(
@@ -54,7 +51,6 @@ class Receiver:
         writer: StoreWriter,
         counts: Counter[str],
         on_ticks: Callable[[], None],
-        on_unknown: Callable[[Sequence[str]], None],
     ) -> None:
         self._journal = journal
         self._following = following
@@ -63,10 +59,9 @@ class Receiver:
         self._writer = writer
         self._counts = counts
         self._on_ticks = on_ticks
-        self._on_unknown = on_unknown
-        self._asked: set[str] = set()
         self._minutes: dict[int, bytes] = {}
         self._is_greeted = False
+        self._unasked_told = False
 
     def opened(self) -> None:
         """A connection was made: its first market_info replaces what is known of the segments, as the broker may leave one out."""
@@ -101,8 +96,9 @@ class Receiver:
             self._is_greeted = True
             self._pipeline.segments = {}
         self._pipeline.apply(frame)
-        if frame.unknown:
-            self._ask(frame.unknown)
+        if frame.unknown and not self._unasked_told:
+            self._unasked_told = True
+            log.warning("feed: keys that nobody asked for; they are stored and not shown: %s", ", ".join(frame.unknown[:5])[:300])
         if frame.ticks:
             liveness.data_at = liveness.frame_at
             if frame.kind is TickKind.LIVE:
@@ -120,12 +116,6 @@ class Receiver:
         if self._counts["frames_rejected_total"] in (1, 10, 100, 1000):
             unforeseen = None if isinstance(error, ProtocolViolation) else error
             log.warning("feed: frame rejected (%d so far): %s", self._counts["frames_rejected_total"], error, exc_info=unforeseen)
-
-    def _ask(self, unknown: Sequence[str]) -> None:
-        keys = [key for key in unknown if key not in self._asked]
-        if keys and len(self._asked) < UNKNOWN_KEYS:
-            self._asked.update(keys)
-            self._on_unknown(keys)
 
 
 def _now_us() -> int:

@@ -22,8 +22,6 @@ COUNTS = (
     "mute_total",
     "ungreeted_total",
     "universe_failed_total",
-    "background_failed_total",
-    "background_dropped_total",
 )
 """What the loops and the receiver count. All are in every report, 0 before they first happen."""
 

@@ -15,7 +15,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,9 @@ from broker.pipeline import Pipeline
 from broker.publisher import Publisher
 from broker.receiving import Receiver, spare_the_collector
 from broker.recording import Recorder
-from broker.report import Report, first_line
+from broker.report import Report
 from broker.sessions import Token
-from broker.store_calls import STORE_ERRORS, ask_store
+from broker.store_calls import STORE_ERRORS
 from broker.store_writer import StoreWriter
 from broker.tending import JournalTender
 from broker.upstox.protocol import FeedUnavailable
@@ -48,7 +48,6 @@ UNIVERSE_SECONDS = 30.0
 RETRY_SECONDS = 5.0
 """The store is asked again so long after it did not answer."""
 LEASE_SECONDS = 10.0
-BACKGROUND_TASKS = 100
 STOP_SECONDS = 20.0
 
 
@@ -110,7 +109,6 @@ class FeedRunner:
         self._changed = asyncio.Event()
         self._reconcile = asyncio.Event()
         self._tell_state = False
-        self._background: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
         """Ask for an orderly end. Safe to call more than once."""
@@ -186,7 +184,6 @@ class FeedRunner:
             writer=self.writer,
             counts=self.counts,
             on_ticks=self._ticks_came,
-            on_unknown=lambda keys: self._in_background(self._name(keys)),
         )
         self.writer.start()
         spare_the_collector()
@@ -261,12 +258,6 @@ class FeedRunner:
             segments = self.following.by_segment()
             self.holes.end(_now_ms(), segments=segments, traded=bool(trading_segments(segments, self.pipeline.segments)))
         self._changed.set()
-
-    async def _name(self, keys: Sequence[str]) -> None:
-        """Give keys that the feed sent unasked their placeholders, so that clients get them too."""
-        named = await ask_store(lambda: name_unknown(keys))
-        self.following.learn(named)
-        log.warning("feed: %d keys that nobody asked for, %d got placeholders: %s", len(keys), len(named), ", ".join(keys[:5])[:300])
 
     # --- the loops ----------------------------------------------------------------------------------------------------------
 
@@ -399,25 +390,6 @@ class FeedRunner:
             segments=self.pipeline.segments,
             counters=counters | self._tender.gauges() | self.liveness.gauges(time.monotonic()),
         )
-
-    def _in_background(self, work: Awaitable[object]) -> None:
-        """Do something that the hot path must not wait for; at most BACKGROUND_TASKS of them, a failure is logged and counted."""
-        if len(self._background) >= BACKGROUND_TASKS:
-            self.counts["background_dropped_total"] += 1
-            if asyncio.iscoroutine(work):
-                work.close()
-            return
-
-        async def guarded() -> None:
-            try:
-                await work
-            except Exception as error:
-                self.counts["background_failed_total"] += 1
-                log.warning("feed: %s", first_line(error))
-
-        task = asyncio.get_running_loop().create_task(guarded())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
 
 def _now_ms() -> int:

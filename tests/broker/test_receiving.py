@@ -44,10 +44,9 @@ class Bench:
             folder, shard=0, journal_last_us=0, name_unknown=lambda keys: {}, batch_ticks=100, batch_ms=100, queue_ticks=1000
         )
         self.ticked = 0
-        self.unknown: list[list[str]] = []
         self.receiver = Receiver(
             journal=self.journal, following=self.following, pipeline=self.pipeline, liveness=self.liveness, writer=self.writer,
-            counts=self.counts, on_ticks=self._tick, on_unknown=lambda keys: self.unknown.append(list(keys)),
+            counts=self.counts, on_ticks=self._tick,
         )  # fmt: skip
         self.receiver.opened()
 
@@ -117,11 +116,14 @@ def test_text_frames_are_kept_beside_the_frames_and_told(bench: Bench, caplog: p
     assert 0 < bench.journal.bytes_written < 20_000
 
 
-def test_a_key_that_nobody_asked_for_is_asked_about_once(bench: Bench) -> None:
+def test_a_key_that_nobody_asked_for_is_offered_to_the_store_and_has_no_quote(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         bench.receiver.take(frame({"NSE_FO|1": option_feed(), "NSE_FO|7": option_feed(), "NSE_FO|8": option_feed()}))
-    assert bench.unknown == [["NSE_FO|7", "NSE_FO|8"]]
+    assert bench.writer.queued_ticks == 9
+    assert set(bench.pipeline.quotes) == {1}
     assert bench.pipeline.counts["ticks_unknown_total"] == 6
+    assert caplog.text.count("nobody asked for") == 1, "no line a frame"
+    assert "NSE_FO|7, NSE_FO|8" in caplog.text
 
 
 def test_the_clocks_tell_frames_ticks_and_live_ticks_apart(bench: Bench) -> None:

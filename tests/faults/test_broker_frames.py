@@ -69,13 +69,17 @@ def test_odd_frames_are_taken_and_no_quote_steps_back_or_is_blanked(system: Prox
 
 
 def test_a_key_that_nobody_asked_for_gets_a_placeholder_and_its_ticks_are_kept(system: ProxiedSystem, full: bool) -> None:
-    before, times = system.counter("ticks_unknown_total"), 100 if full else 10
-    happened = system.inject("unknown_keys", times, key="NSE_FO|999000999", every=1)
+    before, had = system.counter("ticks_unknown_total"), system.happened("unknown_keys")
+    system.inject("unknown_keys", 100 if full else 10, key="NSE_FO|999000999", every=1)
     system.exchange.fault(kind="clear")
-    assert system.counter("ticks_unknown_total") > before
-    (placeholder,) = system.database["instruments_instrument"].find({"instrument_key": "NSE_FO|999000999"})
-    until(lambda: system.database["marketdata_markettick"].count_documents({"i": placeholder["_id"]}) >= times, "its ticks are stored")
-    print(f"\n  {happened} frames with it, {system.counter('ticks_unknown_total') - before:.0f} before it had its placeholder")
+    happened = system.happened("unknown_keys") - had
+    system.wait_for(lambda: system.counter("ticks_unknown_total") == before + happened)
+    placeholders = system.database["instruments_instrument"]
+    until(lambda: placeholders.count_documents({"instrument_key": "NSE_FO|999000999"}) == 1, "it has its placeholder")
+    placeholder = placeholders.find_one({"instrument_key": "NSE_FO|999000999"}) or {}
+    until(lambda: system.database["marketdata_markettick"].count_documents({"i": placeholder["_id"]}) == happened, "its ticks are stored")
+    print(f"\n  {happened} frames with it, and no quote of it")
+    assert system.get("/api/marketdata/ticks/latest/", instruments="NSE_FO|999000999")["results"] == []
     system.prove()
 
 
