@@ -434,7 +434,7 @@ class Hub:
     async def _watch_step(self) -> None:
         await asyncio.sleep(1)
         now = time.monotonic()
-        if now - self._report_at > SILENCE_SECONDS and self.board.lost_since_ms is None:
+        if now - self._report_at > SILENCE_SECONDS and self.board.lost_since_ms is None and not self.board.is_closed:
             self._lost(f"No report of the feed for {SILENCE_SECONDS:.0f} s.")
         for shard, reported_at in self._reports_at.items():
             if now - reported_at > SILENCE_SECONDS and self.board.hush(shard, _now_ms()):

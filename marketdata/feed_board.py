@@ -70,9 +70,14 @@ class FeedBoard:
         """The reason for that, in a sentence; empty while nothing is missing."""
         return min(self._lost.values())[1] if self._lost else ""
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether every feed said that it stops: no report is expected then."""
+        return bool(self.statuses) and all(status.state == FeedState.CLOSED for status in self.statuses.values())
+
     def hush(self, shard: int, now_ms: int) -> bool:
-        """Note that a shard reports no more. False: that was known already, or there is no such shard."""
-        if shard in self._silent or shard not in self.statuses:
+        """Note that a shard reports no more. False: that was known already, it said that it stops, or there is no such shard."""
+        if shard in self._silent or shard not in self.statuses or self.statuses[shard].state == FeedState.CLOSED:
             return False
         self._silent[shard] = now_ms
         return True

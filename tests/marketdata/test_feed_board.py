@@ -59,6 +59,17 @@ def test_every_state_a_feed_may_report_can_be_told() -> None:
     assert {board(status(state=state)).view(0).state for state in FeedState} == set(FeedState)
 
 
+def test_a_feed_that_said_that_it_stops_is_not_missed() -> None:
+    made = board(status(0, state="closed"), status(1, state="live"))
+    assert not made.is_closed
+    assert not made.hush(0, 90)
+    assert made.hush(1, 90)
+    assert (made.view(1).state, made.view(1).scope) == ("reconnecting", "shard:1")
+    ended = board(status(0, state="closed"), status(1, state="closed"))
+    assert ended.is_closed
+    assert not FeedBoard().is_closed
+
+
 def test_our_own_loss_hides_what_the_feed_says_until_it_is_found() -> None:
     made = board(status())
     assert made.lose("2 messages were lost.", 77)
