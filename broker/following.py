@@ -36,8 +36,8 @@ class Following:
         keys: instrument id → key.
         subscribed: key → mode, as asked of the present connection; empty without one.
         unsettled: whether the rules select nothing at all, or a sibling has not told its prices yet: to be resolved again soon.
-        counts: `feed_requests_total`, `demand_failed_total` (a look-up that the store did not answer), and `feed_shards`: how many
-            feeds there are.
+        counts: `feed_requests_total`, `demand_failed_total` (a look-up that the store did not answer), `rules_refused`: how many
+            rules are left out because they are not valid, and `feed_shards`: how many feeds there are.
     """
 
     def __init__(self, journal: Journal, pipeline: Pipeline, *, shard: int, shards: int, limits: Mapping[str, int]) -> None:
@@ -45,13 +45,14 @@ class Following:
         self.keys: dict[int, str] = {}
         self.subscribed: dict[str, str] = {}
         self.unsettled = False
-        self.counts: Counter[str] = Counter(feed_requests_total=0, demand_failed_total=0, feed_shards=shards)
+        self.counts: Counter[str] = Counter(feed_requests_total=0, demand_failed_total=0, rules_refused=0, feed_shards=shards)
         self._journal = journal
         self._pipeline = pipeline
         self._shard = shard
         self._shards = shards
         self._limits = limits
         self._rules: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         self._defaults_made = False
         self._connection: FeedConnection | None = None
         self._asking: dict[str, str] = {}
@@ -81,6 +82,7 @@ class Following:
         shard, shards = self._shard, self._shards
         recorded = await ask_store(lambda: spots_record(spots=spots, at_ms=at_ms, shard=shard, shards=shards))
         universe = await ask_store(lambda: universe_resolve(spots=recorded.spots, at_ms=at_ms, shards=shards))
+        self._tell_refused({cut.rule: cut.reason for cut in universe.cut if not cut.mode})
         wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
         ids = await ask_store(lambda: ids_with_placeholders(list(wanted)))
         self.learn(ids)
@@ -91,6 +93,13 @@ class Following:
             log.warning("feed: no instrument to follow; load the master with `manage.py refresh_instruments`")
         self.unsettled = not rules or 0 < recorded.priced < shards
         self._rules = rules
+
+    def _tell_refused(self, refused: dict[str, str]) -> None:
+        for name, reason in refused.items():
+            if self._refused.get(name) != reason:
+                log.error("feed: rule %r is passed: %s", name, reason)
+        self._refused = refused
+        self.counts["rules_refused"] = len(refused)
 
     async def reconcile(self, connection: FeedConnection) -> None:
         """Ask the broker for the difference between wanted and subscribed.

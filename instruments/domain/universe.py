@@ -64,7 +64,7 @@ class Selection(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What a rule asked for and does not get. `keys` is empty when the rule matched nothing."""
+    """What a rule asked for and does not get. `keys` is empty when the rule matched nothing, `mode` too when the rule itself is wrong."""
 
     rule: str
     mode: str

@@ -100,6 +100,22 @@ async def test_the_rules_are_subscribed_once_and_again_on_another_connection(jou
         assert broker.requests == []
 
 
+async def test_a_bad_rule_is_told_once_and_counted_and_the_others_are_followed(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    await asyncio.to_thread(rule, *KEYS)
+    await asyncio.to_thread(lambda: SubscriptionRule.objects.create(name="unchecked", what="options", underlying="N", expiries=["soon"]))
+    following = follow(journal)
+    async with asked() as broker:
+        for _ in range(3):
+            await following.resolve_rules()
+        await following.reconcile(broker.connection)
+        assert await broker.after(1) == [("sub", "full", KEYS)]
+        assert following.counts["rules_refused"] == 1
+        assert caplog.text.count("rule 'unchecked' is passed: the rule is not valid: 'soon' is no expiry") == 1
+        await asyncio.to_thread(lambda: SubscriptionRule.objects.filter(name="unchecked").delete())
+        await following.resolve_rules()
+        assert following.counts["rules_refused"] == 0
+
+
 async def test_each_shard_takes_its_own_and_together_they_take_all(journal: Journal, tmp_path: Path) -> None:
     await asyncio.to_thread(rule, *KEYS)
     other = Journal(tmp_path / "other", shard=1, segment_bytes=1 << 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.core.cache import cache
@@ -22,6 +23,7 @@ from instruments.selectors import (
     underlying_is_known,
 )
 from instruments.services import instruments_refresh, spots_record
+from marketdata import store
 from tests.instruments.explain import assert_by_index, profiled
 from tests.instruments.rows import DAY_1, DAY_2, MONTHLY, NEXT_MONTHLY, NEXT_WEEKLY, WEEKLY, market, option, patience
 
@@ -117,6 +119,25 @@ def test_what_is_followed_uses_the_prices_that_the_feed_recorded() -> None:
     assert len(now.ids) == 2
     assert now.spots_at_ms == ms_of(DAY_1)
     assert followed(DAY_1) == now
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"expiries": ["soon"]}, {"strikes": "some"}, {"what": "all"}, {"mode": "loud"}, {"expiries": None}, {"expiries": [5]}, {"strikes": 5}],
+    ids=str,
+)
+def test_a_rule_that_was_stored_without_a_check_is_named_and_the_others_are_followed(wrong: dict[str, Any]) -> None:
+    load(market())
+    SubscriptionRule.objects.create(name="bad", what="options", underlying="NIFTY", expiries=["@w0"], strikes="atm0", priority=1)
+    SubscriptionRule.objects.create(name="good", what="options", underlying="NIFTY", expiries=["@w0"], strikes="atm0", priority=2)
+    store.collection(SubscriptionRule._meta.db_table).update_one({"name": "bad"}, {"$set": wrong})
+    universe = selectors.universe_resolve(spots={"NSE_INDEX|Nifty 50": 24600.0}, at_ms=ms_of(DAY_1))
+    assert {mode: len(keys) for mode, keys in universe.by_mode.items()} == {"full": 2}
+    assert [(cut.rule, cut.mode, cut.keys) for cut in universe.cut] == [("bad", "", [])]
+    assert universe.cut[0].reason.startswith("the rule is not valid: ")
+    now = followed(DAY_1)
+    assert [(rule.row.name, rule.selection and len(rule.selection.keys)) for rule in now.rules] == [("bad", None), ("good", 2)]
+    assert now.universe.cut == universe.cut
 
 
 def test_what_is_followed_is_said_of_all_connections_together() -> None:
