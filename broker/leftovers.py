@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 600.0
 """The limits are applied so often."""
+RETRY_SECONDS = 60.0
+"""A journal that another feed holds is tried again so often: when that feed ends, nobody else would look after it."""
 
 
 class Leftovers(threading.Thread):
@@ -57,13 +59,20 @@ class Leftovers(threading.Thread):
         self._writer: StoreWriter | None = None
 
     def run(self) -> None:
-        """Bring each journal into the store, then apply the limits from time to time."""
-        held = [journal for shard in self._removed() if (journal := self._open(shard)) is not None]
-        stored = {journal.folder: stored_us for journal in held if (stored_us := self._drain(journal)) is not None}
-        while stored and not self._stopping.is_set():
+        """Bring each journal into the store once nobody else holds it, and apply the limits from time to time."""
+        waiting = self._removed()
+        held: list[Journal] = []
+        stored: dict[Path, int] = {}
+        while (waiting or stored) and not self._stopping.is_set():
+            for shard in list(waiting):
+                if (journal := self._open(shard)) is not None:
+                    waiting.remove(shard)
+                    held.append(journal)
+                    if (stored_us := self._drain(journal)) is not None:
+                        stored[journal.folder] = stored_us
             for folder, stored_us in stored.items():
                 self._keep(folder, stored_us)
-            self._stopping.wait(KEEP_SECONDS)
+            self._stopping.wait(RETRY_SECONDS if waiting else KEEP_SECONDS)
         for journal in held:
             journal.close()
 
@@ -83,7 +92,7 @@ class Leftovers(threading.Thread):
         try:
             journal.open()
         except JournalBusy:
-            return None  # another feed of this machine looks after it
+            return None  # another feed of this machine looks after it, as long as it runs
         except OSError as error:
             log.error("leftovers: %s cannot be read: %s", journal.folder, error)
             return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from broker import leftovers as module
 from broker.journal import Journal, segment_paths
 from broker.journal_keeping import JournalLimits
 from broker.leftovers import Leftovers
@@ -79,13 +80,37 @@ def test_what_a_removed_shard_had_only_journalled_is_stored_once(tmp_path: Path)
     assert _stored() == expected
 
 
-def test_a_journal_that_another_feed_holds_is_left_to_it(tmp_path: Path) -> None:
+def test_a_journal_that_another_feed_holds_is_left_to_it_until_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    journal_of(tmp_path, 2)
+    journal_of(tmp_path, 3)
+    expected = {shard: expected_ids(tmp_path / str(shard)) for shard in (2, 3)}
+    holder = Journal(tmp_path / "2", shard=2, segment_bytes=1 << 30)
+    holder.open()
+    leftovers = leftovers_of(tmp_path, shards=2)
+    leftovers.start()
+    _wait_until(lambda: leftovers.drained == {3})  # which is not held up
+    time.sleep(0.5)  # some ten tries
+    assert leftovers.drained == {3}
+    assert _stored() == expected[3]
+    holder.close()
+    _wait_until(lambda: leftovers.drained == {2, 3})
+    assert _stored() == expected[2] + expected[3]
+    leftovers.stop(20)
+    assert not leftovers.is_alive()
+    for shard in (2, 3):
+        again = Journal(tmp_path / str(shard), shard=shard, segment_bytes=1 << 30)
+        again.open()  # nobody has it any more
+        again.close()
+
+
+def test_a_journal_that_is_held_for_good_does_not_hold_up_the_end(tmp_path: Path) -> None:
     journal_of(tmp_path, 2)
     holder = Journal(tmp_path / "2", shard=2, segment_bytes=1 << 30)
     holder.open()
     leftovers = leftovers_of(tmp_path, shards=2)
     leftovers.start()
-    leftovers.join(60)
+    leftovers.stop(20)
     assert not leftovers.is_alive()
     assert leftovers.drained == set()
     assert _stored() == Counter()
