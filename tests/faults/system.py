@@ -21,6 +21,7 @@ import pymongo
 import redis
 from pymongo.database import Database
 
+from marketdata.domain.continuity import FEED_HOPS
 from marketdata.domain.feed_status import FeedStatus
 from tests.fakes.stack import Process, Stack
 from tests.faults.oracle import LOST_MS, Proof, assert_lossless
@@ -153,7 +154,8 @@ class System(Stack):
     # --- the proof ------------------------------------------------------------------------------------------------------
 
     def prove(self, *, lost_ms: float = LOST_MS) -> Proof:
-        """Let everything come to rest, then have the oracle compare ledger, journal, store and what REST and WebSocket deliver.
+        """Let everything come to rest, then have the oracle compare ledger, journal, store and what REST and WebSocket deliver;
+        what the system counts of itself must add up.
 
         Afterwards the exchange sends again.
 
@@ -169,6 +171,7 @@ class System(Stack):
             try:
                 proof = assert_lossless(self.database, [self.journal], self.ledger, lost_ms=lost_ms)
                 self._assert_delivered(proof)
+                self._assert_continuous()
                 break
             except (AssertionError, TimeoutError) as error:
                 print(f"  not yet: {str(error)[:200]}")
@@ -180,6 +183,14 @@ class System(Stack):
         print(f"  {proof}")
         self.proved = True
         return proof
+
+    def _assert_continuous(self) -> None:
+        """What the running system counts of itself adds up at every hop, all of which can be judged now."""
+        rows = self.get("/api/marketdata/continuity/")["hops"]
+        assert {row["hop"] for row in rows if row["hop"].startswith("feed 0: ")} == {f"feed 0: {hop}" for hop, _, _ in FEED_HOPS}
+        assert any(row["hop"].startswith("hub ") for row in rows)
+        wrong = [f"{row['hop']}: {row['equation']} {row['detail']}" for row in rows if not row["holds"]]
+        assert not wrong, f"{len(wrong)} hops do not add up: {'; '.join(wrong)}"
 
     def _assert_delivered(self, proof: Proof) -> None:
         """What REST, a fresh client and the one that stayed on are told of each followed instrument is its newest update in the journal."""
