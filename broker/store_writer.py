@@ -21,7 +21,7 @@ from django.db import Error as DjangoError
 from pymongo.errors import PyMongoError
 
 from broker.journal import JournalReader, Record
-from broker.position import position_read, position_write
+from broker.position import journal_id, position_read, position_write
 from broker.upstox.decode import Frame, decode
 from broker.upstox.protocol import ProtocolViolation
 from marketdata.domain.candle import Candle
@@ -194,7 +194,8 @@ class StoreWriter(threading.Thread):
 
     def run(self) -> None:
         """Catch up with the journal, then follow the queue until stopped."""
-        self.stored_us = self._position_us = self._retry(lambda: position_read(self._shard), "read the position") or 0
+        self._journal = journal_id(self._folder)
+        self.stored_us = self._position_us = self._retry(lambda: position_read(self._shard, self._journal), "read the position") or 0
         self._pending_us = min(self.stored_us, self._journal_until_us)  # a journal that was begun anew may be behind the position
         self._catch_up()
         while not self._abandoned:
@@ -328,7 +329,7 @@ class StoreWriter(threading.Thread):
         now = time.monotonic()
         if self.stored_us <= self._position_us or (now - self._position_at < POSITION_SECONDS and not force):
             return
-        self._retry(lambda: position_write(self._shard, self.stored_us), "save the position")
+        self._retry(lambda: position_write(self._shard, self.stored_us, self._journal), "save the position")
         self._position_at, self._position_us = now, self.stored_us
 
     def _retry(self, work: Callable[[], T], what: str) -> T | None:

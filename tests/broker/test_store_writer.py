@@ -239,6 +239,26 @@ def test_a_key_that_is_no_key_is_counted_and_the_rest_of_its_frame_stored(tmp_pa
     assert bench.writer.counts["ticks_unnamed_total"] == 1
 
 
+def test_a_journal_that_comes_back_is_stored_although_another_one_of_the_shard_went_further(tmp_path: Path) -> None:
+    first = Bench(tmp_path / "a")
+    first.writer.start()
+    first.take(0)
+    first.close()
+    tail = Bench(tmp_path / "a")
+    for number in range(1, 20):
+        tail.take(number)
+    tail.journal.close()  # the machine died before its store had this
+    other = Bench(tmp_path / "b")
+    other.writer.start()
+    stamps = [other.take(number, "B") for number in range(50, 60)]
+    other.close()
+    assert stamps[-1] == position_read(0)
+    back = Bench(tmp_path / "a")
+    back.writer.start()
+    back.close()
+    assert _volumes() == [75 * (number + 1) for number in range(20)]
+
+
 def test_a_journal_begun_anew_behind_the_position_is_stored_all_the_same(tmp_path: Path) -> None:
     position_write(0, 2**49)  # another journal's, of a clock that was ahead
     bench = Bench(tmp_path)
