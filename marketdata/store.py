@@ -109,11 +109,12 @@ def tick_bson(tick: Tick, received_us: int, broker_ms: int, kind: int) -> bytes:
     return pack(*words)
 
 
-def ticks_write(documents: Sequence[bytes]) -> Written:
+def ticks_write(documents: Sequence[bytes], target: Collection[Document] | None = None) -> Written:
     """Insert ticks, acknowledged by a majority; those that are there already stay as they are.
 
     Args:
         documents: BSON, as `tick_bson` makes it.
+        target: `ticks_collection()` of another thread; Django would make a client for each thread.
 
     Raises:
         pymongo.errors.PyMongoError: anything but duplicate keys; the whole batch may be written again.
@@ -121,7 +122,7 @@ def ticks_write(documents: Sequence[bytes]) -> Written:
     if not documents:
         return Written(0, 0)
     try:
-        ticks_collection().insert_many([RawBSONDocument(document) for document in documents], ordered=False)
+        (ticks_collection() if target is None else target).insert_many([RawBSONDocument(document) for document in documents], ordered=False)
     except BulkWriteError as error:
         details = error.details
         if details.get("writeConcernErrors") or any(row["code"] != DUPLICATE_KEY for row in details["writeErrors"]):
