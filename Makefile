@@ -44,10 +44,10 @@ run: setup
 	@$(BIN)/python manage.py up
 
 test: setup-dev
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile $(ARGS)
 
 faults: setup-dev
-	@$(BIN)/python -m pytest tests/faults --faults=full -s --timeout=3600 $(ARGS)
+	@$(BIN)/python -m pytest tests/faults --faults=full --numprocesses=2 --dist=loadfile -v -rP --timeout=3600 $(ARGS)
 
 check: setup-dev
 	@echo "format";         ruff format --check --quiet --output-format concise . || { echo "Run: .venv/bin/ruff format ."; exit 1; }
