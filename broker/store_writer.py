@@ -1,9 +1,9 @@
 """The thread that brings a shard's frames from the journal into MongoDB: in order, in batches, never skipping.
 
-Laws: a frame is written before any later one, so the position that is committed stands for an unbroken prefix; and none
-before the journal was flushed, so a killed feed leaves no tick in the store that the journal cannot explain. While the
-store keeps up, frames come by a bounded queue; when the queue is full (or at the start, for the last run's tail) they are
-read again from the journal until the thread has caught up. It never blocks the caller of `offer`.
+Laws: the position that is committed stands for an unbroken prefix: it moves when everything before it is acknowledged. No
+frame is written before the journal was flushed, so a killed feed leaves no tick in the store that the journal cannot explain.
+While the store keeps up, frames come by a bounded queue; when the queue is full (or at the start, for the last run's tail)
+they are read again from the journal until the thread has caught up. It never blocks the caller of `offer`.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class StoreWriter(threading.Thread):
         self._catching_up = True
         self._stopping = False
         self._abandoned = False
+        self._journal: str | None = None
         self._named: dict[str, int | None] = {}
         self._documents: list[bytes] = []
         self._bars: list[Candle] = []
@@ -198,14 +199,17 @@ class StoreWriter(threading.Thread):
 
     def run(self) -> None:
         """Catch up with the journal, then follow the queue until stopped."""
-        self._journal = journal_id(self._folder)
+        try:
+            self._journal = journal_id(self._folder)
+        except OSError as error:  # a disk that was full before the id was ever written: the shard's own position serves this run
+            log.error("store: the journal's id can be neither read nor written: %s", error)
         self.stored_us = self._position_us = self._retry(lambda: position_read(self._shard, self._journal), "read the position") or 0
         self._pending_us = min(self.stored_us, self._journal_until_us)  # a journal that was begun anew may be behind the position
         self._catch_up()
         while not self._abandoned:
             work = self._take()
             for each in work:
-                if each.received_us > self._pending_us:
+                if each.received_us > self._pending_us or not each.journalled:  # what no journal has, none has given
                     if each.unnamed:
                         self._read(each.unnamed)
                     else:
@@ -308,7 +312,7 @@ class StoreWriter(threading.Thread):
         self._bars.extend(frame.bars)
         if received_us <= self._last_run_us:
             self.counts["ticks_replayed_total"] += len(ticks) + len(frame.unknown)
-        self._pending_us = received_us
+        self._pending_us = max(self._pending_us, received_us)
 
     def _write(self) -> None:
         """Write what was collected, trying again until the store takes it; then the position may move."""

@@ -145,6 +145,24 @@ def test_what_only_memory_had_is_counted_when_the_queue_overflows_into_the_journ
     assert bench.writer.counts["ticks_dropped_total"] == 2
 
 
+def test_what_the_journal_refused_is_stored_also_when_the_journal_goes_on_before_it_was_taken(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, queue_ticks=4)
+    for number in range(3):  # the third overflows; nothing is flushed, as if the disk were full
+        bench.take(number)
+    bench.writer.start()
+    data = frame({"A": option_feed(volume=75 * 4), "B": option_feed()})
+    refused = Record(bench.journal.last_us + 8, data, IDS)
+    deadline = time.monotonic() + 30
+    dropped = -1
+    while bench.writer.counts["ticks_dropped_total"] != dropped:  # until the thread catches up and takes frames beside it
+        assert time.monotonic() < deadline
+        dropped = bench.writer.counts["ticks_dropped_total"]
+        bench.writer.offer(refused, decode(data, IDS), journalled=False)
+    bench.take(4)
+    bench.close()
+    assert _volumes() == [75 * (number + 1) for number in range(5)]
+
+
 def test_the_next_run_writes_the_tail_that_the_last_one_did_not_store(tmp_path: Path) -> None:
     crashed = Bench(tmp_path)
     stamps = [crashed.take(number) for number in range(30)]
