@@ -64,6 +64,7 @@ def test_the_command_loads_shows_its_steps_and_sums_up(good: Path) -> None:
         (gzip.compress(b'[{"date":"2026-11-22","close":1.5}]'), "not a master"),
         (gzip.compress(broker_json(market()[:30])), "more than half is missing"),
     ],
+    ids=["empty", "cut off", "page", "packed page", "envelope", "another list", "half"],  # not the bytes: gzip puts the time into them
 )
 def test_a_bad_file_changes_nothing_and_says_why(good: Path, tmp_path: Path, content: bytes, why: str) -> None:
     run(good)
