@@ -6,6 +6,7 @@ import http.client
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from tradingok import ports
@@ -47,10 +48,9 @@ def programs(supervisor: Supervisor, *, var: Path, host: str, port: int, feeds: 
     yield Program("instruments", [*MANAGE, "refresh_instruments"], once=True)
     for name, number in numbered("feed", feeds).items():
         yield Program(name, [*MANAGE, "runfeed", "--shard", f"{number}/{feeds}"], feed_environment(number, feeds))
-    for name in numbered("web", webs):
-        yield Program(
-            name, [sys.executable, "-m", "tradingok.server"], {"TRADINGOK_WEB_PROCESSES": str(webs)}, ready=lambda: is_live(host, port)
-        )
+    for name, number in numbered("web", webs).items():
+        shared = {"TRADINGOK_WEB_PROCESSES": str(webs)}
+        yield Program(name, [sys.executable, "-m", "tradingok.server"], shared, ready=partial(are_live, host, port, number))
     yield Program("worker", [*CELERY, "worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"])
     yield Program("beat", [*CELERY, "beat"])
 
@@ -85,6 +85,14 @@ def _last_port(file: Path) -> int | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return port if isinstance(port, int) and 0 < port < 65536 else None
+
+
+def are_live(host: str, port: int, number: int) -> bool:
+    """Whether so many web servers listen on the port they share, and one answers: any of them may, so an answer alone says little.
+
+    Where listeners cannot be counted (other systems than Linux), the answer has to do.
+    """
+    return is_live(host, port) and ports.listeners(port) not in range(1, number)
 
 
 def is_live(host: str, port: int) -> bool:

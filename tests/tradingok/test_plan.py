@@ -52,6 +52,12 @@ def test_a_web_server_that_is_not_there_does_not_live() -> None:
     assert not plan.is_live("127.0.0.1", ports.choose())
 
 
+def test_a_web_server_that_shares_a_port_is_not_ready_by_the_answer_of_another() -> None:
+    with answering(200) as port:
+        assert plan.are_live(ports.LOOPBACK, port, 1)
+        assert not plan.are_live(ports.LOOPBACK, port, 2)
+
+
 def test_a_port_in_use_is_refused_with_another_to_try() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
