@@ -20,10 +20,13 @@ class Watcher:
 
     Attributes:
         keys: what it follows.
-        quotes: key → the newest quote; `seqs` key → its (epoch, seq).
+        quotes: key → the newest quote.
+        seqs: key → its seq, of the present connection: another web process may begin with an older quote.
+        epochs: those that were told; each may begin the seqs again, once.
+        rewound: key → how often its seq went back.
         states: feed states in the order in which they were told, of `hello` and of `feed:status`.
         counts: `ticks`, `connections`, `closed`.
-        broken: complaints about the protocol: a hole in `n`, a seq that went back.
+        broken: complaints about the protocol: a hole in `n`; at the end, a seq that went back more often than a new epoch explains.
         stepped_back: (key, field, before, after) of each volume or time of the last trade that became less.
         blanked: (key, field) of each figure that was known and became unknown.
         tick_at: monotonic time of the newest tick.
@@ -31,7 +34,9 @@ class Watcher:
 
     def __init__(self, url: str, api_key: str, keys: list[str]) -> None:
         self.quotes: dict[str, dict[str, Any]] = {}
-        self.seqs: dict[str, tuple[int, int]] = {}
+        self.seqs: dict[str, int] = {}
+        self.epochs: set[int] = set()
+        self.rewound: Counter[str] = Counter()
         self.states: list[str] = []
         self.counts: Counter[str] = Counter()
         self.broken: list[str] = []
@@ -40,7 +45,6 @@ class Watcher:
         self.tick_at = 0.0
         self.keys = keys
         self._url, self._headers = url, {"Authorization": f"Bearer {api_key}"}
-        self._epoch = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
@@ -51,9 +55,13 @@ class Watcher:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stopping.set()
         self._thread.join(20)
+        most = max(0, len(self.epochs) - 1)
+        self.broken += [
+            f"the seq of {key} went back {times} times in {most + 1} epochs" for key, times in self.rewound.items() if times > most
+        ]
         if error is None:
             assert not self._thread.is_alive()
-            assert self.broken == []
+            assert self.broken == [], self.broken
 
     @property
     def state(self) -> str:
@@ -73,6 +81,7 @@ class Watcher:
 
     def _read(self, socket: ClientConnection) -> None:
         frames = 0
+        self.seqs.clear()
         while not self._stopping.is_set():
             try:
                 message = json.loads(socket.recv(timeout=0.2))
@@ -92,7 +101,7 @@ class Watcher:
 
     def _tell(self, feed: dict[str, Any]) -> None:
         self.states.append(feed["state"])
-        self._epoch = max(self._epoch, feed["epoch"] or 0)
+        self.epochs.add(feed["epoch"])
 
     def _take(self, ticks: list[list[Any]]) -> None:
         self.tick_at = time.monotonic()
@@ -105,4 +114,5 @@ class Watcher:
                 if (quote.get(name) or 0) < (known.get(name) or 0):
                     self.stepped_back.append((key, name, known[name], quote[name]))
             self.quotes[key] = {**({"depth": known["depth"]} if "depth" in known else {}), **quote}
-            self.seqs[key] = (self._epoch, seq)
+            self.rewound[key] += seq < self.seqs.get(key, 0)
+            self.seqs[key] = seq
