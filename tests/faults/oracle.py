@@ -2,8 +2,9 @@
 
     exchange's ledger ─▶ journal (mcap's reader) ─▶ frames (the SDK's module) ─▶ documents expected = documents in MongoDB (pymongo)
 
-What may be missing is the end of a connection: what was on its way when it was cut, or when the feed was killed. Anything missing
-before a frame that is there, anything twice, anything out of its order, anything stored that no frame said, is an AssertionError.
+What may be missing is the end of a connection: what was on its way when it was cut, or when the feed was killed. Of one that is still
+open nothing may. Anything missing before a frame that is there, anything twice, anything out of its order, anything stored that no frame
+said, is an AssertionError.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Proof(NamedTuple):
         journalled: frames.
         lost: frames that were sent and never journalled, all at the ends of connections.
         lost_ms: the longest such end, ms from its first frame to its last.
+        lost_since: connection → when the first frame of such an end was sent, ns UTC.
         stored: ticks.
         candles: the broker's 1-minute bars.
         last: key → figures of its newest update, by the broker's clock.
@@ -58,6 +60,7 @@ class Proof(NamedTuple):
     journalled: int
     lost: int
     lost_ms: float
+    lost_since: dict[int, int]
     stored: int
     candles: int
     last: dict[str, Figures]
@@ -90,6 +93,7 @@ def assert_lossless(
     ledger: Path | None = None,
     *,
     lost_ms: float = LOST_MS,
+    still_open: int | None = None,
 ) -> Proof:
     """Compare ledger, journals and store, once everything has come to rest.
 
@@ -98,6 +102,7 @@ def assert_lossless(
         journals: folder of each feed shard's journal.
         ledger: the exchange's; None: the journal alone is what counts.
         lost_ms: the longest end of a connection that may be missing, ms; a socket that was dead for long, though open, needs more.
+        still_open: the connection that was never cut, and on which nothing is under way: all of it must be there. None: all have ended.
 
     Returns:
         The counts.
@@ -107,16 +112,19 @@ def assert_lossless(
     """
     frames = [frame for folder in journals for frame in journalled_frames(folder)]
     sent = list(LedgerReader(ledger).frames()) if ledger is not None else []
-    lost = _assert_journalled(sent, frames, lost_ms) if ledger is not None else []
+    lost = _assert_journalled(sent, frames, lost_ms, still_open) if ledger is not None else []
     instruments = {row["instrument_key"]: row["_id"] for row in database["instruments_instrument"].find({"active": True})}
     documents, bars, last, known = _expected(frames, instruments)
     _assert_stored(database, documents)
     _assert_candles(database, bars)
     longest = max(((end[-1].sent_ns - end[0].sent_ns) / 1e6 for end in lost), default=0.0)
-    return Proof(len(sent), len(frames), sum(map(len, lost)), longest, len(documents), len(bars), last, known)
+    since = {end[0].connection: end[0].sent_ns for end in lost}
+    return Proof(len(sent), len(frames), sum(map(len, lost)), longest, since, len(documents), len(bars), last, known)
 
 
-def _assert_journalled(sent: Iterable[SentFrame], frames: Iterable[Journalled], lost_ms: float) -> list[list[SentFrame]]:
+def _assert_journalled(
+    sent: Iterable[SentFrame], frames: Iterable[Journalled], lost_ms: float, still_open: int | None
+) -> list[list[SentFrame]]:
     """Each journalled frame is the next one of some connection of the exchange; return the ends of connections that are missing."""
     connections: dict[int, list[SentFrame]] = defaultdict(list)
     for one in sent:
@@ -132,6 +140,7 @@ def _assert_journalled(sent: Iterable[SentFrame], frames: Iterable[Journalled], 
         done[number] += 1
     ends = [all_of[done[number] :] for number, all_of in connections.items() if done[number] < len(all_of)]
     for end in ends:
+        assert end[0].connection != still_open, f"{len(end)} frames at the end of connection {still_open} are lost, and it is still open"
         missing_ms = (end[-1].sent_ns - end[0].sent_ns) / 1e6
         assert missing_ms <= lost_ms, f"{len(end)} frames at the end of connection {end[0].connection} are lost, {missing_ms:.0f} ms of it"
     return ends

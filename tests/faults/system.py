@@ -138,6 +138,12 @@ class System(Stack):
         with redis.Redis.from_url(self.servers.redis_url) as server:
             return msgspec.msgpack.decode(server.get(f"{NAMESPACE}.status.0") or b"", type=FeedStatus)
 
+    def connection(self) -> int:
+        """The exchange's number of the newest feed connection that is open. Raises AssertionError where none is."""
+        numbers: list[int] = [connection["number"] for connection in self.exchange.state()["connections"]]
+        assert numbers, "the feed has no connection"
+        return max(numbers)
+
     def is_live(self) -> bool:
         """Whether REST says so, of the feed that was started last."""
         status = self.get("/api/broker-status")
@@ -167,9 +173,9 @@ class System(Stack):
         while True:
             self.exchange.fault(kind="mute")
             time.sleep(0.5)
-            self.exchange.state()  # the ledger is on disk now
             try:
-                proof = assert_lossless(self.database, [self.journal], self.ledger, lost_ms=lost_ms)
+                newest = self.connection()  # and the ledger is on disk now
+                proof = assert_lossless(self.database, [self.journal], self.ledger, lost_ms=lost_ms, still_open=newest)
                 self._assert_delivered(proof)
                 self._assert_continuous()
                 break

@@ -7,29 +7,34 @@ import random
 import signal
 import time
 
-from tests.faults.oracle import journalled_frames, segment_frames
+from tests.faults.oracle import Proof, journalled_frames, segment_frames
 from tests.faults.servers import paused, pid_of, until
 from tests.faults.system import System
 
+FLUSHED_MS = 1_000
+"""What was sent so long before a kill must be on the disk. A generous bound: the feed flushes each 100 ms, the machine may be loaded."""
+
 
 def test_a_feed_killed_at_random_moments_loses_nothing_journalled(system: System, moments: random.Random, full: bool) -> None:
+    kills: dict[int, int] = {}
     with system.memory_bounded():
         for _ in range(10 if full else 2):
             time.sleep(moments.uniform(0.2, 3))
-            system.kill(system.feed)
+            kills |= kill_feed(system)
             system.start_feed()
-        system.prove()
+        assert_flushed(system.prove(), kills)
 
 
 def test_a_feed_killed_between_journal_and_insert_has_the_rest_stored_by_the_next(system: System) -> None:
     before = journalled(system)
     with paused(pid_of(system.servers.mongod)):  # what is inserted now hangs, while the journal grows
         until(lambda: journalled(system) > before + 10, "the journal grows without a store")
-        system.kill(system.feed)
+        kills = kill_feed(system)
     stored, there = newest_stored(system), newest_journalled(system)
     assert stored < there, "the kill was to leave journalled ticks that are not stored"
     system.start_feed()
     proof = system.prove()
+    assert_flushed(proof, kills)
     print(f"  the feed was killed with {there - stored} µs of its journal not stored")
     assert proof.journalled > before + 10
 
@@ -38,13 +43,13 @@ def test_a_feed_killed_between_insert_and_position_stores_nothing_twice(system: 
     with system.servers.fail_point(["update"], namespace="faults.broker_feedposition", errorCode=11602) as failures:
         position = committed(system)
         until(lambda: failures() > 0 and newest_stored(system) > position, "ticks are stored, and the position is not")
-        system.kill(system.feed)
+        kills = kill_feed(system)
         assert newest_stored(system) > committed(system) == position
         failed = failures()
     system.start_feed()
     system.wait_for(lambda: system.counter("ticks_duplicate_total") > 0)
     print(f"  {failed} updates of the position failed, {system.counter('ticks_duplicate_total'):.0f} ticks were written again")
-    system.prove()
+    assert_flushed(system.prove(), kills)
 
 
 def test_nothing_is_stored_before_it_is_journalled(system: System, full: bool) -> None:
@@ -69,6 +74,20 @@ def test_a_feed_that_stopped_in_its_tracks_goes_on_where_it_was(system: System, 
         assert system.feed.running
         os.kill(pid, signal.SIGCONT)
         system.prove(lost_ms=90_000)
+
+
+def kill_feed(system: System) -> dict[int, int]:
+    """Kill the feed; return the exchange's number of its connection, and when that was, ns UTC."""
+    connection, killed_ns = system.connection(), time.time_ns()
+    system.kill(system.feed)
+    return {connection: killed_ns}
+
+
+def assert_flushed(proof: Proof, kills: dict[int, int]) -> None:
+    """What was sent well before a kill was on the disk by then."""
+    early_ms = {number: (killed_ns - proof.lost_since.get(number, killed_ns)) / 1e6 for number, killed_ns in kills.items()}
+    print(f"  lost from before each kill: {', '.join(f'{ms:.0f}' for ms in early_ms.values())} ms")
+    assert all(ms <= FLUSHED_MS for ms in early_ms.values()), early_ms
 
 
 def journalled(system: System) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Run:
         for number, content in enumerate(FRAMES):
             self.store(number, content)
 
-    def write_journal(self, numbers: Any) -> None:
+    def write_journal(self, numbers: Sequence[int]) -> None:
         """Write a journal of these frames, in this order."""
         with (self.journal / "1.mcap").open("wb") as stream:
             writer = Writer(stream)
@@ -71,8 +71,15 @@ class Run:
             row |= {"o": bar.open, "h": bar.high, "l": bar.low, "c": bar.close}
             self.database["marketdata_ohlc"].replace_one({"_id": identifier}, row, upsert=True)
 
-    def judge(self, lost_ms: float = 0) -> Proof:
-        return assert_lossless(self.database, [self.journal], self.ledger, lost_ms=lost_ms)
+    def cut_to(self, numbers: Sequence[int]) -> None:
+        """Journal and store these frames only."""
+        self.write_journal(numbers)
+        self.ticks.delete_many({})
+        for place, number in enumerate(numbers):
+            self.store(place, FRAMES[number])
+
+    def judge(self, lost_ms: float = 0, still_open: int | None = None) -> Proof:
+        return assert_lossless(self.database, [self.journal], self.ledger, lost_ms=lost_ms, still_open=still_open)
 
     def first_tick(self) -> dict[str, Any]:
         row = self.ticks.find_one(sort=[("_id", 1)])
@@ -95,14 +102,19 @@ def test_a_whole_run_is_counted(run: Run) -> None:
 
 
 def test_the_end_of_a_connection_may_be_missing_and_is_counted(run: Run) -> None:
-    run.write_journal([*range(10), *range(12, 20)])
-    run.ticks.delete_many({})
-    for place, number in enumerate([*range(10), *range(12, 20)]):
-        run.store(place, FRAMES[number])
-    proof = run.judge(lost_ms=100)
-    assert (proof.lost, proof.lost_ms) == (2, 100)
+    run.cut_to([*range(10), *range(12, 20)])
+    proof = run.judge(lost_ms=100, still_open=2)
+    assert (proof.lost, proof.lost_ms, proof.lost_since) == (2, 100, {1: 1000 * MS})
     with pytest.raises(AssertionError, match="2 frames at the end of connection 1 are lost, 100 ms"):
         run.judge(lost_ms=99)
+
+
+def test_of_a_connection_that_is_still_open_not_even_the_last_frame_may_be_missing(run: Run) -> None:
+    assert run.judge(still_open=2).lost == 0
+    run.cut_to(range(19))
+    assert run.judge(still_open=None).lost == 1
+    with pytest.raises(AssertionError, match="1 frames at the end of connection 2 are lost, and it is still open"):
+        run.judge(lost_ms=1e9, still_open=2)
 
 
 SPOILED: dict[str, tuple[Callable[[Run], Any], str]] = {
