@@ -23,6 +23,7 @@ from typing import NamedTuple
 import httpx
 
 from accounts.services import api_key_create, owner_user
+from marketdata import live_state
 from tests.bench.fanout_worker import Worker, cpu_seconds, resident_mb
 from tests.bench.table import Row
 from tests.fakes.exchange import ROOT
@@ -43,9 +44,11 @@ LIMITS = (18_000, 20_000, 24_000, 28_000)
 LIMIT_P99_MS = 1000.0
 """Past it the server does not keep up: ticks queue."""
 DEAF_RATE = 10_000
+COUNTERS_SECONDS = 20.0
+"""A hub writes its counters at least every five."""
 SETTLE_SECONDS = 2.0
 DELIVERED = 99.999
-"""Percent. What is missing from 100 has been merged, never lost: `seq` accounts for it."""
+"""Percent that a rate within the limit must deliver. What is missing from 100 has been merged, never lost: `seq` accounts for it."""
 NAMES = [f"TEST|{number}" for number in range(1, INSTRUMENTS + 1)]
 
 
@@ -137,12 +140,23 @@ class Field:
 
     @contextmanager
     def deaf_client(self) -> Iterator[None]:
-        """Have a client that follows every instrument and reads nothing."""
+        """Have a client that follows every instrument and reads nothing.
+
+        Raises:
+            RuntimeError: the hub did not merge more quotes than it follows: it was not subscribed, or not deaf.
+        """
+        before = _merged()
         self._clients.ask("deafen " + json.dumps(NAMES))
         try:
             yield
         finally:
             self._clients.ask("undeafen")
+        deadline = time.monotonic() + COUNTERS_SECONDS
+        while (merged := _merged() - before) <= len(NAMES):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{merged:.0f} quotes were merged for the deaf client")
+            time.sleep(0.2)
+        print(f"    beside a client that read nothing: {merged:,.0f} quotes merged", flush=True)
 
 
 @contextmanager
@@ -191,15 +205,21 @@ def _listens(port: int) -> bool:
     return True
 
 
+def _merged() -> float:
+    """Return the quotes that the only hub has merged, as it wrote last."""
+    (counters,) = live_state.hub_counters_read().values()
+    return counters["merged_total"]
+
+
 def run() -> list[Row]:
     """Measure our server, then daphne, then the usual ways; return the figures."""
     asyncio.run(make_instruments(*range(1, INSTRUMENTS + 1)))
-    rows, calm, best = _ours()
-    return rows + _daphne() + _others(calm, best)
+    rows, calm, busy = _ours()
+    return rows + _daphne() + _others(calm, busy)
 
 
 def _ours() -> tuple[list[Row], Run, Run]:
-    """Measure our server; return the figures, the run of 2,000 ticks/s and the one at the highest load that it carries."""
+    """Measure our server; return the figures and the runs of 2,000 and of 10,000 ticks/s."""
     print("  our server")
     with field() as place:
         calm = place.run(2_000, 12)
@@ -219,22 +239,23 @@ def _ours() -> tuple[list[Row], Run, Run]:
     return (
         [
             Row("bytes of a tick on the wire", busy.tick_bytes, "B", 250),
-            Row("delivered of 2,000 ticks/s", calm.share, "%", DELIVERED, 100),
+            Row("delivered of 2,000 ticks/s", calm.share, "%", 100),
             Row("age at the client, p99", calm.p99_ms, "ms", 60, 40, lower_is_better=True),
             Row("the server's share of a core", 100 * calm.cpu, "%"),
-            Row("delivered of 10,000 ticks/s", busy.share, "%", DELIVERED, 100),
+            Row("delivered of 10,000 ticks/s", busy.share, "%", 100),
             Row("ticks delivered", busy.per_second, "ticks/s"),
             Row("age at the client, p99", busy.p99_ms, "ms", 100, 60, lower_is_better=True),
             Row("the server's share of a core", 100 * busy.cpu, "%", None, 75, lower_is_better=True),
             Row("its limit: ticks delivered", best.per_second, "ticks/s", 400_000, 600_000),
+            Row("delivered for each CPU-second there", best.per_cpu_second, "ticks"),
             Row("memory above the idle process", used_mb, "MB", 60, 40, lower_is_better=True),
             Row("three runs of 10,000 ticks/s, least delivered", min(run.share for run in without), "%"),
             Row("the worst p99 of them", max(run.p99_ms for run in without), "ms"),
-            Row("the same beside a client that does not read, to the others", min(run.share for run in with_deaf), "%", DELIVERED, 100),
+            Row("the same beside a client that does not read, to the others", min(run.share for run in with_deaf), "%", 100),
             Row("the worst p99 of them", max(run.p99_ms for run in with_deaf), "ms", 100, None, lower_is_better=True),
         ],
         calm,
-        best,
+        busy,
     )
 
 
@@ -249,8 +270,8 @@ def _daphne() -> list[Row]:
     ]
 
 
-def _others(calm: Run, best: Run) -> list[Row]:
-    """Measure each of the usual ways at a load that it carries and past its limit; its better figure stands against ours at our limit."""
+def _others(calm: Run, busy: Run) -> list[Row]:
+    """Measure each of the usual ways at a load that it carries and past its limit; its best stands against ours at 10,000 ticks/s."""
     print("  python-socketio, a room for each instrument")
     with field("rooms", "socketio", "uvicorn tests.bench.fanout_socketio:application") as place:
         easy, hard = place.run(400, 6), place.run(2_000, 6)
@@ -262,11 +283,11 @@ def _others(calm: Run, best: Run) -> list[Row]:
     with field("batch", "channels", "uvicorn tests.bench.fanout_group_send:application") as place:
         group = max(group, place.run(2_000, 6).per_cpu_second)
     return [
-        Row("delivered for each CPU-second: ours, at its limit", best.per_cpu_second, "ticks"),
+        Row("delivered for each CPU-second: ours, at 10,000 ticks/s", busy.per_cpu_second, "ticks"),
         Row("python-socketio rooms, at their best", rooms, "ticks"),
-        Row("against them", best.per_cpu_second / rooms, "×", 10, 20),
+        Row("against them", busy.per_cpu_second / rooms, "×", 10, 20),
         Row("both at 2,000 ticks/s", calm.per_cpu_second / hard.per_cpu_second, "×"),
         Row("age at their client there, p99", hard.p99_ms, "ms"),
         Row("group_send to every consumer, at its best", group, "ticks"),
-        Row("against it", best.per_cpu_second / group, "×", 50, 100),
+        Row("against it", busy.per_cpu_second / group, "×", 50, 100),
     ]

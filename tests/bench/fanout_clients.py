@@ -84,7 +84,7 @@ class Load:
         }
 
     def _percentile(self, share: float) -> float:
-        """Return a percentile of the ages, ms; one tick of each frame was looked at."""
+        """Return a percentile of the ages, ms; one tick of each frame was looked at, and stands for all of it."""
         wanted, seen = share * sum(self.histogram), 0
         for age_ms, count in enumerate(self.histogram):
             seen += count
@@ -128,7 +128,7 @@ class Client(WSListener):
         born_us = ticks[load.frames % len(ticks)].quote.volume
         age_ms = (time.monotonic_ns() // 1000 - born_us) // 1000
         if age_ms < HISTOGRAM_MS:  # the snapshot has no birth
-            load.histogram[age_ms] += 1
+            load.histogram[age_ms] += len(ticks)
 
     # --- what differs between the protocols ---
     def subscribe(self) -> None:
