@@ -271,6 +271,8 @@ class Hub:
             except Exception:
                 logger.exception("a batch could not be applied")
                 self._lost("A batch could not be applied.")
+            if not self._together:  # clients were woken: let their writers run, however many batches wait
+                await asyncio.sleep(0)
 
     def _apply(self, batch: BusBatch) -> None:
         try:
@@ -456,7 +458,7 @@ class Hub:
     def _follow_again(self) -> None:
         if self._follower is not None:
             self._follower.cancel()
-        self._follower = asyncio.create_task(self._follow(), name="hub follow")
+        self._follower = asyncio.create_task(self._for_ever(self._follow), name="hub follow")
 
     def _tell_no_data(self, now: float) -> None:
         view = self.feed_view()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 import redis
 
-from marketdata.bus import BusBatch
+from marketdata.bus import Batches, BusBatch
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.fan_out import TOGETHER_BATCHES
 from marketdata.hub import Hub, close_hub, get_hub
@@ -130,6 +131,50 @@ def test_batches_that_have_come_already_are_sent_as_one(quiet_hub: Hub, monkeypa
     for n in range(5, 5 + TOGETHER_BATCHES):
         quiet_hub._apply(batch(n, entry_of(1, n, float(n))))
     assert client.woken == 2, "not for ever"
+
+
+class ReadyBatches(Batches):
+    """Batches that have all come already."""
+
+    def __init__(self, ready: list[BusBatch]) -> None:
+        super().__init__()
+        self.ready = ready
+
+    @property
+    def waiting(self) -> int:
+        return len(self.ready)
+
+    async def __anext__(self) -> BusBatch:
+        if not self.ready:
+            raise StopAsyncIteration
+        return self.ready.pop(0)
+
+
+async def test_batches_that_have_come_already_do_not_hold_the_loop(quiet_hub: Hub) -> None:
+    quiet_hub._reading = ReadyBatches([batch(n, entry_of(1, n, float(n))) for n in range(1, 201)])
+    client = client_of(quiet_hub, 1)
+    following = asyncio.create_task(quiet_hub._follow())
+    seen = set()
+    while not following.done():
+        await asyncio.sleep(0)
+        seen.add(client.woken)
+    assert seen == set(range(1, 200 // TOGETHER_BATCHES + 1)), "others had their turn after each"
+
+
+async def test_a_reader_that_fails_is_asked_again(hub: Hub, feed: ScriptedFeed, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[int] = []
+    read = Batches.__anext__
+
+    async def fail_once(reading: Batches) -> BusBatch:
+        if not failures:
+            failures.append(1)
+            raise RuntimeError("the layer failed")
+        return await read(reading)
+
+    monkeypatch.setattr(Batches, "__anext__", fail_once)
+    await auntil(lambda: failures)  # the feed's next report ends the read under way
+    await feed.tick(1, 10.0)
+    await auntil(lambda: 1 in hub.entries and hub.settled)
 
 
 def test_the_counters_add_up_whoever_comes_and_goes(quiet_hub: Hub) -> None:
