@@ -58,7 +58,7 @@ class Line(Protocol):
     """What our own server lets an application do with a connection, beside ASGI; `scope["extensions"]["tradingok.line"]`."""
 
     def write_text(self, payload: bytes) -> bool:
-        """Send one text frame now. False: write no more before `until_writable`."""
+        """Send one text frame now. False: write no more before `until_writable`. Raises OSError: it is closed, nothing was sent."""
 
     async def until_writable(self) -> None:
         """Wait until the connection takes more, or is gone."""
@@ -88,6 +88,8 @@ class MarketConnection:
         self._channels: set[str] = set()
         self._ready = asyncio.Event()
         self._closing: int | None = None
+        self._last_words: tuple[bytes, ...] = ()
+        self._aborted = False
         self._frames = 0
         self._sending = False
         self._sent_before: deque[int] = deque([0], maxlen=LATE_SECONDS)
@@ -179,6 +181,8 @@ class MarketConnection:
 
         Without a line only what the server lets us wait for is known: a `send` that takes WS_STALL_SECONDS is the end.
         """
+        if self._aborted:
+            return  # it is going
         box = self.outbox
         backlog = self._line.backlog() if self._line is not None else int(self._sending)
         sent = box.sent_bytes
@@ -203,18 +207,22 @@ class MarketConnection:
         logger.info("client told that it is slow: %d bytes wait for it", backlog)
         self._hub.counts["clients_slow_told_total"] += 1
         text = f"You read slower than you are sent to: {backlog} bytes wait for you. Follow fewer instruments, or use mode ltpc."
-        self.outbox.push(ClientError(407, text).push())
-        self.close(CloseCode.SLOW)
+        self.close(CloseCode.SLOW, ClientError(407, text).push())
 
-    def close(self, code: int) -> None:
-        """Say bye, then close."""
+    def close(self, code: int, *why: bytes) -> None:
+        """Say why and bye after the control messages that wait, and nothing after it; then close. The first call counts."""
+        if self._closing is not None:
+            return
         self._closing, self._closing_at = code, time.monotonic()
         after_ms = SLOW_RECONNECT_MS if code == CloseCode.SLOW else RECONNECT_AFTER_MS
-        self.outbox.push(wire.bye_push(code, reconnect_after_ms=after_ms if code < CloseCode.BAD_CREDENTIALS - 1 else None))
+        bye = wire.bye_push(code, reconnect_after_ms=after_ms if code < CloseCode.BAD_CREDENTIALS - 1 else None)
+        self._last_words = (*why, bye)
+        self.outbox.window = None
         self.wake()
 
     def abort(self) -> None:
         """End the connection without another word. A server that gives no line gets a close it may not be able to send."""
+        self._aborted = True
         if self._line is not None:
             self._line.abort()
             return
@@ -228,14 +236,17 @@ class MarketConnection:
         box, line = self.outbox, self._line
         frames = wire.tick_frames(self._frames + 1, box.collected)
         self._frames += len(frames)
-        box.window_delivered()
         taking = False
         try:
             for frame in frames:
-                box.sent_bytes += len(frame)
                 taking = line is not None and line.write_text(frame)
+                box.sent_bytes += len(frame)
+            box.window_delivered()
+        except OSError:
+            box.forget()  # it went; the reader learns of it too
         except Exception:  # one client's trouble must not end the batch of the others
             logger.exception("a client could not be written to")
+            box.forget()
             self.abort()
         if not taking:
             box.window = None
@@ -248,11 +259,14 @@ class MarketConnection:
                 closing = self._closing  # as of now: a bye that comes while we drain is sent by the next turn
                 await self._drain()
                 if closing is not None:
+                    for message in self._last_words:
+                        await self._deliver(message)
                     await self._close(closing)
                     return
                 if self._line is not None:
                     await self._line.until_writable()
-                    self.outbox.open_window()
+                    if self._closing is None:
+                        self.outbox.open_window()
         except OSError:
             return  # the client went; the reader learns of it too
         except Exception:
@@ -272,14 +286,16 @@ class MarketConnection:
             self.outbox.delivered()
 
     async def _deliver(self, message: bytes) -> None:
-        self.outbox.sent_bytes += len(message)
         if self._line is not None:
-            if not self._line.write_text(message):
+            taking = self._line.write_text(message)
+            self.outbox.sent_bytes += len(message)
+            if not taking:
                 await self._line.until_writable()
         else:
             self._sending = True
             await self._send({"type": "websocket.send", "text": message.decode()})
             self._sending = False
+            self.outbox.sent_bytes += len(message)
         lag = time.monotonic() - self._woken_at
         if lag > self._lag:
             self._lag = lag

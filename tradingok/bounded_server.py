@@ -58,10 +58,13 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
         """Send one text frame now, without the layers of ASGI; what the socket does not take is buffered.
 
         Returns:
-            Whether more may be written. False: wait for `until_writable` first. A frame for a connection that closes is dropped.
+            Whether more may be written. False: wait for `until_writable` first.
+
+        Raises:
+            ConnectionResetError: the connection closes; nothing was sent.
         """
-        if self.disconnected or self.close_sent or self.conn.state is not State.OPEN:
-            return False
+        if self.transport.is_closing() or self.close_sent or self.conn.state is not State.OPEN:
+            raise ConnectionResetError("the connection closes")
         size = len(payload)
         if size < 126:
             head = bytes((0x81, size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from marketdata import consumers
+from marketdata.bus import BusBatch
+from marketdata.outbox import CONTROL_MESSAGES
 from marketdata.wire import HEAD_FIELDS, SUBPROTOCOL
 from tests.marketdata.way_out import (
     MarketClient,
@@ -449,6 +452,72 @@ async def test_who_reads_too_slowly_for_too_long_is_told_and_closed(server: WebS
     counters = server.hub.counters()
     assert (counters["clients_slow_told_total"], counters["clients_aborted_total"]) == (1, 0)
     assert counters["merged_total"] > 0
+
+
+async def test_bye_is_the_last_message_whatever_is_pushed_after_it(server: WebServer, feed: ScriptedFeed, settings: Any) -> None:
+    settings.WS_STALL_SECONDS = 60
+    secret, ids = await api_key(), range(1, 201)
+    await instruments(*ids)
+    client = MarketClient(await deaf_client(server.url, secret))
+    await client.send(op="subscribe", id=1, instruments=[f"TEST|{number}" for number in ids])
+    await client.next(id=1)
+    ((outbox, served),) = server.hub.clients.items()
+    price = 1
+    while not outbox.merged_total:
+        price = await flood(feed, ids, 50, price) + 1
+
+    def close_and_push() -> None:
+        served.close(4001)
+        for _ in range(CONTROL_MESSAGES + 44):
+            outbox.push(b'{"event":"late"}')
+        served.wake()
+
+    server.loop.call_soon_threadsafe(close_and_push)
+    for number in (2, 3):
+        await client.send(op="ping", id=number)
+    messages, code = await farewell(client.connection)
+    assert outbox.dropped_total >= 44
+    assert [message["code"] for message in messages if message.get("event") == "bye"] == [4001]
+    assert messages[-1]["event"] == "bye"
+    assert code == 4001
+
+
+async def test_an_abort_is_counted_once(server: WebServer) -> None:
+    async with market_client(server.url, await api_key()) as client:
+        await client.next(event="hello")
+        ((_outbox, served),) = server.hub.clients.items()
+
+        def inspect_twice() -> None:
+            served.close(4001)
+            for later in (1, 2):
+                served.inspect(time.monotonic() + consumers.BYE_SECONDS + later)
+
+        server.loop.call_soon_threadsafe(inspect_twice)
+        _messages, code = await farewell(client.connection)
+        assert code == 1006
+        await auntil(lambda: not server.hub.clients)
+        assert server.hub.counters()["clients_aborted_total"] == 1
+
+
+async def test_what_a_closed_line_does_not_take_is_forgotten_not_delivered(server: WebServer, feed: ScriptedFeed) -> None:
+    await instruments(1)
+    async with market_client(server.url, await api_key()) as client:
+        await client.send(op="subscribe", id=1, instruments=["TEST|1"])
+        await feed.tick(1, 1.0)
+        await client.price("TEST|1", 1.0)
+        await server.settled()
+        ((outbox, served),) = server.hub.clients.items()
+        await auntil(lambda: outbox.window is not None)
+        delivered = outbox.delivered_total
+
+        def tick_after_the_end() -> None:
+            served.abort()
+            server.hub._apply(BusBatch(1, feed.epoch, 1, [entry_of(1, 2, 2.0)], None))
+
+        server.loop.call_soon_threadsafe(tick_after_the_end)
+        await auntil(lambda: not server.hub.clients)
+        counters = server.hub.counters()
+        assert (counters["delivered_total"], counters["forgotten_total"]) == (delivered, 1)
 
 
 # --- states -------------------------------------------------------------------------------------------------------------
