@@ -28,6 +28,9 @@ DEADLINE = 90.0
 GROWTH_MB = 60.0
 """So much a web process may grow while one client misbehaves: its buffers are bounded, and small against this."""
 
+UNMERGED_SHARE = 0.75
+"""At least so much of what the source published comes to each of the others unmerged: 98 % were measured on a busy machine."""
+
 
 class Web(NamedTuple):
     """The web process."""
@@ -136,17 +139,18 @@ async def until_counted(name: str, least: float) -> dict[str, float]:
 
 @asynccontextmanager
 async def others_get_everything(web: Web, secret: str) -> AsyncIterator[None]:
-    """Five readers follow all of it meanwhile; at the end they hold the source's last state, and the server has not grown."""
+    """Five readers follow all of it: they get most of it unmerged, hold the last state at the end, and the server has not grown."""
     async with flowing() as flow, readers(web, secret) as healthy:
         before_mb, began, rounds = memory_mb(web.pid), time.monotonic(), flow.rounds
         yield
         last = flow.rounds
         await auntil(lambda: all(min(reader.seqs.values()) >= last for reader in healthy), DEADLINE)
         after_mb = memory_mb(web.pid)
-        share = sum(reader.ticks for reader in healthy) / sum(reader.ticks + reader.merged for reader in healthy)
+        share = min(reader.ticks / (reader.ticks + reader.merged) for reader in healthy)
         seconds = time.monotonic() - began
-        print(f"\n  {flow.rounds - rounds} windows in {seconds:.0f} s; others: {share:.2%} not merged; {before_mb:.0f} → {after_mb:.0f} MB")
+        print(f"\n  {flow.rounds - rounds} windows in {seconds:.0f} s; others: ≥ {share:.2%} unmerged; {before_mb:.0f} → {after_mb:.0f} MB")
         assert [reader.wrong for reader in healthy] == [[]] * READERS
+        assert share > UNMERGED_SHARE
         assert after_mb < before_mb + GROWTH_MB
 
 
