@@ -119,9 +119,11 @@ class Connection:
         if self.pending_bytes + weight > OUTBOX_BYTES:
             self.abort()
             return False
+        self.last_queued = time.monotonic()
+        if not self._outbox:
+            self._last_progress = self.last_queued  # nothing waited until now
         self._outbox.append(_Message(content, frame, text))
         self.pending_bytes += weight
-        self.last_queued = time.monotonic()
         self._wake.set()
         return True
 
