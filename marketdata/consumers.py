@@ -152,9 +152,9 @@ class MarketConnection:
         feed, segments = hub.feed_view(), hub.board.segments()
         self.outbox.push(wire.hello_push(limits=_limits(), feed=feed, segments=segments, time_ms=_now_ms()))
         self.wake()
-        self._writer = asyncio.create_task(self._write())
+        self._writer = writer = asyncio.create_task(self._write())  # done: who is gone has its waiting commands ignored
         try:
-            while (message := await self._receive())["type"] != "websocket.disconnect":
+            while (message := await self._receive())["type"] != "websocket.disconnect" and not writer.done():
                 await self._on_message(message)
         finally:
             hub.disconnect(self)
