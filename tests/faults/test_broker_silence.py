@@ -20,6 +20,8 @@ def test_a_holiday_is_quiet_and_its_connection_is_left_alone_until_the_market_op
     with system.watched() as watcher:
         assert system.inject("holiday", 1) == 1
         system.wait_for(lambda: watcher.state == "quiet")
+        quiet_ms = time.time() * 1000
+        system.wait_for(lambda: system.status().reported_ms > quiet_ms + 1000)  # the count of what had come by then
         frames, began = system.counter("frames_received_total"), time.monotonic()
         while time.monotonic() < began + (3 * MUTE_SECONDS if full else 12):  # nothing comes: only time can show that nothing is done
             assert system.shard()["state"] == "quiet"
