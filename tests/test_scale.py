@@ -368,7 +368,8 @@ def test_one_feed_in_place_of_two_stores_what_the_other_had_only_journalled(copy
     expected = expected_ids(copy.journals[1])
     tail = sorted(expected)[len(expected) // 2 :]
     assert ticks.delete_many({"_id": {"$in": tail}}).deleted_count == len(tail)  # as if the store had been away at the end
-    positions.update_one({"_id": 1}, {"$set": {"received_us": (tail[0] >> 13) - 1}})
+    before = (tail[0] >> 13) - 1
+    positions.update_one({"_id": 1}, {"$set": {"received_us": before, f"journals.{(copy.journals[1] / 'id').read_text()}": before}})
     command = [sys.executable, "manage.py", "runfeed", "--shard", "1/1"]
     own = {name: value for name, value in copy.environment.items() if not name.startswith("TRADINGOK_FEED")}
     with subprocess.Popen(command, cwd=PROJECT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as feed:
