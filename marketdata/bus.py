@@ -16,7 +16,9 @@ import zstandard
 from channels.layers import get_channel_layer
 from redis import RedisError
 
+from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
+from marketdata.domain.gap import GapNotice
 from marketdata.wire import QuoteEntry
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class BusBatch(NamedTuple):
         n: number of this message in the epoch, without holes at the source.
         entries: the quotes that changed in the window, each once.
         status: the feed's report, once a second and when its state or segments change; else None.
+        candles: 1-minute candles that changed, forming and finished, each once.
     """
 
     shard: int
@@ -47,6 +50,19 @@ class BusBatch(NamedTuple):
     n: int
     entries: list[QuoteEntry]
     status: FeedStatus | None
+    candles: list[Candle] = []
+
+
+class Notice(NamedTuple):
+    """What is told beside the feed's numbered batches, by whoever mends the past: it may be lost, REST has it too.
+
+    Attributes:
+        candles: stored candles of any interval that have got other values.
+        gaps: gaps that are new, or whose healing has moved.
+    """
+
+    candles: list[Candle]
+    gaps: list[GapNotice]
 
 
 class Unavailable(Exception):
@@ -55,9 +71,10 @@ class Unavailable(Exception):
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=int)
 _decoder = msgspec.msgpack.Decoder(BusBatch)
+_notice_decoder = msgspec.msgpack.Decoder(Notice)
 
 
-def encode_batch(batch: BusBatch) -> bytes:
+def encode_batch(batch: BusBatch | Notice) -> bytes:
     """Return a batch as it travels.
 
     Compressed, because the reader's buffer takes 128 KiB a turn of the event loop: a busy hub fell behind a window of
@@ -78,15 +95,48 @@ def decode_batch(packed: bytes) -> BusBatch:
         raise ValueError("not a batch of the feed") from error
 
 
+def decode_notice(packed: bytes) -> Notice:
+    """Return the notice that `encode_batch` made.
+
+    Raises:
+        ValueError: the bytes are not such a notice.
+    """
+    try:
+        return _notice_decoder.decode(zstandard.decompress(packed))
+    except (zstandard.ZstdError, msgspec.DecodeError, TypeError) as error:
+        raise ValueError("not a notice") from error
+
+
 async def publish(batch: BusBatch) -> None:
     """Hand one window to every hub, as one group message.
 
     Raises:
         Unavailable: nobody got it (or nobody knows); hubs see the jump in `n`. Not worth a retry of the same batch.
     """
+    await _send({"type": "market.ticks", "batch": encode_batch(batch)})
+
+
+async def publish_notice(notice: Notice) -> None:
+    """Hand a notice to every hub. From sync code: `async_to_sync(publish_notice_once)(notice)`.
+
+    Raises:
+        Unavailable: nobody got it (or nobody knows); worth a retry, repeating is harmless.
+    """
+    await _send({"type": "market.notice", "notice": encode_batch(notice)})
+
+
+async def publish_notice_once(notice: Notice) -> None:
+    """The same from an event loop that ends with this call: the layer's connections are closed behind it."""
+    try:
+        await publish_notice(notice)
+    finally:
+        await _layer().flush()
+
+
+async def _send(message: dict[str, Any]) -> None:
     try:
         async with asyncio.timeout(PUBLISH_SECONDS):
-            await _layer().group_send(GROUP, {"type": "market.ticks", "batch": encode_batch(batch)})
+            await _layer().group_send(GROUP, message)
     except (RedisError, OSError, TimeoutError) as error:
         raise Unavailable(str(error) or "no answer in time") from error
 
@@ -96,7 +146,7 @@ def _layer() -> Any:
 
 
 class Batches:
-    """The batches as they come, without end: `async for batch in batches()`.
+    """The batches and notices as they come, without end: `async for batch in batches()`.
 
     Closed by `aclose`. While the server is away it waits and opens again by itself.
 
@@ -115,7 +165,7 @@ class Batches:
     def __aiter__(self) -> Batches:
         return self
 
-    async def __anext__(self) -> BusBatch:
+    async def __anext__(self) -> BusBatch | Notice:
         while True:
             if self._channel is None:
                 await self._open()
@@ -124,7 +174,7 @@ class Batches:
                 self._drop_backlog(self._channel)
             message = await _layer().receive(self._channel)
             try:
-                return decode_batch(message.get("batch"))
+                return decode_notice(message["notice"]) if "notice" in message else decode_batch(message.get("batch"))
             except ValueError:
                 self.rejected_total += 1
 

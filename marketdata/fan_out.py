@@ -25,7 +25,7 @@ from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
 from marketdata import live_state
-from marketdata.bus import BusBatch, batches
+from marketdata.bus import BusBatch, Notice, batches
 from marketdata.domain.feed_status import FeedState, FeedStatus
 from marketdata.feed_board import FeedBoard
 from marketdata.followers import Followers
@@ -266,6 +266,8 @@ class Hub:
     # --- the way of a batch ---------------------------------------------------------------------------------------------
     async def _follow(self) -> None:
         async for batch in self._reading:
+            if isinstance(batch, Notice):
+                continue
             try:
                 self._apply(batch)
             except Exception:

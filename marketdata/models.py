@@ -67,6 +67,14 @@ class OHLC(models.Model):
     open_interest = models.FloatField(db_column="oi", null=True, help_text="Units")
     state = models.CharField(db_column="s", max_length=10, choices=State.choices)
     revision = models.IntegerField(db_column="rev", default=0)
+    ticks = models.IntegerField(db_column="tk", null=True, help_text="Different trades that the feed has shown of it")
+    built = ArrayField(
+        models.FloatField(),
+        db_column="b",
+        null=True,
+        help_text="Open, high, low, close, volume by ticks, before it was confirmed",
+    )
+    final = models.BooleanField(db_column="f", null=True, help_text="A daily candle that the broker's own daily bar has confirmed")
     updated_at = models.DateTimeField(
         db_column="u", null=True, help_text="Our clock when this candle last changed: the roll-up reads what is newer"
     )
@@ -108,6 +116,54 @@ class MarketStatus(models.Model):
         return f"{self.segment} {self.status}"
 
 
+class MarketSession(models.Model):
+    """One exchange's continuous trading on one day, as the broker's timings and holidays tell it."""
+
+    id = models.CharField(primary_key=True, db_column="_id", max_length=16, editable=False, help_text="NSE:2026-11-08")
+    exchange = models.CharField(max_length=8, help_text="NSE, NFO, CDS, BSE, BFO, BCD, MCX, NSCOM")
+    day = models.DateTimeField(help_text="00:00 IST")
+    opens = models.DateTimeField(null=True, blank=True, help_text="Empty on a day without trading")
+    closes = models.DateTimeField(null=True, blank=True)
+    description = models.CharField(max_length=120, blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["day", "exchange"], name="market_session_day")]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class CandleParity(models.Model):
+    """One instrument's minutes of one day: how they came to be, and how those made of ticks compared with the broker's bars.
+
+    Counted anew from the stored candles whenever they change; never added to.
+    """
+
+    id = models.BigIntegerField(primary_key=True, db_column="_id", editable=False, help_text="Instrument id << 20 | day number")
+    instrument = models.BigIntegerField()
+    day = models.DateTimeField(help_text="00:00 IST")
+    confirmed = models.IntegerField(default=0)
+    closed = models.IntegerField(default=0, help_text="From ticks alone")
+    backfilled = models.IntegerField(default=0)
+    missing = models.IntegerField(default=0, help_text="Minutes of the session in gaps that are not healed")
+    revised = models.IntegerField(default=0, help_text="Finished with other values than at last")
+    compared = models.IntegerField(default=0, help_text="Minutes that had a candle from ticks before they were confirmed")
+    open_equal = models.IntegerField(default=0)
+    high_equal = models.IntegerField(default=0)
+    low_equal = models.IntegerField(default=0)
+    close_equal = models.IntegerField(default=0)
+    volume_equal = models.IntegerField(default=0)
+    prices_equal = models.IntegerField(default=0, help_text="Open, high, low and close")
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "candle parities"
+        indexes = [models.Index(fields=["-day", "instrument"], name="candle_parity_day")]
+
+    def __str__(self) -> str:
+        return f"{self.instrument} {self.day:%Y-%m-%d}"
+
+
 class Gap(models.Model):
     """A stretch of time in which the feed gave us nothing though it should have."""
 
@@ -115,6 +171,8 @@ class Gap(models.Model):
         DISCONNECTED = "disconnected"
         STALE = "stale"
         STOPPED = "stopped"
+        SILENT = "silent"
+        MISSING = "missing"
 
     class Heal(models.TextChoices):
         OPEN = "open"
@@ -128,9 +186,13 @@ class Gap(models.Model):
     detail = models.CharField(max_length=200, blank=True)
     instruments = ArrayField(models.BigIntegerField(), default=list, blank=True, help_text="Instrument ids; empty: all of the shard")
     heal_state = models.CharField(max_length=10, choices=Heal.choices, default=Heal.OPEN)
+    heal_detail = models.CharField(max_length=200, blank=True, help_text="What healing did, or why it cannot")
+    heal_attempts = models.IntegerField(default=0)
+    candles_healed = models.IntegerField(default=0)
+    healed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        indexes = [models.Index(fields=["-start"], name="gap_start")]
+        indexes = [models.Index(fields=["-start"], name="gap_start"), models.Index(fields=["heal_state", "start"], name="gap_heal")]
 
     def __str__(self) -> str:
         return f"{self.cause} {self.start}"

@@ -26,6 +26,7 @@ from marketdata.domain.candle import (
     MINUTE_MS,
     SESSION_OPEN_MS,
     STORED_INTERVALS,
+    Anchors,
     Candle,
     candle_id,
     day_start_ms,
@@ -127,7 +128,7 @@ def _fold_stored(buckets: list[tuple[int, int]], finer: str, interval: str, anch
     rows = store.candles_collection().find({"_id": {"$in": identifiers}}).sort("_id", ASCENDING)
     folded: list[Candle] = []
     for instrument, parts in groupby(map(store.candle_from_document, rows), key=lambda candle: candle.instrument):
-        folded += fold_candles(parts, interval, anchors.get(instrument, SESSION_OPEN_MS))
+        folded += fold_candles(parts, interval, Anchors(anchors.get(instrument, SESSION_OPEN_MS)))
     return folded
 
 

@@ -14,7 +14,7 @@ from marketdata.api.series import SERIES_NAMES, SERIES_PARAMETERS, SERIES_RENDER
 from marketdata.domain.candle import INTERVAL_MINUTES, Candle
 from marketdata.selectors import Row, candles_of
 
-COLUMNS = ("time", "open", "high", "low", "close", "volume", "open_interest", "state", "revision")
+COLUMNS = ("time", "open", "high", "low", "close", "volume", "open_interest", "state", "revision", "ticks")
 
 
 class CandleView(APIView):

@@ -1,4 +1,4 @@
-"""Candles: their intervals, ids and folding. Pure.
+"""Candles: their intervals, ids and folding. Pure; Indian time by arithmetic, whatever the host's zone.
 
 A candle's id is made of what it is, so that writing it again replaces it and one instrument's candles of one interval
 lie side by side in the primary index, in order of time:
@@ -8,7 +8,8 @@ lie side by side in the primary index, in order of time:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 MINUTE_MS = 60_000
@@ -16,15 +17,48 @@ EPOCH_2020_MIN = 26_297_280
 """Minutes from 1970-01-01 to 2020-01-01, UTC."""
 IST_OFFSET_MS = 19_800_000
 """Indian standard time is UTC+5:30 all year."""
+DAY_MS = 86_400_000
 SESSION_OPEN_MS = (9 * 60 + 15) * MINUTE_MS
-"""Offset of the session's anchor in the IST day: 09:15 at NSE and BSE. MCX is 09:00."""
+"""Offset of the usual open in the IST day, from which intervals are counted: 09:15 at NSE and BSE. Commodities and currencies: 09:00."""
 MCX_OPEN_MS = 9 * 60 * MINUTE_MS
 
-INTERVAL_MINUTES = {"1m": 1, "3m": 3, "5m": 5, "10m": 10, "15m": 15, "30m": 30, "1h": 60, "2h": 120, "4h": 240, "1d": 1440}
-"""Interval → minutes."""
+INTERVAL_MINUTES = {
+    "1m": 1,
+    "3m": 3,
+    "5m": 5,
+    "10m": 10,
+    "15m": 15,
+    "30m": 30,
+    "1h": 60,
+    "2h": 120,
+    "4h": 240,
+    "1d": 1440,
+    "1w": 7 * 1440,
+    "1M": 31 * 1440,
+}
+"""Interval → minutes at the most: a week begins on Monday, a month on its first day, 00:00 IST."""
 STORED_INTERVALS = ("1m", "5m", "15m", "1h", "1d")
 """Those that MongoDB holds; the others are folded when read."""
 INTERVAL_CODE = {"1m": 0, "5m": 1, "15m": 2, "1h": 3, "1d": 4}
+
+
+class Anchors(NamedTuple):
+    """From where in the IST day the intervals of a segment are counted.
+
+    Attributes:
+        usual_ms: the segment's usual open, as an offset in the day.
+        special: 00:00 IST of a day → its own offset, for days whose session does not hold the usual open (Muhurat at 18:00).
+    """
+
+    usual_ms: int = SESSION_OPEN_MS
+    special: Mapping[int, int] = {}
+
+    def of(self, day_ms: int) -> int:
+        """Return the offset of the day that begins at `day_ms` (00:00 IST, ms UTC)."""
+        return self.special.get(day_ms, self.usual_ms)
+
+
+NSE_ANCHORS = Anchors()
 
 
 class Candle(NamedTuple):
@@ -38,7 +72,8 @@ class Candle(NamedTuple):
         volume: units; 0 for indices.
         open_interest: units at the end; None where unknown.
         state: "live", "closed", "confirmed" or "backfilled".
-        revision: 0 at first; one more each time the values changed.
+        revision: 0 at first; one more each time the values of a finished candle changed.
+        ticks: different trades that the feed has shown of it (the feed is conflated: there were more); None where it is not from ticks.
     """
 
     instrument: int
@@ -52,6 +87,7 @@ class Candle(NamedTuple):
     open_interest: float | None
     state: str
     revision: int = 0
+    ticks: int | None = None
 
 
 def candle_id(instrument: int, interval: str, start_ms: int) -> int:
@@ -74,27 +110,51 @@ def interval_start_ms(time_ms: int, interval: str, anchor_ms: int = SESSION_OPEN
     Args:
         time_ms: ms UTC.
         interval: one of INTERVAL_MINUTES.
-        anchor_ms: the session's open as an offset in the IST day; candles are counted from it, before it too.
+        anchor_ms: the open of that day as an offset in the IST day; candles are counted from it, before it too.
     """
     day = day_start_ms(time_ms)
     if interval == "1d":
         return day
+    if interval == "1w":
+        return day - ((day + IST_OFFSET_MS) // DAY_MS + 3) % 7 * DAY_MS  # 1970-01-01 was a Thursday
+    if interval == "1M":
+        return day - (_ist(day).day - 1) * DAY_MS
     length = INTERVAL_MINUTES[interval] * MINUTE_MS
     anchor = day + anchor_ms
     return max(anchor + (time_ms - anchor) // length * length, day)
 
 
-def fold_candles(candles: Iterable[Candle], interval: str, anchor_ms: int = SESSION_OPEN_MS) -> list[Candle]:
+def interval_end_ms(start_ms: int, interval: str, anchor_ms: int = SESSION_OPEN_MS) -> int:
+    """Return the first millisecond after the candle that begins at `start_ms` (as `interval_start_ms` gives it)."""
+    day = day_start_ms(start_ms)
+    if interval == "1w":
+        return start_ms + 7 * DAY_MS
+    if interval == "1M":
+        return interval_start_ms(start_ms + 31 * DAY_MS, "1M")
+    length = INTERVAL_MINUTES[interval] * MINUTE_MS
+    anchor = day + anchor_ms
+    return min(anchor + ((start_ms - anchor) // length + 1) * length, day + DAY_MS) if interval != "1d" else day + DAY_MS
+
+
+def _ist(time_ms: int) -> datetime:
+    """Return the wall clock of India as a datetime that calls itself UTC."""
+    return datetime.fromtimestamp((time_ms + IST_OFFSET_MS) / 1000, UTC)
+
+
+CERTAINTY = {"live": 0, "closed": 1, "backfilled": 2, "confirmed": 3}
+"""State → how certain it is: a less certain candle never replaces a more certain one."""
+
+
+def fold_candles(candles: Iterable[Candle], interval: str, anchors: Anchors = NSE_ANCHORS) -> list[Candle]:
     """Fold finer candles of one instrument, oldest first, into `interval`.
 
     Returns:
         Coarser candles, oldest first. One is "confirmed" only when all its parts are, else it has the state of the
-        least certain part ("live" < "closed" < "backfilled" < "confirmed").
+        least certain part (CERTAINTY).
     """
-    certainty = ("live", "closed", "backfilled", "confirmed")
     folded: list[Candle] = []
     for part in candles:
-        start = interval_start_ms(part.start_ms, interval, anchor_ms)
+        start = interval_start_ms(part.start_ms, interval, anchors.of(day_start_ms(part.start_ms)))
         if folded and folded[-1].start_ms == start:
             last = folded[-1]
             folded[-1] = last._replace(
@@ -103,7 +163,8 @@ def fold_candles(candles: Iterable[Candle], interval: str, anchor_ms: int = SESS
                 close=part.close,
                 volume=last.volume + part.volume,
                 open_interest=part.open_interest,
-                state=min(last.state, part.state, key=certainty.index),
+                state=min(last.state, part.state, key=CERTAINTY.__getitem__),
+                ticks=None if last.ticks is None or part.ticks is None else last.ticks + part.ticks,
             )
         else:
             folded.append(part._replace(interval=interval, start_ms=start, revision=0))

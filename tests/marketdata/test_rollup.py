@@ -19,6 +19,7 @@ from marketdata.domain.candle import (
     MINUTE_MS,
     SESSION_OPEN_MS,
     STORED_INTERVALS,
+    Anchors,
     Candle,
     candle_id,
     day_start_ms,
@@ -51,7 +52,7 @@ def stored(instrument: int, interval: str) -> list[Candle]:
 
 
 def expected(candles: Iterable[Candle], interval: str, anchor_ms: int = SESSION_OPEN_MS) -> list[Candle]:
-    return fold_candles(sorted(candles, key=lambda candle: candle.start_ms), interval, anchor_ms)
+    return fold_candles(sorted(candles, key=lambda candle: candle.start_ms), interval, Anchors(anchor_ms))
 
 
 def without_revision(candles: Iterable[Candle]) -> list[Candle]:
