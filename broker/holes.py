@@ -106,6 +106,19 @@ class Holes:
         hole, self.open = self.open, None
         hole.end_ms, hole.segments = max(end_ms, hole.start_ms), sorted(segments)
         hole.traded = True if traded else hole.traded
+        self._wait(hole)
+
+    def silence(self, start_ms: int, end_ms: int, segments: Collection[str]) -> None:
+        """A stretch of session is over in which a living connection gave nothing; it is a gap whatever the connection says.
+
+        Args:
+            start_ms, end_ms: market time, ms UTC.
+            segments: those that are followed.
+        """
+        self._wait(Hole(start_ms, end_ms, Gap.Cause.SILENT, "", True, sorted(segments)))
+
+    def _wait(self, hole: Hole) -> None:
+        """Let an ended hole wait for the store."""
         self.waiting.append(hole)
         if len(self.waiting) > MOST_UNSAVED:
             del self.waiting[0]

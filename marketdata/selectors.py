@@ -12,6 +12,7 @@ from pymongo import DESCENDING, timeout
 from pymongo.errors import PyMongoError
 
 from marketdata import store
+from marketdata.calendar import calendar_read as calendar_read
 from marketdata.domain.candle import (
     INTERVAL_MINUTES,
     MINUTE_MS,

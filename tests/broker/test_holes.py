@@ -53,6 +53,22 @@ def test_a_hole_becomes_one_gap_however_often_the_loss_is_told(tmp_path: Path) -
 
 
 @pytest.mark.django_db
+def test_a_silence_is_a_gap_also_while_a_hole_is_open(tmp_path: Path) -> None:
+    holes = made(tmp_path)
+    holes.begin(9_000, "broken", traded=True)
+    holes.silence(1_000, 3_000, {"NSE_FO", "NSE_EQ"})
+    assert [waiting.segments for waiting in holes.waiting] == [["NSE_EQ", "NSE_FO"]]
+    again = made(tmp_path)
+    again.load(20_000)
+    assert again.open is not None
+    record(again)
+    (gap,) = Gap.objects.all()
+    assert gap.end is not None
+    assert (time_ms(gap.start), time_ms(gap.end), gap.cause, gap.shard) == (1_000, 3_000, "silent", 2)
+    assert again.counts["gaps_total"] == 1
+
+
+@pytest.mark.django_db
 def test_saving_again_changes_nothing() -> None:
     broken = hole(1_000, 2_000, traded=True)
     assert gap_record(broken, 2)
