@@ -11,7 +11,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from broker.simulator.app import Exchange, create_app
-from broker.simulator.captures import CaptureError
+from broker.simulator.captures import CaptureError, read_recording
+from broker.simulator.cut_out import CutOutReplay, Stretch
 from broker.simulator.ledger import Ledger
 from broker.simulator.login import Access
 from broker.simulator.market import Market as SimulatedMarket
@@ -41,6 +42,14 @@ def pace(text: str) -> float:
 def port(text: str) -> int:
     """A port; 0 is any free one."""
     return _whole(text, 65_535)
+
+
+def stretch(text: str) -> Stretch:
+    """A stretch of the day, Indian time."""
+    try:
+        return Stretch.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not HH:MM-HH:MM, the first before the second") from error
 
 
 def count(text: str) -> int:
@@ -87,6 +96,7 @@ class Command(BaseCommand):
         parser.add_argument("--master", type=Path, help="serve this instrument master (JSON, may be gzipped)")
         parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="serve recorded frames or captures instead")
         parser.add_argument("--speed", type=speed, default=1.0, help='recorded seconds in a second; 0 or "max": as fast as clients read')
+        parser.add_argument("--cut-out", type=stretch, metavar="HH:MM-HH:MM", help="of the replay: send nothing recorded then (IST)")
         parser.add_argument("--loop", action="store_true", help="begin the replay again at its end")
         parser.add_argument("--ledger", type=Path, metavar="DIR", help="write down every message that is sent")
 
@@ -118,6 +128,11 @@ class Command(BaseCommand):
 
     def _market(self, options: dict[str, Any]) -> Market:
         rows = read_master(options["master"]) if options["master"] else None
+        if options["cut_out"] and not options["replay"]:
+            raise ValueError("--cut-out needs --replay")
+        if options["cut_out"]:
+            frames = read_recording(options["replay"])
+            return CutOutReplay(frames, options["cut_out"], speed=options["speed"], loop=options["loop"], rows=rows)
         if options["replay"]:
             return Replay.from_files(options["replay"], speed=options["speed"], loop=options["loop"], rows=rows)
         return SimulatedMarket(

@@ -72,6 +72,8 @@ def test_a_port_in_use_is_said(start_exchange: StartExchange) -> None:  # noqa: 
         (("--master", "/no/such/file"), "/no/such/file"),
         (("--ledger", "/proc/none"), "/proc/none"),
         (("--hours", "sometimes"), "--hours"),
+        (("--cut-out", "10:10-10:00"), "--cut-out"),
+        (("--cut-out", "10:00-10:10"), "--cut-out needs --replay"),
     ],
 )
 def test_wrong_options_are_named(arguments: tuple[str, ...], word: str) -> None:
