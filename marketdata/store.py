@@ -6,7 +6,7 @@ Writing a batch again changes nothing: ids are derived, only duplicate-key error
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from django.db import connections
-from pymongo import ASCENDING, DESCENDING, WriteConcern
+from pymongo import ASCENDING, DESCENDING, InsertOne, UpdateOne, WriteConcern
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from marketdata.domain.candle import (
+    CERTAINTY,
     INTERVAL_MINUTES,
     MINUTE_MS,
     STORED_INTERVALS,
@@ -131,12 +132,16 @@ def ticks_write(documents: Sequence[bytes], target: Collection[Document] | None 
     return Written(len(documents), 0)
 
 
-_CERTAINTY = {"live": 0, "closed": 1, "backfilled": 2, "confirmed": 3}
+def candles_write(candles: Iterable[Candle], built: Mapping[int, tuple[float, ...]] | None = None) -> int:
+    """Upsert stored candles. Any number of processes may write the same ones at once: each is compared and replaced atomically.
 
+    A less certain state never replaces a more certain one. Equal values change nothing but a state that becomes more certain, and
+    a given higher revision; other values raise the revision by one, or to the candle's own where that is higher. Open interest,
+    `ticks` and `built` stay where a later write does not give them; one that comes late fills in what is not known yet.
 
-def candles_write(candles: Iterable[Candle]) -> int:
-    """Upsert stored candles. Equal values change nothing; other values raise the revision; a less certain state never
-    replaces a more certain one.
+    Args:
+        candles: of STORED_INTERVALS; those that come twice are written one after the other.
+        built: candle id → open, high, low, close, volume as ticks had made it before it was confirmed.
 
     Returns:
         How many were new or changed.
@@ -144,54 +149,66 @@ def candles_write(candles: Iterable[Candle]) -> int:
     Raises:
         pymongo.errors.PyMongoError: safe to repeat.
     """
-    newest = {candle_id(row.instrument, row.interval, row.start_ms): row for row in candles}
-    if not newest:
-        return 0
-    target = candles_collection()
-    stored = {row["_id"]: row for row in target.find({"_id": {"$in": list(newest)}})}
-    fresh: list[Document] = []
+    told: dict[int, list[Candle]] = {}
+    for candle in candles:
+        told.setdefault(candle_id(candle.instrument, candle.interval, candle.start_ms), []).append(candle)
     changed = 0
-    for identifier, candle in newest.items():
-        document = _candle_document(identifier, candle)
-        old = stored.get(identifier)
-        if old is None:
-            fresh.append(document)
-            continue
-        if _CERTAINTY[old["s"]] > _CERTAINTY[candle.state]:
-            continue
-        values = {name: document[name] for name in ("o", "h", "l", "c", "v")}
-        if all(old.get(name) == value for name, value in values.items()):
-            if old["s"] != candle.state:
-                target.update_one({"_id": identifier}, {"$set": {"s": candle.state, "u": document["u"]}})
-            continue
-        changed += target.update_one(
-            {"_id": identifier}, {"$set": values | {"oi": document["oi"], "s": candle.state, "u": document["u"]}, "$inc": {"rev": 1}}
-        ).modified_count
-    if fresh:
-        try:
-            target.insert_many(fresh, ordered=False)
-        except BulkWriteError as error:
-            if error.details.get("writeConcernErrors") or any(row["code"] != DUPLICATE_KEY for row in error.details["writeErrors"]):
-                raise
-    return changed + len(fresh)
+    target = candles_collection()
+    while told:
+        stored = {row["_id"]: row for row in target.find({"_id": {"$in": list(told)}}, _COMPARED)}
+        writes = _candle_writes(told, stored, built or {})
+        quicker: list[int] = []  # another process had changed these since we read them: they are read again
+        if writes:
+            try:
+                target.bulk_write(list(writes.values()), ordered=False)
+            except BulkWriteError as error:
+                if error.details.get("writeConcernErrors") or any(row["code"] != DUPLICATE_KEY for row in error.details["writeErrors"]):
+                    raise
+                identifiers = list(writes)
+                quicker = [identifiers[row["index"]] for row in error.details["writeErrors"]]
+        changed += len(writes) - len(quicker)
+        told = {identifier: told[identifier] for identifier in quicker}
+    return changed
 
 
-def _candle_document(identifier: int, candle: Candle) -> Document:
-    return {
-        "_id": identifier,
-        "i": candle.instrument,
-        "n": candle.interval,
-        "t": DatetimeMS(candle.start_ms),
-        "o": candle.open,
-        "h": candle.high,
-        "l": candle.low,
-        "c": candle.close,
-        "v": candle.volume,
-        "oi": candle.open_interest,
-        "s": candle.state,
-        "rev": candle.revision,
-        "u": datetime.now(UTC),  # the roll-up's mark of what has changed
-    }
+_VALUES = ("o", "h", "l", "c", "v")
+_COMPARED = dict.fromkeys((*_VALUES, "oi", "s", "rev", "tk", "b"), 1)
+"""What a write of a candle decides by, and what must still be so when it happens."""
+
+
+def _candle_writes(
+    told: Mapping[int, list[Candle]], stored: Mapping[int, Document], built: Mapping[int, tuple[float, ...]]
+) -> dict[int, InsertOne[Document] | UpdateOne]:
+    """Return what makes the stored candles of what we are told.
+
+    An update holds only while the candle is as it was read. Else it is an "upsert" of an id that is there: a duplicate key.
+    """
+    now = datetime.now(UTC)  # the roll-up's mark of what has changed
+    writes: dict[int, InsertOne[Document] | UpdateOne] = {}
+    for identifier, candles in told.items():
+        old = stored.get(identifier, {})
+        changes: Document = {}
+        for candle in candles:
+            changes |= _candle_changes(old | changes, candle, built.get(identifier))
+        named = {"i": candles[0].instrument, "n": candles[0].interval, "t": DatetimeMS(candles[0].start_ms)}
+        if not old:
+            writes[identifier] = InsertOne({"_id": identifier} | named | changes | {"u": now})
+        elif changes:
+            as_read = {name: old.get(name) for name in ("_id", *_COMPARED)}
+            writes[identifier] = UpdateOne(as_read, {"$set": changes | {"u": now}, "$setOnInsert": named}, upsert=True)
+    return writes
+
+
+def _candle_changes(old: Document, candle: Candle, built: tuple[float, ...] | None) -> Document:
+    """Return what of a stored candle becomes different by being told another; `old` is empty for one that is not stored."""
+    wanted: Document = {}
+    more = {"oi": candle.open_interest, "tk": candle.ticks, "b": None if built is None else list(built)}
+    if not old or CERTAINTY[candle.state] >= CERTAINTY[old["s"]]:
+        wanted = {"o": candle.open, "h": candle.high, "l": candle.low, "c": candle.close, "v": candle.volume, "s": candle.state}
+        differs = bool(old) and any(old[name] != wanted[name] for name in _VALUES)
+        wanted["rev"] = max(old.get("rev", 0) + differs, candle.revision)
+    wanted |= {name: value for name, value in more.items() if value is not None and (wanted or old.get(name) is None)}
+    return {name: value for name, value in wanted.items() if old.get(name) != value}
 
 
 def candle_from_document(row: Document) -> Candle:
@@ -208,6 +225,7 @@ def candle_from_document(row: Document) -> Candle:
         open_interest=row.get("oi"),
         state=row["s"],
         revision=int(row.get("rev", 0)),
+        ticks=None if (ticks := row.get("tk")) is None else int(ticks),
     )
 
 

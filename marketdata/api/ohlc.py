@@ -60,6 +60,7 @@ def _candle_series(asked: Asked, interval: str) -> Series:
             "candle": [row[name] for name in COLUMNS[:7]],
             "state": row["state"],
             "revision": row["revision"],
+            "ticks": row["ticks"],
         },
     )
 

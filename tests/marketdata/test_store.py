@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import bson
 import pytest
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
-from hypothesis import given
+from django.db import connection
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.upstox.decode import decode
 from marketdata import store
-from marketdata.domain.candle import Candle
+from marketdata.domain.candle import CERTAINTY, Candle
 from marketdata.domain.tick import NO_DEPTH, Tick, stamp_to_ms, tick_id
 from marketdata.models import OHLC, MarketTick
 from tests.instruments.explain import assert_by_index, profiled
@@ -137,6 +140,105 @@ def test_a_less_certain_candle_never_replaces_a_more_certain_one() -> None:
     store.candles_write([_candle(0, close=101, state="closed")])
     (candle,) = store.candles_read(7, "1m", from_ms=T0, to_ms=T0 + 60_000, limit=10)
     assert (candle.close, candle.state, candle.revision) == (105, "confirmed", 1)
+
+
+def _stored(minute: int = 0) -> OHLC:
+    return OHLC.objects.get(pk=store.candle_id(7, "1m", T0 + minute * 60_000))
+
+
+def test_a_state_that_becomes_more_certain_is_no_revision_but_moves_the_mark_of_the_roll_up() -> None:
+    store.candles_write([_candle(0, state="closed")])
+    closed = _stored()
+    assert store.candles_write([_candle(0, state="closed")]) == 0
+    assert _stored().updated_at == closed.updated_at
+    assert store.candles_write([_candle(0, state="confirmed")]) == 1
+    assert (_stored().state, _stored().revision) == ("confirmed", 0)
+    assert _stored().updated_at != closed.updated_at
+
+
+def test_a_given_revision_counts_where_it_is_the_higher_one() -> None:
+    assert store.candles_write([_candle(0)._replace(revision=3)]) == 1
+    assert store.candles_write([_candle(0)._replace(revision=2)]) == 0
+    assert _stored().revision == 3
+    assert store.candles_write([_candle(0)._replace(revision=5)]) == 1
+    assert store.candles_write([_candle(0, close=100)._replace(revision=1)]) == 1
+    assert (_stored().revision, _stored().close) == (6, 100)
+
+
+def test_what_ticks_had_made_stays_and_comes_also_late() -> None:
+    built = (100.0, 102.0, 99.0, 101.0, 9.0)
+    store.candles_write([_candle(0, close=103), _candle(1)])  # the writer of bars was quicker than the feed's own
+    late = _candle(0, state="closed")._replace(ticks=12, open_interest=9.0)
+    assert store.candles_write([late], {store.candle_id(7, "1m", T0): built}) == 1
+    assert store.candles_write([_candle(0, close=103)._replace(open_interest=None)]) == 0
+    assert store.candles_write([late._replace(ticks=13)]) == 0
+    candle = _stored()
+    assert (candle.close, candle.state, candle.revision, candle.open_interest, candle.ticks) == (103, "confirmed", 0, 5.0, 12)
+    assert candle.built == list(built)
+    assert (_stored(1).ticks, _stored(1).built) == (None, None)
+
+
+written = st.builds(
+    lambda minute, close, state, revision, ticks: _candle(minute, close=close, state=state)._replace(revision=revision, ticks=ticks),
+    st.integers(0, 1), st.sampled_from([100, 101]), st.sampled_from(["closed", "backfilled", "confirmed"]), st.integers(0, 2),
+    st.none() | st.integers(1, 3),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(candles=st.lists(written, max_size=8))
+def test_one_write_of_many_is_as_many_writes_of_one(candles: list[Candle]) -> None:
+    def stored() -> list[Candle]:
+        return store.candles_read(7, "1m", from_ms=T0, to_ms=T0 + 120_000, limit=10)
+
+    store.candles_collection().delete_many({})
+    for candle in candles:
+        store.candles_write([candle])
+    one_by_one = stored()
+    store.candles_collection().delete_many({})
+    store.candles_write(candles)
+    assert stored() == one_by_one
+    for candle in one_by_one:
+        told = [row for row in candles if row.start_ms == candle.start_ms]
+        most = max(told, key=lambda row: CERTAINTY[row.state])
+        last = [row for row in told if row.state == most.state][-1]
+        assert (candle.state, candle.close) == (last.state, last.close)
+        assert candle.revision >= last.revision
+
+
+def test_writers_that_race_lose_no_change_and_double_none() -> None:
+    writers, minutes, start = 6, 150, Barrier(6)
+
+    def write(number: int) -> int:
+        try:
+            start.wait(60)
+            return store.candles_write([_candle(minute, close=number) for minute in range(minutes)])
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(writers) as pool:
+        changed = list(pool.map(write, range(writers)))
+    rows = OHLC.objects.all()
+    assert sum(changed) == writers * minutes  # each of the values was the newest once
+    assert [row.revision for row in rows] == [writers - 1] * minutes
+
+
+def test_the_most_certain_of_racing_writers_stays() -> None:
+    states = ["confirmed", "closed", "backfilled", "closed", "confirmed", "backfilled"]
+    start = Barrier(len(states))
+
+    def write(number: int) -> None:
+        try:
+            start.wait(60)
+            for minute in range(100):
+                store.candles_write([_candle(minute, close=float(CERTAINTY[states[number]]), state=states[number])])
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(states)) as pool:
+        list(pool.map(write, range(len(states))))
+    assert {(row.state, row.close) for row in OHLC.objects.all()} == {("confirmed", 3.0)}
+    assert OHLC.objects.filter(revision__gt=0).exists()  # they did meet
 
 
 def test_intervals_that_are_not_stored_are_folded_when_read() -> None:
