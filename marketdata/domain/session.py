@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from marketdata.domain.candle import MCX_OPEN_MS, SESSION_OPEN_MS, Anchors, day_start_ms
+from marketdata.domain.candle import DAY_MS, MCX_OPEN_MS, SESSION_OPEN_MS, Anchors, day_start_ms
 
 EXCHANGES = {
     "NSE_EQ": "NSE",
@@ -56,18 +56,38 @@ class Calendar:
 
     def __init__(self, days: Iterable[Hours] = ()) -> None:
         self._days = {(hours.exchange, hours.day_ms): hours for hours in days}
+        self._special: dict[str, dict[int, int]] = {}
+        for hours in self._days.values():
+            offset = hours.open_ms - hours.day_ms
+            if hours.trades and not offset <= _usual_open(hours.exchange) < hours.close_ms - hours.day_ms:
+                self._special.setdefault(hours.exchange, {})[hours.day_ms] = offset
 
     def hours(self, segment: str, time_ms: int) -> Hours | None:
-        """Return the hours of the segment on the IST day of `time_ms`; None where that day is not known."""
+        """Return the hours of the segment (or exchange) on the IST day of `time_ms`; None where that day is not known."""
         return self._days.get((EXCHANGES.get(segment, segment), day_start_ms(time_ms)))
+
+    def days(self, segment: str) -> list[Hours]:
+        """Return the known days of the segment, oldest first."""
+        exchange = EXCHANGES.get(segment, segment)
+        return sorted((hours for hours in self._days.values() if hours.exchange == exchange), key=lambda hours: hours.day_ms)
 
     def anchors(self, segment: str) -> Anchors:
         """Return from where a segment's intervals are counted: its usual open where the day's session holds it, else the day's own."""
         exchange = EXCHANGES.get(segment, segment)
-        usual = USUAL_OPEN_MS.get(exchange, SESSION_OPEN_MS)
-        special = {
-            day: hours.open_ms - day
-            for (whose, day), hours in self._days.items()
-            if whose == exchange and hours.trades and not hours.open_ms <= day + usual < hours.close_ms
-        }
-        return Anchors(usual, special)
+        return Anchors(_usual_open(exchange), self._special.get(exchange, {}))
+
+    def days(self, from_ms: int, to_ms: int) -> list[Hours]:
+        """Return all known days with from_ms <= day_ms < to_ms, by day and exchange."""
+        found = (hours for hours in self._days.values() if from_ms <= hours.day_ms < to_ms)
+        return sorted(found, key=lambda hours: (hours.day_ms, hours.exchange))
+
+    def trades_within(self, segment: str, start_ms: int, end_ms: int) -> bool:
+        """Whether a planned session of the segment lies wholly or partly in [start_ms, end_ms); a day that is not known holds none."""
+        return any(
+            hours is not None and hours.open_ms < end_ms and hours.close_ms > start_ms
+            for hours in (self.hours(segment, day_ms) for day_ms in range(day_start_ms(start_ms), end_ms, DAY_MS))
+        )
+
+
+def _usual_open(exchange: str) -> int:
+    return USUAL_OPEN_MS.get(exchange, SESSION_OPEN_MS)
