@@ -69,6 +69,8 @@ class Frame(NamedTuple):
         bars: the broker's own finished 1-minute bars of these instruments, as "confirmed" candles; those that were not seen before.
         segments: segment → status name; empty unless the frame is a market info.
         unknown: keys that `instruments` did not name, in byte order; they have no tick here.
+        auctions: "NSE_EQ:CAS" (the closing auction) or "NSE_EQ:PRE" (the pre-open) → (status name, since when in ms UTC); empty unless
+            a market info tells of them · wire `casMarketStatus`, `preOpenSessionStatus`; what has no plausible time is left out.
     """
 
     broker_ms: int
@@ -77,6 +79,7 @@ class Frame(NamedTuple):
     bars: list[Candle]
     segments: dict[str, str]
     unknown: tuple[str, ...]
+    auctions: Mapping[str, tuple[str, int]] = {}
 
 
 class WireDepth(Depth):
@@ -114,10 +117,13 @@ def decode(data: bytes, instruments: Mapping[str, int], minutes: dict[int, bytes
     latest_ms = min(broker_ms + DAY_MS, LATEST_MS) if broker_ms else LATEST_MS
     feeds = response.feeds
     segments: dict[str, str] = {}
+    auctions: dict[str, tuple[str, int]] = {}
     if response.HasField("marketInfo"):
-        segments = {name: _status_name(value) for name, value in response.marketInfo.segmentStatus.items()}
+        info = response.marketInfo
+        segments = {name: _status_name(value) for name, value in info.segmentStatus.items()}
+        auctions = _auctions(info.casMarketStatus, ":CAS") | _auctions(info.preOpenSessionStatus, ":PRE")
     if not feeds:
-        return Frame(broker_ms, None if kind == _MARKET_INFO or segments else _kind(kind), [], [], segments, ())
+        return Frame(broker_ms, None if kind == _MARKET_INFO or segments else _kind(kind), [], [], segments, (), auctions)
     if len(feeds) > MAX_RANK:
         raise ProtocolViolation(f"a frame holds {len(feeds)} keys, more than {MAX_RANK}")
     ticks: list[Tick] = []
@@ -144,7 +150,7 @@ def decode(data: bytes, instruments: Mapping[str, int], minutes: dict[int, bytes
             ticks.append(_greeks_tick(instrument, rank, feed.firstLevelWithGreeks, latest_ms))
         else:
             ticks.append(_price_tick(instrument, rank, feed.ltpc, latest_ms))
-    return Frame(broker_ms, _kind(kind), ticks, bars, segments, tuple(unknown))
+    return Frame(broker_ms, _kind(kind), ticks, bars, segments, tuple(unknown), auctions)
 
 
 def _time(wire: int, latest_ms: int) -> int | None:
@@ -161,6 +167,11 @@ def _status_name(value: pb.MarketStatus.ValueType) -> str:
         return _STATUS(value)
     except ValueError:  # a status that a newer schema knows
         return f"STATUS_{value}"
+
+
+def _auctions(statuses: Mapping[str, pb.StatusInfo], suffix: str) -> dict[str, tuple[str, int]]:
+    times = ((name, info.status, _time(info.updatedTime, LATEST_MS)) for name, info in statuses.items())
+    return {name + suffix: (status, since_ms) for name, status, since_ms in times if status and since_ms is not None}
 
 
 _Day = tuple[float | None, float | None, float | None]

@@ -76,7 +76,7 @@ class Calendar:
         exchange = EXCHANGES.get(segment, segment)
         return Anchors(_usual_open(exchange), self._special.get(exchange, {}))
 
-    def days(self, from_ms: int, to_ms: int) -> list[Hours]:
+    def between(self, from_ms: int, to_ms: int) -> list[Hours]:
         """Return all known days with from_ms <= day_ms < to_ms, by day and exchange."""
         found = (hours for hours in self._days.values() if from_ms <= hours.day_ms < to_ms)
         return sorted(found, key=lambda hours: (hours.day_ms, hours.exchange))

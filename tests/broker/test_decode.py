@@ -192,6 +192,20 @@ def test_market_info_gives_segments_and_no_tick() -> None:
     assert decoded == Frame(
         1_769_160_569_400, None, [], [], {"NSE_FO": "NORMAL_OPEN", "NSE_EQ": "PRE_OPEN_START", "MCX_FO": "STATUS_77"}, ()
     )
+    assert decoded.auctions == {}
+
+
+def test_market_info_tells_of_the_auctions() -> None:
+    response = pb.FeedResponse(type=pb.market_info, currentTs=1_795_427_100_400)
+    response.marketInfo.casMarketStatus["NSE_EQ"].CopyFrom(pb.StatusInfo(status="CTS_CLOSE", updatedTime=1_795_427_100_000))
+    response.marketInfo.casMarketStatus["BSE_EQ"].status = "CTS_CLOSE"  # without its time
+    response.marketInfo.preOpenSessionStatus["NSE_EQ"].CopyFrom(pb.StatusInfo(status="PRE_OPEN_M_END", updatedTime=1_795_404_900_000))
+    decoded = decode(response.SerializeToString(), {})
+    assert decoded.auctions == {
+        "NSE_EQ:CAS": ("CTS_CLOSE", 1_795_427_100_000),
+        "NSE_EQ:PRE": ("PRE_OPEN_M_END", 1_795_404_900_000),
+    }
+    assert (decoded.kind, decoded.segments, decoded.ticks) == (None, {}, [])
 
 
 @given(st.binary(max_size=300))
