@@ -198,7 +198,7 @@ def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dic
         if bar.interval == "I1":
             minutes[instrument] = wire
             if _time(bar.ts, LATEST_MS) is not None:
-                values = (instrument, "1m", bar.ts, bar.open, bar.high, bar.low, bar.close, bar.vol, open_interest, "confirmed", 0)
+                values = (instrument, "1m", bar.ts, bar.open, bar.high, bar.low, bar.close, bar.vol, open_interest, "confirmed", 0, None)
                 out.append(_new(Candle, values))
         elif bar.interval == "1d":
             day = (bar.open or None, bar.high or None, bar.low or None)
