@@ -6,7 +6,6 @@ the journal as MCAP's own reader reads it.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import subprocess
@@ -22,8 +21,8 @@ from marketdata import store
 from tests.fakes.exchange import ROOT, StartExchange, start_exchange  # noqa: F401 - a fixture
 from tests.fakes.feed import StartFeed, start_feed  # noqa: F401 - a fixture
 from tests.payloads import real_data
-from tests.payloads.figures import Figures, expected_ids, figures_of
-from tests.replay.test_real_data import CAPTURES, read_hundred_frames, run_replay
+from tests.payloads.figures import Figures, expected_ids
+from tests.replay.test_real_data import read_hundred_frames, run_replay
 
 pytestmark = [pytest.mark.django_db, pytest.mark.realdata, pytest.mark.usefixtures("valkey")]
 
@@ -116,18 +115,3 @@ def test_another_day_than_that_of_receipt_is_not_passed(
     done = verify(feed.var, "--date", "2026-01-23")  # the market's day: what counts is when we received it
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "NOT PROVED: Shard 0 has no journal of this day."
-
-
-@pytest.mark.slow
-def test_four_real_whole_days_have_a_clean_certificate(
-    start_exchange: StartExchange,  # noqa: F811
-    start_feed: StartFeed,  # noqa: F811
-) -> None:
-    source = {
-        key: [figures_of(feed) for feed in json.loads(gzip.decompress(real_data(name).read_bytes()))] for key, name in CAPTURES.items()
-    }
-    exchange = start_exchange("--replay", *(str(real_data(name)) for name in CAPTURES.values()), "--speed", "0")
-    feed = run_replay(exchange, start_feed, list(source))
-    assert feed.stop() == 0, feed.log()
-    certificate = assert_clean(feed.var, feed.journal, source)
-    assert certificate["counts"]["ticks_equal"] > 100_000

@@ -7,7 +7,6 @@ the meanings of FACTS §3.4 and §3.6, never by our decode; the frames' arrival 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -37,12 +36,6 @@ from tests.payloads.figures import Figures, content_hash, expected_ids, figures_
 from tradingok import ports
 
 pytestmark = [pytest.mark.django_db, pytest.mark.realdata]
-CAPTURES = {
-    "NSE_FO|51414": "banknifty_options_NSE_FO_51414_2025-12-15.json.gz",
-    "NSE_FO|51420": "banknifty_options_NSE_FO_51420_2025-12-15.json.gz",
-    "NSE_FO|51461": "banknifty_options_NSE_FO_51461_2025-12-15.json.gz",
-    "NSE_EQ|INE118H01025": "equity_NSE_EQ_INE118H01025_2025-12-15.json.gz",
-}
 
 
 def run_replay(exchange: RunningExchange, feed_starter: StartFeed, keys: list[str]) -> RunningFeed:
@@ -50,7 +43,8 @@ def run_replay(exchange: RunningExchange, feed_starter: StartFeed, keys: list[st
     call_command("refresh_instruments", source=f"{exchange.url}/market-quote/instruments/exchange/complete.json.gz")
     SubscriptionRule.objects.create(name="recorded", what="keys", keys=keys)
     feed = feed_starter(exchange.url)
-    exchange.wait_for(lambda state: bool(state["finished"]), seconds=240)
+    exchange.wait_for(lambda state: bool(state["finished"]) or feed.process.poll() is not None, seconds=240)
+    assert feed.process.poll() is None, feed.log()
     sent = exchange.state()["updates_sent_total"]
     feed.wait_for(lambda status: status.counters["ticks_decoded_total"] >= sent, seconds=120)
     return feed
@@ -113,9 +107,15 @@ async def snapshot(url: str, api_key: str, keys: list[str]) -> dict[str, dict[st
     return quotes
 
 
-def assert_last_quotes_equal(source: dict[str, list[Figures]], folder: Path) -> None:
-    """With a web process: the quote of each instrument, over REST and over WebSocket, is the source's last update."""
-    last = {key: updates[-1] for key, updates in source.items()}
+class LastQuotes(NamedTuple):
+    """The last quote of each instrument as a client gets it."""
+
+    over_rest: dict[str, Figures]
+    over_websocket: dict[str, Figures]
+
+
+def read_last_quotes(keys: list[str], folder: Path) -> LastQuotes:
+    """Ask a web process, started for it, for the quotes of `keys` over REST and over WebSocket."""
     api_key = api_key_create(user=User.objects.create_user("reader"), name="replay")
     port = ports.choose()
     environment = {**os.environ, "PORT": str(port), "TRADINGOK_VAR": str(folder), "SECRET_KEY": settings.SECRET_KEY}
@@ -125,14 +125,12 @@ def assert_last_quotes_equal(source: dict[str, list[Figures]], folder: Path) -> 
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(url), 60, web.told)
         headers = {"Authorization": f"Bearer {api_key}"}
-        answer = httpx.get(f"{url}/api/marketdata/ticks/latest/", params={"instruments": ",".join(source)}, headers=headers, timeout=30)
+        answer = httpx.get(f"{url}/api/marketdata/ticks/latest/", params={"instruments": ",".join(keys)}, headers=headers, timeout=30)
         over_rest = {row["key"]: client_figures(row["quote"]) for row in answer.raise_for_status().json()["results"]}
-        pushed = asyncio.run(snapshot(f"ws://127.0.0.1:{port}/ws/market/", api_key, list(source)))
-        over_websocket = {key: client_figures(quote) for key, quote in pushed.items()}
+        pushed = asyncio.run(snapshot(f"ws://127.0.0.1:{port}/ws/market/", api_key, keys))
     finally:
         web.stop()
-    assert over_rest == last
-    assert over_websocket == last
+    return LastQuotes(over_rest, {key: client_figures(quote) for key, quote in pushed.items()})
 
 
 def answers(url: str) -> bool:
@@ -160,23 +158,7 @@ def test_the_hundred_real_frames_reach_store_rest_and_websocket_as_they_were_sen
     source = read_hundred_frames()
     exchange = start_exchange("--replay", str(real_data("nifty_banknifty_100frames_2026-01-23.frames.bin")), "--speed", "0")
     feed = run_replay(exchange, start_feed, list(source))
-    assert_last_quotes_equal(source, tmp_path)
+    quotes = read_last_quotes(list(source), tmp_path)
+    assert quotes.over_rest == quotes.over_websocket == {key: updates[-1] for key, updates in source.items()}
     assert sum(map(len, source.values())) == 859
-    assert_store_equals(source, feed)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("valkey")
-def test_four_real_whole_days_reach_store_rest_and_websocket_as_they_were_sent(
-    start_exchange: StartExchange,  # noqa: F811
-    start_feed: StartFeed,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    source = {
-        key: [figures_of(feed) for feed in json.loads(gzip.decompress(real_data(name).read_bytes()))] for key, name in CAPTURES.items()
-    }
-    exchange = start_exchange("--replay", *(str(real_data(name)) for name in CAPTURES.values()), "--speed", "0")
-    feed = run_replay(exchange, start_feed, list(source))
-    assert_last_quotes_equal(source, tmp_path)
-    assert sum(map(len, source.values())) > 100_000
     assert_store_equals(source, feed)
