@@ -8,8 +8,8 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-INTERVALS = ("1m", "5m", "15m", "1h")
-"""Candle intervals that the chart offers; chart.js knows their lengths."""
+INTERVALS = ("1m", "3m", "5m", "10m", "15m", "30m", "1h", "2h", "4h", "1d", "1w", "1M")
+"""Candle intervals that the chart offers; candles.js knows their lengths."""
 LEVELS = range(5)
 
 

@@ -88,7 +88,8 @@ def page(open_page: OpenPage, server: ScriptedServer) -> Page:
             const { connect } = await import("/tradingok.js");
             window.seen = [];
             window.feed = connect();
-            for (const event of ["connection", "hello", "market:tick", "feed:status", "subscribe", "list", "bye", "error"])
+            const events = ["connection", "hello", "market:tick", "market:ohlc", "gap", "feed:status", "subscribe", "list", "bye", "error"];
+            for (const event of events)
               feed.on(event, (value) => seen.push([event, value]));
         }"""
     )
@@ -194,6 +195,21 @@ def test_long_lists_are_asked_for_in_pieces(page: Page, server: ScriptedServer) 
     server.connection()
     page.evaluate("feed.subscribe(Array.from({length: 1200}, (_, number) => `id:${number}`))")
     assert [len(server.command()["instruments"]) for _ in range(3)] == [500, 500, 200]
+
+
+def test_channels_are_asked_for_and_again_after_a_reconnect_until_they_are_given_up(page: Page, server: ScriptedServer) -> None:
+    page.evaluate("feed.subscribeChannels(['ohlc:1m:id:5', 'ohlc:1d:id:5'], 300)")
+    first = server.connection()
+    assert server.command() == {"id": 1, "op": "subscribe", "channels": ["ohlc:1m:id:5", "ohlc:1d:id:5"], "candles": 300}
+    page.evaluate("feed.unsubscribeChannels(['ohlc:1d:id:5'])")
+    assert server.command() == {"id": 2, "op": "unsubscribe", "channels": ["ohlc:1d:id:5"]}
+    first.socket.shutdown(SHUT_RDWR)
+    second = server.connection()
+    assert server.command() == {"id": 3, "op": "subscribe", "channels": ["ohlc:1m:id:5"], "candles": 300}
+    second.send(json.dumps({"event": "market:ohlc", "key": "A|1", "interval": "1m", "snapshot": True, "candles": []}))
+    second.send(json.dumps({"event": "gap", "gap": "g1"}))
+    wait_seen(page, "gap", 1)
+    assert seen(page, "market:ohlc")[0]["snapshot"] is True
 
 
 def test_closing_ends_it_for_good(page: Page, server: ScriptedServer) -> None:

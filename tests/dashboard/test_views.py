@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.test import Client, RequestFactory
 
 from dashboard.views import content_security_policy
+from marketdata.domain.candle import INTERVAL_MINUTES
 
 pytestmark = pytest.mark.django_db
 
@@ -56,14 +57,24 @@ def test_every_module_that_a_module_imports_is_served() -> None:
         assert path is not None, name
         with open(path, encoding="utf-8") as source:
             todo += [module for module in re.findall(r'from "\./([^"]+)"', source.read()) if module not in seen]
-    assert {"tradingok.js", "watchlist.js", "chart.js"} <= seen
+    assert {"tradingok.js", "watchlist.js", "chart.js", "candles.js", "legend.js", "parity.js"} <= seen
 
 
 def test_the_client_module_stays_short_enough_to_be_read() -> None:
     path = finders.find("dashboard/tradingok.js")
     assert path is not None
     with open(path, encoding="utf-8") as source:
-        assert len(source.readlines()) <= 45
+        assert len(source.readlines()) <= 52
+
+
+def test_the_chart_offers_every_interval_and_knows_its_length(signed_in: Client) -> None:
+    offered = re.findall(r'name="interval" value="([^"]+)"', signed_in.get("/").content.decode())
+    assert offered == list(INTERVAL_MINUTES)
+    path = finders.find("dashboard/candles.js")
+    assert path is not None
+    with open(path, encoding="utf-8") as source:
+        lengths = source.read().partition("LENGTH_MS = {")[2].partition("}")[0]
+    assert re.findall(r'"(\w+)":', lengths) == offered
 
 
 def test_posting_to_the_page_is_refused(signed_in: Client) -> None:

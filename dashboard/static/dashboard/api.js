@@ -42,8 +42,16 @@ export async function latest(names) {
   return new Map(answer.filter((item) => item.quote).map((item) => [item.instrument, item.quote]));
 }
 
-/** Candles of one instrument, oldest first: [{start, open, high, low, close, volume}…], start in ms UTC. */
-export async function candles(name, interval, fromMs, toMs, signal) {
-  const found = rows(await get("/api/marketdata/ohlc/", { instrument: name, interval, from: fromMs, to: toMs, limit: 2000 }, signal));
-  return found.map(({ candle: [start, open, high, low, close, volume] }) => ({ start, open, high, low, close, volume }));
+/** A page of candles as `row` of candles.js takes them, and the address of the next page (null: there is none).
+ *
+ * `page` is such an address, or the query of the first page: {instrument, interval, from, to, order, limit}, times in ms UTC. */
+export async function candles(page, signal) {
+  const { results, next } = await (typeof page === "string" ? get(`/api/marketdata/ohlc/${new URL(page).search}`, {}, signal) : get("/api/marketdata/ohlc/", page, signal));
+  return { candles: results, next };
 }
+
+/** Gaps of the feed that began from `from` to before `to` (ms UTC; not given: to now): [{gap, from, to, cause, heal_state, heal_detail, instruments}…]. */
+export const gaps = async (from, to, signal) => rows(await get("/api/marketdata/gaps/", { from, to, limit: 1000 }, signal));
+
+/** How the newest day's minutes of an instrument came to be: {day, confirmed, closed, backfilled, missing, compared, prices_equal, …}; null where nobody knows. */
+export const parity = async (name, signal) => rows(await orNothing([], get("/api/marketdata/parity/", { instrument: name }, signal)))[0] ?? null;

@@ -1,6 +1,8 @@
 /** The chosen instrument: its quote in full, the five best levels, greeks and the chart. */
 import { Chart } from "./chart.js";
 import * as format from "./format.js";
+import { Parity } from "./parity.js";
+import { interval, rememberInterval } from "./remembered.js";
 import { change, changePercent } from "./watchlist.js";
 
 const LEVELS = 5;
@@ -26,18 +28,27 @@ const FIELDS = {
 };
 
 export class Detail {
-  /** @param {HTMLElement} panel the panel; @param {() => number} marketMs market time, ms UTC; @param {() => void} onClose after it was closed */
-  constructor(panel, marketMs, onClose) {
+  /**
+   * @param {HTMLElement} panel the panel @param {ReturnType<typeof import("./tradingok.js").connect>} feed
+   * @param {() => number} marketMs market time, ms UTC @param {() => void} onClose after it was closed
+   */
+  constructor(panel, feed, marketMs, onClose) {
     this.panel = panel;
-    this.marketMs = marketMs;
     this.texts = new Map();
     this.fields = [...panel.querySelectorAll("[data-field]")];
     this.ladder = [...panel.querySelectorAll("#depth tbody tr")].map((row) => ({ cells: [...row.cells], bars: [...row.querySelectorAll("progress")] }));
-    this.chart = new Chart(panel.querySelector("#chart"), (text) => this.write(panel.querySelector("#chart-note"), text));
+    this.chart = new Chart(panel.querySelector("#chart"), panel.querySelector("#legend"), (text) => this.write(panel.querySelector("#chart-note"), text), feed);
+    this.parity = new Parity(panel.querySelector("#parity"), marketMs);
     this.instrument = null;
     this.quote = null;
     this.frame = 0;
-    panel.querySelector("#intervals").addEventListener("change", (event) => this.chart.show(this.instrument, event.target.value, marketMs()));
+    this.intervals = panel.querySelector("#intervals");
+    const chosen = [...this.intervals.elements].find(({ value }) => value === interval());
+    if (chosen) chosen.checked = true;
+    this.intervals.addEventListener("change", ({ target }) => {
+      rememberInterval(target.value);
+      this.chart.show(this.instrument, target.value);
+    });
     panel.querySelector("#close-detail").addEventListener("click", onClose);
     panel.addEventListener("keydown", (event) => event.key === "Escape" && onClose());
   }
@@ -48,6 +59,8 @@ export class Detail {
     this.quote = quote ?? {};
     this.panel.hidden = instrument === null;
     document.body.classList.toggle("with-detail", instrument !== null);
+    this.parity.show(instrument);
+    this.chart.show(instrument, this.intervals.querySelector(":checked").value);
     if (instrument === null) return;
     this.decimals = format.decimalsOf(instrument.tick_size);
     this.write(this.panel.querySelector("#detail-title"), instrument.trading_symbol);
@@ -55,23 +68,21 @@ export class Detail {
     this.panel.querySelector("#greeks").hidden = !["CE", "PE"].includes(instrument.instrument_type);
     this.panel.querySelector("#depth").hidden = instrument.instrument_type === "INDEX";
     this.draw();
-    this.chart.show(instrument, this.chart.interval, this.marketMs());
   }
 
   /** Take the shown instrument's newest quote; it is drawn with the next frame. */
   update(quote) {
     this.quote = quote;
-    this.frame ||= requestAnimationFrame(() => this.draw(true));
+    this.frame ||= requestAnimationFrame(() => this.draw());
   }
 
-  draw(live = false) {
+  draw() {
     this.frame = 0;
     if (this.instrument === null) return;
     for (const element of this.fields) this.write(element, FIELDS[element.dataset.field](this.quote, this.decimals));
     const difference = change(this.quote) ?? 0;
     this.panel.dataset.direction = difference > 0 ? "up" : difference < 0 ? "down" : "flat";
     this.drawDepth(this.quote.depth ?? []);
-    if (live) this.chart.update(this.quote);
   }
 
   /** Levels are [bid price, bid quantity, ask price, ask quantity], best first. */

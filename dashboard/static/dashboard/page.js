@@ -24,7 +24,7 @@ const list = new Watchlist(at("watchlist"), {
   },
   onRemove: remove,
 });
-const detail = new Detail(at("detail"), () => marketMs || status.serverMs(), () => list.select(null));
+const detail = new Detail(at("detail"), feed, () => marketMs || status.serverMs(), () => list.select(null));
 new SearchBox(at("search"), at("found"), (instrument) => {
   add([instrument]);
   list.select(instrument.id);
@@ -67,9 +67,13 @@ feed.on("error", (error) => notice(error.message));
 feed.on("subscribe", ({ results }) => {
   for (const result of results) {
     if (result.instrument != null) idOfKey.set(result.key, result.instrument); // a key may have passed to another contract
-    if (result.status === "error" && result.item.startsWith("id:")) list.refuse(Number(result.item.slice(3)), result.message);
+    if (result.status !== "error") continue;
+    if (result.item.startsWith("id:")) list.refuse(Number(result.item.slice(3)), result.message);
+    else detail.chart.refused(result.item, result.message);
   }
 });
+feed.on("market:ohlc", (message) => detail.chart.take(message));
+feed.on("gap", (message) => detail.chart.gap(message));
 feed.on("market:tick", ([key, , quote]) => {
   const id = idOfKey.get(key);
   if (id === undefined) return;

@@ -1,4 +1,4 @@
-/** The watchlist as this browser remembers it, and what it begins with.
+/** The watchlist and the chart's interval as this browser remembers them, and what the watchlist begins with.
  *
  * Instruments are remembered by our own id, never by key: brokers give keys of expired contracts to new ones. The symbol beside it
  * tells an id of another database apart.
@@ -6,6 +6,7 @@
 import { expiries, instrument, instruments, latest } from "./api.js";
 
 const PLACE = "tradingok.watchlist.v1";
+const INTERVAL_PLACE = "tradingok.interval.v1";
 const INDICES = 6;
 const UNDERLYINGS = ["NIFTY", "BANKNIFTY"];
 const OPTIONS_EACH_SIDE = 1;
@@ -13,13 +14,25 @@ const STRIKE_WINDOW = 0.01; // of the price, so that few rows are asked for
 
 const stamp = (row) => [row.id, row.isin || row.trading_symbol];
 
-export const remember = (rows) => {
+function keep(place, text) {
   try {
-    localStorage.setItem(PLACE, JSON.stringify(rows.map(stamp)));
+    localStorage.setItem(place, text);
   } catch {
-    // storage is full or forbidden: the list lasts as long as the page
+    // storage is full or forbidden: it lasts as long as the page
   }
-};
+}
+
+export const remember = (rows) => keep(PLACE, JSON.stringify(rows.map(stamp)));
+export const rememberInterval = (interval) => keep(INTERVAL_PLACE, interval);
+
+/** The interval that was chosen last; null where none was. */
+export function interval() {
+  try {
+    return localStorage.getItem(INTERVAL_PLACE);
+  } catch {
+    return null;
+  }
+}
 
 function remembered() {
   try {

@@ -3,20 +3,26 @@
  *    const feed = connect({ url: "wss://host/ws/market/", protocols: async () => ["tradingok.v1", `ticket.${await newTicket()}`] });
  *    feed.on("market:tick", ([key, seq, quote]) => …);      // always the whole quote, its levels included
  *    feed.subscribe(["NSE_INDEX|Nifty 50", "id:5"], "full");
+ *    feed.on("market:ohlc", ({ key, interval, snapshot, candles, candle, state, revision }) => …); // a snapshot at first and after each reconnect
+ *    feed.subscribeChannels(["ohlc:5m:id:5"], 300);         // the last 300 candles, then each as it changes
  *
- *  Other events: the protocol's pushes and replies under their own names, and "connection": {state: "connecting" | "waiting" | "closed", code}. */
+ *  Other events: the protocol's pushes ("gap", …) and replies under their own names, and "connection": {state: "connecting" | "waiting" | "closed", code}. */
+const OPTION = { instruments: "mode", channels: "candles" };
 export function connect({ url = `${location.origin.replace(/^http/, "ws")}/ws/market/`, protocols = [] } = {}) {
-  const wanted = new Map(), quotes = new Map(), listeners = new Map();
+  const wanted = { instruments: new Map(), channels: new Map() }, quotes = new Map(), listeners = new Map(); // wanted: items by their option
   let socket, silence, id = 0, failures = 0, ready = false, ended = false, bye, timer = setTimeout(open);
   const emit = (event, value) => listeners.get(event)?.forEach((listener) => listener(value));
-  const ask = (op, items, mode) => { // at most 500 items a command
-    for (let at = 0; ready && at < items.length; at += 500) socket.send(JSON.stringify({ id: ++id, op, instruments: items.slice(at, at + 500), mode }));
+  const ask = (op, kind, items, option) => { // at most 500 items a command
+    for (let at = 0; ready && at < items.length; at += 500) socket.send(JSON.stringify({ id: ++id, op, [kind]: items.slice(at, at + 500), [OPTION[kind]]: option }));
   };
   const listen = () => { clearTimeout(silence); silence = setTimeout(() => { socket.close(); closed(1006); }, 40_000); }; // heartbeats come each 15 s
   function receive(message) {
-    if (message.event === "hello") { ready = true; quotes.clear(); wanted.forEach((items, mode) => ask("subscribe", [...items], mode)); }
+    if (message.event === "hello") {
+      ready = true; quotes.clear();
+      for (const kind in wanted) wanted[kind].forEach((items, option) => ask("subscribe", kind, [...items], option));
+    }
     if (message.event === "bye") bye = message;
-    if (message.event === "market:tick" || message.event === "heartbeat") failures = 0; // a greeting alone does not prove a good connection
+    if (["market:tick", "market:ohlc", "heartbeat"].includes(message.event)) failures = 0; // a greeting alone does not prove a good connection
     if (message.event !== "market:tick") return emit(message.event ?? message.op, message);
     for (const [key, seq, part] of message.ticks) emit("market:tick", [key, seq, quotes.set(key, { ...quotes.get(key), ...part }).get(key)]);
   }
@@ -32,11 +38,15 @@ export function connect({ url = `${location.origin.replace(/^http/, "ws")}/ws/ma
     try { socket = new WebSocket(url, typeof protocols === "function" ? await protocols() : protocols); } catch { return closed(1006); }
     listen(); socket.onclose = ({ code }) => closed(code); socket.onmessage = ({ data }) => { listen(); receive(JSON.parse(data)); };
   }
-  const forget = (items) => { items.forEach((item) => quotes.delete(item)); wanted.forEach((set) => items.forEach((item) => set.delete(item))); };
+  const forget = (kind, items) => { items.forEach((item) => quotes.delete(item)); wanted[kind].forEach((set) => items.forEach((item) => set.delete(item))); };
+  const follow = (kind, items, option) => { forget(kind, items); wanted[kind].set(option, new Set([...(wanted[kind].get(option) ?? []), ...items])); ask("subscribe", kind, items, option); };
+  const leave = (kind, items) => { forget(kind, items); ask("unsubscribe", kind, items); };
   return {
     on(event, listener) { listeners.set(event, [...(listeners.get(event) ?? []), listener]); return this; },
-    subscribe(items, mode = "full") { forget(items); wanted.set(mode, new Set([...(wanted.get(mode) ?? []), ...items])); ask("subscribe", items, mode); return this; },
-    unsubscribe(items) { forget(items); ask("unsubscribe", items); return this; },
+    subscribe(items, mode = "full") { follow("instruments", items, mode); return this; },
+    unsubscribe(items) { leave("instruments", items); return this; },
+    subscribeChannels(names, candles) { follow("channels", names, candles); return this; },
+    unsubscribeChannels(names) { leave("channels", names); return this; },
     close() { ended = true; clearTimeout(timer); socket?.close(); },
   };
 }
