@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from broker.calendar import calendar_refresh
 from broker.market_status import market_status_poll
 from broker.services import instruments_refresh_from
 from broker.upstox.master import MasterRejected
@@ -31,3 +32,9 @@ def refresh_instruments() -> str:
 def poll_market_status() -> str:
     """Ask the broker for the state of the exchanges and record what changed."""
     return run_once("poll_market_status", lambda: f"{market_status_poll()} segments changed", expected=(BrokerError,))
+
+
+@shared_task(name="broker.refresh_calendar")  # type: ignore[untyped-decorator]
+def refresh_calendar() -> str:
+    """Fetch the hours of the days around the market's own, and the year's holidays."""
+    return run_once("refresh_calendar", lambda: f"{calendar_refresh()} sessions changed", expected=(BrokerError,))

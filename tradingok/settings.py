@@ -53,7 +53,7 @@ CSRF_TRUSTED_ORIGINS = env.words(
     "TRADINGOK_TRUSTED_ORIGINS", "", "Origins (`https://host`) beside the server's own that may sign in and connect with a session."
 )
 CORS_ALLOWED_ORIGINS = env.words("TRADINGOK_CORS_ORIGINS", "", "Origins of front ends that may call the REST API.")
-CORS_URLS_REGEX = r"^/api/.*$"
+CORS_URLS_REGEX = r"^/(api|udf)/.*$"
 CORS_EXPOSE_HEADERS = ["Retry-After", "X-Request-Id"]
 
 INSTALLED_APPS = [
@@ -284,8 +284,16 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "schedule": crontab(hour="7,8", minute="30,45"),
         "options": {"expires": 800},
     },
+    # A special session is announced at any time. After the master and before the open; the feed itself fetches days that it does not know.
+    "refresh-calendar": {
+        "task": "broker.refresh_calendar",
+        "schedule": crontab(hour="1,7,13,19", minute="35"),
+        "options": {"expires": 3000},
+    },
+    "check-calendar": {"task": "broker.refresh_calendar", "schedule": crontab(hour="8", minute="50"), "options": {"expires": 1200}},
     "poll-market-status": {"task": "broker.poll_market_status", "schedule": crontab(hour="8-23", minute="*"), "options": {"expires": 50}},
     "roll-up": {"task": "marketdata.roll_up", "schedule": crontab(minute="*"), "options": {"expires": 50}},
+    "parity": {"task": "marketdata.parity", "schedule": crontab(minute="*"), "options": {"expires": 50}},
     "store-latest-quotes": {"task": "marketdata.store_latest_quotes", "schedule": crontab(minute="*"), "options": {"expires": 50}},
     "apply-retention": {"task": "marketdata.apply_retention", "schedule": crontab(minute="7"), "options": {"expires": 3000}},
 }

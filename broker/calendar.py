@@ -1,0 +1,148 @@
+"""The exchanges' calendar, from the broker's timings and holidays into MarketSession.
+
+A beat task refreshes it a few times a day. The feed does not wait for beat, and a replay needs the days of its own time: about each
+minute, in a thread, it calls (the hook, in `broker.runner`):
+
+    calendar, failure = await asyncio.to_thread(calendar_ensure, self.pipeline.market_ms)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+
+from broker.rest_pacing import RestPacer
+from broker.sessions import token_current
+from broker.upstox.protocol import BrokerError, ProtocolViolation, RateLimited
+from broker.upstox.rest import UpstoxRest
+from marketdata import live_state
+from marketdata.calendar import calendar_read, sessions_record
+from marketdata.domain.candle import DAY_MS, IST_OFFSET_MS, day_start_ms
+from marketdata.domain.session import EXCHANGES, Calendar, Hours
+
+DAYS_BACK, DAYS_AHEAD = 7, 14
+RETRY_SECONDS = 45.0
+"""After a failure `calendar_ensure` asks the broker again so much later."""
+PACE_SECONDS = 20.0
+"""Longest wait for a call's turn among the broker's limits."""
+CLOSED = "TRADING_HOLIDAY"
+
+_ensured: set[int] = set()
+"""Days that this process has fetched. Other processes' rows may be of another exchange, or of a market that never closed."""
+_ask_again_at = 0.0
+_last_failure: BrokerError | None = None
+
+
+def calendar_refresh(market_ms: int = 0) -> int:
+    """Fetch the hours of the days around the market's own, and the year's holidays. About 23 calls; what was fetched is kept.
+
+    Args:
+        market_ms: a moment of the market's day, ms UTC; by default the newest one of the feeds, without a feed our clock.
+
+    Returns:
+        How many sessions were new or other than before.
+
+    Raises:
+        BrokerError: worth a retry unless `permanent`. pymongo.errors.PyMongoError: worth a retry.
+    """
+    day = day_start_ms(market_ms or market_now_ms())
+    ahead = range(day, day + DAYS_AHEAD * DAY_MS + 1, DAY_MS)
+    back = range(day - DAY_MS, day - DAYS_BACK * DAY_MS - 1, -DAY_MS)
+    pacer = RestPacer()
+    with UpstoxRest(settings.UPSTOX_API_URL, token_current().token) as rest:
+        _take_turn(pacer)
+        holidays = rest.holidays()
+        names = {str(row.get("date")): str(row.get("description") or "") for row in holidays}
+        fetched = {*ahead, *back}
+        changed = sessions_record(hours for hours in _planned(holidays) if hours.day_ms not in fetched)
+        years = {name[:4] for name in names}
+        for day_ms in (*ahead, *back):  # today first: the rest may fail
+            _take_turn(pacer)
+            when = _date(day_ms)
+            sessions = rest.timings(when)
+            if not sessions and when.weekday() < 5 and f"{when.year}" not in years:  # of another year: a replay, or the end of December
+                _take_turn(pacer)
+                names |= {when.isoformat(): str(row.get("description") or "") for row in rest.holidays(when)}
+            changed += sessions_record(_timed(day_ms, sessions, names.get(when.isoformat(), "")))
+    return changed
+
+
+def calendar_ensure(market_ms: int) -> tuple[Calendar, BrokerError | None]:
+    """Return the calendar, once this process has fetched the market's day, and what prevents that. Call it each minute; it may block.
+
+    Args:
+        market_ms: the market's own time, ms UTC; 0: nothing is fetched.
+
+    Returns:
+        All days that are known, and the broker's last error while the market's day could not be fetched.
+
+    Raises:
+        pymongo.errors.PyMongoError, django.db.Error, live_state.Unavailable: worth a retry.
+    """
+    global _ask_again_at, _last_failure
+    day = day_start_ms(market_ms)
+    if market_ms and day not in _ensured and time.monotonic() >= _ask_again_at:
+        try:
+            calendar_refresh(market_ms)
+        except BrokerError as error:
+            _last_failure, _ask_again_at = error, time.monotonic() + RETRY_SECONDS
+        else:
+            _last_failure = None
+            _ensured.update(range(day - DAYS_BACK * DAY_MS, day + DAYS_AHEAD * DAY_MS + 1, DAY_MS))
+    return calendar_read(), _last_failure
+
+
+def market_now_ms() -> int:
+    """Return the market's own time: of the feed's newest frame, where a feed runs, else our clock's."""
+    try:
+        newest = max((status.data_ms for status in live_state.statuses_read()), default=0)
+    except live_state.Unavailable:
+        newest = 0
+    return newest or time.time_ns() // 1_000_000
+
+
+def _take_turn(pacer: RestPacer) -> None:
+    if not pacer.acquire(PACE_SECONDS):
+        raise RateLimited(f"no call to the broker could be made within {PACE_SECONDS:.0f} s: its limits are used up")
+
+
+def _planned(holidays: list[dict[str, Any]]) -> Iterator[Hours]:
+    """Give what the year's list says of whole days: who is closed, and who has hours of its own."""
+    for row in holidays:
+        try:
+            day_ms = _day_ms(date.fromisoformat(row["date"]))
+            closed = row["closed_exchanges"] if row["holiday_type"] == CLOSED else []
+            name = str(row.get("description") or "")
+            yield from (Hours(str(exchange), day_ms, 0, 0, name) for exchange in closed)
+            yield from (_session(day_ms, session, name) for session in row.get("open_exchanges") or ())
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolViolation(f"the broker's holidays have a row that is none: {row!r:.100}") from error
+
+
+def _timed(day_ms: int, sessions: list[dict[str, Any]], name: str) -> list[Hours]:
+    """Return the day's hours; an exchange without a session has a day without trading."""
+    try:
+        trading = [_session(day_ms, session, name) for session in sessions]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolViolation(f"the broker's timings of {_date(day_ms)} have a row that is none") from error
+    closed = {*EXCHANGES.values()} - {hours.exchange for hours in trading}
+    return trading + [Hours(exchange, day_ms, 0, 0, name) for exchange in sorted(closed)]
+
+
+def _session(day_ms: int, session: dict[str, Any], name: str) -> Hours:
+    start, end = int(session["start_time"]), int(session["end_time"])
+    if not day_ms <= start < end <= day_ms + DAY_MS:
+        raise ValueError("a session outside its day")
+    return Hours(str(session["exchange"]), day_ms, start, end, name)
+
+
+def _date(day_ms: int) -> date:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=day_ms + IST_OFFSET_MS)).date()
+
+
+def _day_ms(day: date) -> int:
+    return (day - date(1970, 1, 1)).days * DAY_MS - IST_OFFSET_MS
