@@ -5,7 +5,9 @@ from __future__ import annotations
 from celery import shared_task
 from django.conf import settings
 
+from instruments.selectors import market_now
 from marketdata import services
+from marketdata.parity import parity_update
 from marketdata.task_runs import run_once
 
 
@@ -31,3 +33,14 @@ def apply_retention() -> str:
 def store_latest_quotes() -> str:
     """Copy the latest quotes to MongoDB, for a start without a feed."""
     return run_once("store_latest_quotes", lambda: f"{services.latest_quotes_store()} quotes stored")
+
+
+@shared_task(name="marketdata.parity")  # type: ignore[untyped-decorator]
+def parity() -> str:
+    """Count how candles made of ticks compare with the broker's, and what the day has of each state."""
+
+    def work() -> str:
+        done = parity_update(market_ms=round(market_now().timestamp() * 1000))
+        return f"{done.changed} minutes read, {done.counted} days of instruments counted{'' if done.complete else ', more to come'}"
+
+    return run_once("parity", work)

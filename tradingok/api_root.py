@@ -20,6 +20,7 @@ ENTRY_POINTS = {
     "market status": "marketdata/status/",
     "gaps": "marketdata/gaps/",
     "continuity": "marketdata/continuity/",
+    "parity": "marketdata/parity/",
     "subscriptions": "subscriptions/",
     "keys": "keys/",
     "ws-tickets": "ws-tickets",

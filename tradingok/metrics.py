@@ -30,9 +30,11 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from broker.journal import segment_paths
+from instruments.selectors import market_now
 from marketdata import live_state
 from marketdata.domain.continuity import continuity
 from marketdata.domain.feed_status import FeedState, FeedStatus
+from marketdata.parity import STATES, parity_day, parity_total, percents
 from marketdata.store import tick_count_estimate
 
 STORE_SECONDS = 1.0
@@ -84,11 +86,20 @@ class SharedState(Collector):
         try:
             with pymongo.timeout(STORE_SECONDS):
                 ticks = tick_count_estimate()
+                day = parity_day(round(market_now().timestamp() * 1000))
+                candles = None if day is None else parity_total(day)
         except (PyMongoError, DatabaseError):
             yield _up("mongodb", answers=False)
             return
         yield _up("mongodb", answers=True)
         yield GaugeMetricFamily("tradingok_ticks_stored", "Ticks in the store, by its own estimate", value=ticks)
+        if candles is not None:
+            minutes = [((state,), candles[state]) for state in STATES]
+            yield _gauge(
+                "candles_today", "1-minute candles of the market's newest day by state, and those that are missing", ("state",), minutes
+            )
+            equal = [((field,), percent / 100) for field, percent in percents(candles).items() if percent is not None]
+            yield _gauge("candles_equal_ratio", "Of that day's candles made of ticks, those that equal the broker's", ("field",), equal)
 
     def _disk(self) -> Iterator[Metric]:
         """Of the machine that this web process runs on: feeds may run on another."""

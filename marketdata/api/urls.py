@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import path
 
 from marketdata.api.ohlc import CandleView
+from marketdata.api.parity import ParityView
 from marketdata.api.stats import StatsView
 from marketdata.api.status import BrokerStatusView, ContinuityView, GapView, MarketStatusView
 from marketdata.api.ticks import LatestTicksView, TickHistoryView
@@ -18,4 +19,5 @@ urlpatterns = [
     path("marketdata/status/", MarketStatusView.as_view(), name="market-status"),
     path("marketdata/gaps/", GapView.as_view(), name="gaps"),
     path("marketdata/continuity/", ContinuityView.as_view(), name="continuity"),
+    path("marketdata/parity/", ParityView.as_view(), name="parity"),
 ]

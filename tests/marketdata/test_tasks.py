@@ -46,6 +46,12 @@ def test_roll_up_writes_candles_and_notes_it() -> None:
     assert tasks.roll_up(seconds=-5) == "1 minutes read, 0 candles written"
 
 
+def test_parity_counts_and_notes_it() -> None:
+    write_minute(0)
+    assert tasks.parity() == "1 minutes read, 1 days of instruments counted"
+    assert noted("parity") == (True, "1 minutes read, 1 days of instruments counted")
+
+
 def test_retention_and_quotes_note_what_they_did() -> None:
     with override_settings(TICK_RETENTION_DAYS=5):
         assert tasks.apply_retention().startswith("5 days, ")

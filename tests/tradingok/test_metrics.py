@@ -16,11 +16,14 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from accounts.services import api_key_create
-from marketdata import live_state
+from instruments.store import spots_write
+from marketdata import live_state, store
+from marketdata.domain.candle import MINUTE_MS, Candle, candle_id
 from marketdata.domain.continuity import FEED_HOPS
 from marketdata.domain.feed_status import FeedState
+from marketdata.parity import parity_update
 from tests.fakes.exchange import ROOT
-from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_ticks
+from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes, store_ticks
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -142,6 +145,23 @@ def test_redis_away_is_told_and_no_error(program: APIClient, settings: Any) -> N
     assert (value_of(samples, "redis_up"), value_of(samples, "mongodb_up")) == (0, 1)
     assert value_of(samples, "feed_frames_received_total", shard="0") is None
     assert value_of(samples, "ticks_stored") is not None
+
+
+def test_the_newest_days_candles_are_told_by_state_and_by_what_was_equal(program: APIClient) -> None:
+    assert value_of(scraped(program), "candles_today", state="confirmed") is None
+    store_minutes(7, 4, state="closed")
+    built = {
+        candle_id(7, "1m", OPEN_MS + minute * MINUTE_MS): (minute, minute + 1, minute - 1, minute + 0.5, 9 + minute) for minute in (0, 1)
+    }
+    candles = [Candle(7, "1m", OPEN_MS + n * MINUTE_MS, n, n + 1, n - 1, n + 0.5, 10, None, "confirmed") for n in (0, 1)]
+    store.candles_write(candles, built)
+    spots_write({}, OPEN_MS + 10 * MINUTE_MS, shard=0, shards=1)  # the market's time
+    parity_update(market_ms=OPEN_MS + 10 * MINUTE_MS)
+    samples = scraped(program)
+    told = [value_of(samples, "candles_today", state=state) for state in ("confirmed", "closed", "backfilled", "missing")]
+    assert told == [2, 2, 0, 0]
+    assert value_of(samples, "candles_equal_ratio", field="prices") == 1
+    assert value_of(samples, "candles_equal_ratio", field="volume") == 0.5
 
 
 def test_mongodb_away_is_told_and_no_error() -> None:
