@@ -93,29 +93,33 @@ def market_statuses() -> list[SegmentStatus]:
     return found
 
 
-def gaps(*, from_ms: int, to_ms: int, limit: int) -> list[Row]:
-    """Return gaps with from_ms <= start < to_ms, the newest first.
+def gaps(*, from_ms: int, to_ms: int, limit: int, instrument: int | None = None) -> list[Row]:
+    """Return gaps with from_ms <= start < to_ms, the newest first; of one instrument: those that name it, and those of all.
 
     Those that began in the same millisecond come together, so that the next page may go on below the last one's start:
     there may be a few more than `limit`.
     """
     collection = store.collection(Gap._meta.db_table)
-    span = {"start": {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(to_ms)}}
+    whose: Row = {} if instrument is None else {"instruments": {"$in": [[], instrument]}}
+    span = whose | {"start": {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(to_ms)}}
     rows = list(collection.find(span).sort("start", DESCENDING).limit(limit))
     if len(rows) == limit:
         seen = {row["_id"] for row in rows}
-        rows += [row for row in collection.find({"start": rows[-1]["start"]}) if row["_id"] not in seen]
+        rows += [row for row in collection.find(whose | {"start": rows[-1]["start"]}) if row["_id"] not in seen]
     return [_gap_row(row) for row in rows]
 
 
 def _gap_row(row: Row) -> Row:
     end = row.get("end")
     return {
+        "gap": str(row["_id"]),
         "from": store.time_ms(row["start"]),
         "to": None if end is None else store.time_ms(end),
         "shard": row["shard"],
         "cause": row["cause"],
         "heal_state": row["heal_state"],
+        "heal_detail": row.get("heal_detail", ""),
+        "candles_healed": row.get("candles_healed", 0),
         "detail": row["detail"],
         "instruments": row["instruments"],
     }

@@ -176,10 +176,13 @@ class MarketStatusSerializer(serializers.Serializer[Fields]):
 class GapSerializer(serializers.Serializer[Fields]):
     """A stretch of time without data."""
 
+    gap = serializers.CharField(help_text="Its id, as in the push `gap`.")
     to = serializers.IntegerField(allow_null=True, help_text="ms UTC; null while it lasts.")
     shard = serializers.IntegerField()
-    cause = serializers.ChoiceField(["disconnected", "stale", "stopped"])
+    cause = serializers.ChoiceField(["disconnected", "stale", "stopped", "silent", "missing"])
     heal_state = serializers.ChoiceField(["open", "healed", "impossible"])
+    heal_detail = serializers.CharField(allow_blank=True, help_text="What healing did, or why it cannot.")
+    candles_healed = serializers.IntegerField(help_text="1-minute candles that were filled.")
     detail = serializers.CharField(allow_blank=True)
     instruments = serializers.ListField(child=serializers.IntegerField(), help_text="Empty: all of the shard.")
 

@@ -11,6 +11,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.api.problems import BadInput
+from instruments.selectors import UnknownInstrument, instrument_resolve
 from marketdata import live_state
 from marketdata.api.parameters import Parameters
 from marketdata.api.serializers import BrokerStatusSerializer, ContinuitySerializer, GapPageSerializer, MarketStatusSerializer
@@ -121,6 +123,13 @@ class MarketStatusView(APIView):
         return Response({"time": time.time_ns() // 1_000_000, "segments": [segments[name] for name in sorted(segments)]})
 
 
+def _instrument_id(name: str) -> int:
+    try:
+        return int(instrument_resolve(name).pk)
+    except UnknownInstrument as error:
+        raise BadInput("instrument", str(error), code="unknown_instrument") from None
+
+
 class GapView(APIView):
     """Stretches of time in which the feed gave nothing though it should have, the newest first, and whether they were healed."""
 
@@ -129,14 +138,16 @@ class GapView(APIView):
         parameters=[
             OpenApiParameter("from", str, description="Epoch ms or ISO 8601."),
             OpenApiParameter("to", str, description="Not included."),
+            OpenApiParameter("instrument", str, description="Only those that concern it: the broker's key, or id:<n>."),
             OpenApiParameter("limit", int, default=LIMIT, description=f"1 to {MOST_ROWS}."),
         ],
         responses=GapPageSerializer,
     )
     def get(self, request: Request) -> Response:
-        parameters = Parameters(request, ("from", "to", "limit"))
+        parameters = Parameters(request, ("from", "to", "instrument", "limit"))
         start, end = parameters.span()
         limit = parameters.integer("limit", LIMIT, low=1, high=MOST_ROWS)
-        rows = gaps(from_ms=start, to_ms=end, limit=limit)
+        name = parameters.text("instrument")
+        rows = gaps(from_ms=start, to_ms=end, limit=limit, instrument=_instrument_id(name) if name else None)
         following = next_url(request, {"to": rows[-1]["from"]}) if len(rows) >= limit else None
         return Response({"results": rows, "next": following})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
+from instruments.models import Instrument
 from marketdata.models import Gap
 from marketdata.store import market_status_write
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of
@@ -112,11 +113,25 @@ def make_gaps(*minutes: int) -> None:
 
 def test_a_gap_says_from_when_to_when_and_whether_it_healed(client: APIClient) -> None:
     make_gaps(0)
+    Gap.objects.update(heal_detail="2 candles filled, 1 instrument", candles_healed=2)
     Gap.objects.create(start=datetime.fromtimestamp(OPEN_MS / 1000 + 60, UTC), cause="disconnected", detail="the broker closed")
     lasting = {"from": OPEN_MS + 60_000, "to": None, "cause": "disconnected", "heal_state": "open", "detail": "the broker closed"}
     over = {"from": OPEN_MS, "to": OPEN_MS + 30_000, "cause": "stale", "heal_state": "healed", "detail": ""}
-    results = [lasting | {"shard": 0, "instruments": []}, over | {"shard": 0, "instruments": [7]}]
+    lasting |= {"shard": 0, "instruments": [], "heal_detail": "", "candles_healed": 0}
+    over |= {"shard": 0, "instruments": [7], "heal_detail": "2 candles filled, 1 instrument", "candles_healed": 2}
+    ids = {gap.cause: str(gap.pk) for gap in Gap.objects.all()}
+    results = [row | {"gap": ids[row["cause"]]} for row in (lasting, over)]
     assert client.get(GAPS).json() == {"results": results, "next": None}
+
+
+def test_gaps_of_one_instrument_are_those_that_name_it_and_those_of_all(client: APIClient, reliance: Instrument) -> None:
+    start = datetime.fromtimestamp(OPEN_MS / 1000, UTC)
+    for cause, instruments in (("stopped", []), ("silent", [reliance.pk, 99]), ("missing", [99])):
+        Gap.objects.create(start=start, cause=cause, instruments=instruments)
+    found = client.get(GAPS, {"instrument": f"id:{reliance.pk}"}).json()["results"]
+    assert {row["cause"] for row in found} == {"stopped", "silent"}
+    answer = client.get(GAPS, {"instrument": "NSE_EQ|NOBODY"})
+    assert (answer.status_code, answer.json()["field"]) == (404, "instrument")
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 10])
