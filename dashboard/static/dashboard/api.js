@@ -50,8 +50,8 @@ export async function candles(page, signal) {
   return { candles: results, next };
 }
 
-/** Gaps of the feed that began from `from` to before `to` (ms UTC; not given: to now): [{gap, from, to, cause, heal_state, heal_detail, instruments}…]. */
-export const gaps = async (from, to, signal) => rows(await get("/api/marketdata/gaps/", { from, to, limit: 1000 }, signal));
+/** Gaps that concern an instrument and began from `from` to before `to` (ms UTC; not given: to now): [{gap, from, to, cause, heal_state, heal_detail, instruments}…]. */
+export const gaps = async (instrument, from, to, signal) => rows(await get("/api/marketdata/gaps/", { instrument, from, to, limit: 1000 }, signal));
 
 /** How the newest day's minutes of an instrument came to be: {day, confirmed, closed, backfilled, missing, compared, prices_equal, …}; null where nobody knows. */
 export const parity = async (name, signal) => rows(await orNothing([], get("/api/marketdata/parity/", { instrument: name }, signal)))[0] ?? null;

@@ -98,6 +98,7 @@ export class Chart {
     if (message.snapshot) this.begin(message.candles.map(row));
     else if (this.begun) {
       const candle = row(message);
+      if (this.older && candle.start < this.candles.oldest) return; // in a page that is still to be loaded
       this.candles.take(candle);
       this.drawSoon(candle.start);
     }
@@ -129,14 +130,14 @@ export class Chart {
     if (!this.instrument || !concerns) return;
     if (told.heal_state === "healed") this.gaps.delete(told.gap);
     else this.gaps.set(told.gap, told);
-    if (told.event && this.begun) this.reread(told.from - LENGTH_MS[this.interval] + 1, told.to ?? Infinity);
+    if (told.event && told.candles_healed && this.begun) this.reread(told.from - LENGTH_MS[this.interval] + 1, told.to ?? Infinity);
     this.drawSoon("gaps");
   }
 
   async readGaps(from, to) {
     if (from === Infinity) return;
     const { signal } = this.loading;
-    const found = await gaps(from, to, signal).catch(() => []); // the chart does without
+    const found = await gaps(`id:${this.instrument.id}`, from, to, signal).catch(() => []); // the chart does without
     if (!signal.aborted) found.forEach((told) => this.gap(told));
   }
 
@@ -159,6 +160,7 @@ export class Chart {
       if (signal.aborted) return;
       this.legend.warn(`Older candles cannot be loaded: ${error.message}`);
       await new Promise((resolve) => { setTimeout(resolve, RETRY_MS); });
+      if (!signal.aborted) this.drawSoon("gaps"); // tries again, where there is nothing yet
     }
     if (!signal.aborted) this.loadingOlder = false;
   }
