@@ -6,9 +6,8 @@ One replay serves all tests of this file (they only read). What is expected come
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
@@ -16,42 +15,36 @@ from pytest_django.plugin import DjangoDbBlocker
 from instruments.selectors import instrument_ids
 from marketdata import store
 from marketdata.domain.candle import INTERVAL_MINUTES
-from marketdata.models import Gap
 from marketdata.services import candles_roll_up
 from tests.fakes.exchange import RunningExchange
 from tests.fakes.feed import RunningFeed
 from tests.fakes.stack import empty_namespace
 from tests.payloads import real_data
-from tests.payloads.bars import CAPTURES, HOLES, Bar, Minutes, bar_of, captured_bars, captured_updates, clock, folded, stored_candles
+from tests.payloads.bars import CAPTURES, HOLES, Bar, captured_bars, clock, folded, stored_candles
 from tests.payloads.figures import Figures, figures_of
+from tests.replay.candle_proof import MINUTE_MS, Updates, assert_confirmed, assert_gaps, silences, stored_bars, whole_days
 from tests.replay.test_certificate import assert_clean
 from tests.replay.test_real_data import LastQuotes, assert_store_equals, read_last_quotes, run_replay
 
 pytestmark = [pytest.mark.django_db, pytest.mark.realdata, pytest.mark.slow]
-MINUTE_MS = 60_000
-SILENCE_MS = 60_000
-"""The captures' holes are longer than this; the four together are never silent for so long otherwise."""
 
 
 class WholeDays(NamedTuple):
     """The captures, and the system after it has had them."""
 
-    updates: dict[str, list[dict[str, Any]]]
+    updates: Updates
     figures: dict[str, list[Figures]]
     ids: dict[str, int]
     quotes: LastQuotes
     feed: RunningFeed
     exit_code: int
 
-    def bars(self, key: str) -> Minutes:
-        return captured_bars(self.updates[key])
-
 
 @pytest.fixture(scope="module")
 def days(django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeDays]:
     """Replay the four days as fast as they are taken, then stop the feed; its data stays until the file is done."""
     paths = [str(real_data(name)) for name in CAPTURES.values()]
-    updates = {key: captured_updates(name) for key, name in CAPTURES.items()}
+    updates = whole_days()
     folder = tmp_path_factory.mktemp("days")
     feeds: list[RunningFeed] = []
 
@@ -97,15 +90,7 @@ def test_the_certificate_is_clean(days: WholeDays, tmp_path: Path) -> None:
 
 
 def test_every_minute_whose_bar_was_in_the_stream_is_confirmed_and_equal(days: WholeDays) -> None:
-    total = 0
-    for key in CAPTURES:
-        bars, stored = days.bars(key), stored_candles(days.ids[key])
-        assert bars.keys() <= stored.keys(), key
-        assert {clock(at): bar_of(stored[at]) for at in bars} == {clock(at): bar for at, bar in bars.items()}, key
-        assert {clock(at): stored[at]["s"] for at in bars if stored[at]["s"] != "confirmed"} == {}, key
-        print(f"{key}: {len(bars)} of {len(bars)} minutes confirmed and equal in all five fields")
-        total += len(bars)
-    assert total == 1421
+    assert assert_confirmed(days.updates, days.ids) == 1421
 
 
 def test_candles_lie_in_the_session_and_only_holes_lack_the_brokers_bar(days: WholeDays) -> None:
@@ -113,25 +98,14 @@ def test_candles_lie_in_the_session_and_only_holes_lack_the_brokers_bar(days: Wh
         times = {clock(at) for at in stored_candles(days.ids[key])}
         assert min(times) >= "09:15", key
         assert max(times) < "15:30", key  # the equity's last trades are of 15:44
-        unconfirmed = times - {clock(at) for at in days.bars(key)}
+        unconfirmed = times - {clock(at) for at in captured_bars(days.updates[key])}
         assert unconfirmed <= HOLES | {"09:32"}, key
 
 
-def silences(days: WholeDays) -> list[tuple[int, int]]:
-    """The stretches of the day in which none of the captures has a trade, up to the close."""
-    times = sorted(int(ltpc["ltt"]) for rows in days.updates.values() for row in rows if (ltpc := row["fullFeed"]["marketFF"].get("ltpc")))
-    times = [at for at in times if clock(at) < "15:30"]
-    return [(one, other) for one, other in pairwise(times) if other - one > SILENCE_MS]
-
-
 def test_the_captures_holes_are_gaps_and_nothing_else_is(days: WholeDays) -> None:
-    expected = silences(days)
+    expected = silences(days.updates)
     assert [(clock(one), clock(other)) for one, other in expected] == [("10:57", "10:59"), ("11:02", "11:04"), ("15:26", "15:28")]
-    gaps = [(store.time_ms(gap.start), store.time_ms(gap.end)) for gap in Gap.objects.order_by("start") if gap.end]
-    assert [(clock(one), clock(other)) for one, other in gaps] == [(clock(one), clock(other)) for one, other in expected]
-    for (start, end), (silent, loud) in zip(gaps, expected, strict=True):
-        assert abs(start - silent) < 2000
-        assert abs(end - loud) < 2000
+    gaps = assert_gaps(expected)
     inside = {clock(at) for start, end in gaps for at in range(start // MINUTE_MS * MINUTE_MS, end, MINUTE_MS)}
     assert inside >= HOLES
 
@@ -139,7 +113,7 @@ def test_the_captures_holes_are_gaps_and_nothing_else_is(days: WholeDays) -> Non
 def test_every_interval_is_a_fold_of_the_minutes(days: WholeDays) -> None:
     candles_roll_up()
     for key in CAPTURES:
-        minutes: Minutes = {at: bar_of(row) for at, row in stored_candles(days.ids[key]).items()}
+        minutes = stored_bars(days.ids[key])
         for interval in INTERVAL_MINUTES:
             read = store.candles_read(days.ids[key], interval, from_ms=0, to_ms=2**42, limit=1000)
             got = {row.start_ms: Bar(row.open, row.high, row.low, row.close, row.volume) for row in read}
