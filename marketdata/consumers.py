@@ -24,15 +24,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from channels.db import database_sync_to_async
 from django.conf import settings
-from django.db import DatabaseError
-from pymongo.errors import PyMongoError
 
-from instruments.selectors import ID_PREFIX, instrument_ids, instrument_keys
+from instruments.selectors import ID_PREFIX
 from marketdata import live_state, wire
 from marketdata.admission import Scope, WrongOrigin, admit
+from marketdata.client_channels import CHARTS_MAX, ClientChannels
 from marketdata.hub import Hub, get_hub
+from marketdata.naming import resolve
 from marketdata.outbox import Outbox
 from marketdata.wire import ClientError, CloseCode, Command, ItemResult
 
@@ -46,8 +45,6 @@ SLOW_SECONDS = 15.0
 BYE_SECONDS = 30.0
 FLOOD_PAUSE_SECONDS = 0.05
 """Each refused command costs its sender so long, so that a flood waits in its own socket."""
-CHANNELS = ("market", "feed")
-"""Channels that every client gets anyway; named ones are accepted so that a client may say what it needs."""
 REFUSALS = {401: CloseCode.BAD_CREDENTIALS, 403: CloseCode.FORBIDDEN, 406: CloseCode.CONNECTION_LIMIT, 500: CloseCode.TRY_AGAIN}
 """Error that refuses a connection → its close code."""
 
@@ -84,8 +81,8 @@ class MarketConnection:
         self._scope, self._receive, self._send = scope, receive, send
         self._line: Line | None = scope.get("extensions", {}).get("tradingok.line")
         self._hub: Hub
+        self._channels: ClientChannels
         self._keys: dict[int, str] = {}
-        self._channels: set[str] = set()
         self._ready = asyncio.Event()
         self._closing: int | None = None
         self._last_words: tuple[bytes, ...] = ()
@@ -107,6 +104,7 @@ class MarketConnection:
         if (await self._receive())["type"] != "websocket.connect":
             return
         self._hub = await get_hub()
+        self._channels = ClientChannels(self, self._hub)
         try:
             user = await admit(self._scope)
         except WrongOrigin:
@@ -280,6 +278,8 @@ class MarketConnection:
         for message in self.outbox.drain_control():
             await self._deliver(message)
         if self._closing is None:
+            for push in self.outbox.drain_charts():
+                await self._deliver(push)
             for frame in wire.tick_frames(self._frames + 1, self._hub.fragments(self.outbox)):
                 self._frames += 1
                 await self._deliver(frame)
@@ -360,7 +360,7 @@ class MarketConnection:
         match command:
             case wire.Subscribe():
                 results = await self._subscribe(command.instruments, wire.MODES[command.mode], {})
-                results += [self._subscribe_channel(name) for name in command.channels]
+                results += await self._channels.subscribe(command.channels, command.candles)
                 reply = wire.subscribe_reply(command.id, results)
             case wire.Resume():
                 same_run = command.epoch == self._hub.feed_view().epoch
@@ -377,7 +377,7 @@ class MarketConnection:
 
     async def _subscribe(self, names: list[str], mode: int, seen: dict[str, int]) -> list[ItemResult]:
         """Follow instruments; `seen` has the seq of those whose quote the client has already."""
-        found = await self._resolve(names)
+        found = await resolve(names, self._hub)
         results = []
         for name in names:
             if name not in found:
@@ -395,14 +395,6 @@ class MarketConnection:
             results.append(ItemResult(key, name, "active" if known else "accepted", instrument))
         return results
 
-    def _subscribe_channel(self, name: str) -> ItemResult:
-        if name in CHANNELS:
-            self._channels.add(name)
-            return ItemResult(name, name, "active")
-        if name.startswith(("chain:", "ohlc:")):
-            return ItemResult(name, name, "error", code=400, message="This channel comes later.")
-        return ItemResult(name, name, "error", code=400, message="No channel is called so.")
-
     async def _unsubscribe(self, command: wire.Unsubscribe) -> None:
         held = {key: instrument for instrument, key in self._keys.items()}
         held |= {f"{ID_PREFIX}{instrument}": instrument for instrument in self._keys}
@@ -410,40 +402,18 @@ class MarketConnection:
             instrument = held.get(name)
             if instrument is not None and self._hub.unsubscribe(self, instrument):
                 self._keys.pop(instrument, None)
-        self._channels.difference_update(command.channels)
+        self._channels.unsubscribe(command.channels)
 
     def _list(self, command: int, op: str) -> bytes:
         items = [(self._keys[instrument], instrument, mode) for instrument, mode in self.outbox.modes.items()]
-        return wire.list_reply(command, op, items, sorted(self._channels))
-
-    async def _resolve(self, names: list[str]) -> dict[str, tuple[int, str]]:
-        """Return name → (instrument id, key) of those that exist; from the hub's memory while the database is away."""
-        try:
-            return await database_sync_to_async(_resolved, thread_sensitive=False)(names)
-        except (PyMongoError, DatabaseError):
-            entries = list(self._hub.entries.values())
-            known = {entry.key: (entry.instrument, entry.key) for entry in sorted(entries, key=lambda entry: entry.broker_ms)}
-            known |= {f"{ID_PREFIX}{entry.instrument}": (entry.instrument, entry.key) for entry in entries}
-            return {name: known[name] for name in names if name in known}
-
-
-def _resolved(names: list[str]) -> dict[str, tuple[int, str]]:
-    keys = [name for name in names if not name.startswith(ID_PREFIX)]
-    numbers = {name: number for name in names if (number := _number(name)) is not None}
-    found = {key: (int(instrument), key) for key, instrument in (instrument_ids(keys) if keys else {}).items()}
-    names_of = instrument_keys(set(numbers.values())) if numbers else {}
-    return found | {name: (number, names_of[number]) for name, number in numbers.items() if number in names_of}
-
-
-def _number(name: str) -> int | None:
-    digits = name[len(ID_PREFIX) :] if name.startswith(ID_PREFIX) else ""
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
+        return wire.list_reply(command, op, items, self._channels.names())
 
 
 def _limits() -> dict[str, float]:
     return {
         "connections": settings.WS_CONNECTIONS_PER_USER,
         "instruments": settings.WS_INSTRUMENTS_PER_USER,
+        "charts": CHARTS_MAX,
         "commands_per_second": settings.WS_COMMANDS_PER_SECOND,
         "command_bytes": settings.WS_COMMAND_BYTES,
         "stall_seconds": settings.WS_STALL_SECONDS,

@@ -26,10 +26,14 @@ from pymongo.errors import PyMongoError
 
 from marketdata import live_state
 from marketdata.bus import BusBatch, Notice, batches
+from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedState, FeedStatus
+from marketdata.domain.gap import GapNotice
 from marketdata.feed_board import FeedBoard
 from marketdata.followers import Followers
 from marketdata.models import LatestQuote
+from marketdata.ohlc_channels import OhlcChannels
+from marketdata.ohlc_series import Series
 from marketdata.outbox import Outbox
 from marketdata.wire import (
     FULL,
@@ -39,6 +43,7 @@ from marketdata.wire import (
     QuoteEntry,
     entry_unpack,
     feed_status_push,
+    gap_push,
     market_status_push,
     subscription_push,
     tick_fragment,
@@ -65,6 +70,7 @@ FORGET_MS = 7 * 86_400_000
 COUNTS = (
     *("batches_received_total", "batches_lost_total", "entries_received_total", "entries_stale_total", "reloads_total"),
     *("marked_total", "delivered_total", "merged_total", "forgotten_total", "controls_dropped_total", "sent_bytes_total"),
+    *("candles_received_total", "notices_received_total", "candles_drained_total", "candles_merged_total", "snapshots_drained_total"),
     *("connections_accepted_total", "connections_refused_total", "clients_slow_told_total", "clients_aborted_total"),
 )
 """Names of `Hub.counts`."""
@@ -75,6 +81,9 @@ OUTBOX_COUNTS = {
     "forgotten_total": "forgotten_total",
     "controls_dropped_total": "dropped_total",
     "sent_bytes_total": "sent_bytes",
+    "candles_drained_total": "candles_drained_total",
+    "candles_merged_total": "candles_merged_total",
+    "snapshots_drained_total": "snapshots_drained_total",
 }
 """Totals of this process → what each client adds to them."""
 TOGETHER_BATCHES = 8
@@ -130,6 +139,7 @@ class Hub:
         self._epochs: dict[int, int] = {}
         self._fragments: tuple[dict[int, bytes], ...] = ({}, {}, {})
         self._followers = Followers()
+        self._charts = OhlcChannels(self._market_ms, self._wake_all)
         self._positions: dict[int, tuple[int, int]] = {}
         self._reading = batches()
         self._touched: set[Outbox] = set()
@@ -164,7 +174,7 @@ class Hub:
         self._announce()
         self._tasks += [
             asyncio.create_task(self._for_ever(step), name=f"hub {step.__name__}")
-            for step in (self._recover_step, self._watch_step, self._demand_step)
+            for step in (self._recover_step, self._watch_step, self._demand_step, self._charts.load_step)
         ]
         self._tasks.append(asyncio.create_task(self._load_stored(), name="hub stored quotes"))
 
@@ -203,6 +213,8 @@ class Hub:
         """Forget a client and all that it followed."""
         for instrument in list(client.outbox.modes):
             self.unsubscribe(client, instrument)
+        for series in list(client.outbox.charts):
+            self.unsubscribe_chart(client, series)
         client.outbox.forget()
         if self.clients.pop(client.outbox, None) is not None:
             for name, attribute in OUTBOX_COUNTS.items():
@@ -231,6 +243,26 @@ class Hub:
             self._demand_changed.set()
         return followed
 
+    def subscribe_chart(self, client: Client, instrument: int, key: str, interval: str, candles: int) -> Series:
+        """Let a client follow the candles of an instrument, which is demanded: it is owed the newest `candles`, then what changes."""
+        is_new = all((series.instrument, series.interval) != (instrument, interval) for series in client.outbox.charts)
+        series = self._charts.follow(client.outbox, instrument, key, interval, candles)
+        if is_new and self._followers.add_chart(instrument):
+            self._demand_changed.set()
+        client.wake()
+        return series
+
+    def unsubscribe_chart(self, client: Client, series: Series) -> bool:
+        """Let a client follow a chart no more. False: it did not."""
+        followed = self._charts.unfollow(client.outbox, series)
+        if followed and self._followers.remove_chart(series.instrument):
+            self._demand_changed.set()
+        return followed
+
+    def recent_minutes(self, instrument: int) -> list[Candle]:
+        """Return the newest few 1-minute candles that the feed has told, oldest first; from any thread."""
+        return self._charts.recent_minutes(instrument)
+
     def fragments(self, outbox: Outbox) -> list[bytes]:
         """Drain an outbox's quotes: one ready-made `market:tick` item for each dirty key."""
         return [self._fragment(instrument, kind) for instrument, kind in outbox.drain()]
@@ -256,6 +288,7 @@ class Hub:
             "waiting": sum(outbox.waiting for outbox in outboxes),
             "clients": len(outboxes),
             "quotes": len(self.entries),
+            "charts": len(self._charts),
         }
 
     def _tell(self, message: bytes) -> None:
@@ -266,10 +299,11 @@ class Hub:
     # --- the way of a batch ---------------------------------------------------------------------------------------------
     async def _follow(self) -> None:
         async for batch in self._reading:
-            if isinstance(batch, Notice):
-                continue
             try:
-                self._apply(batch)
+                if isinstance(batch, Notice):
+                    self._take_notice(batch)
+                else:
+                    self._apply(batch)
             except Exception:
                 logger.exception("a batch could not be applied")
                 self._lost("A batch could not be applied.")
@@ -292,11 +326,38 @@ class Hub:
             self._reported.set()
             self.board.take(batch.status)
             self.board.hear(batch.shard)
+            self._touched |= self._charts.pass_time(self._market_ms())
             self._announce()
         if batch.entries:
             self._entries_at = time.monotonic()
             self.counts["entries_received_total"] += len(batch.entries)
             self.counts["entries_stale_total"] += len(batch.entries) - self._take_all((batch.epoch, entry) for entry in batch.entries)
+
+        if batch.candles:
+            self.counts["candles_received_total"] += len(batch.candles)
+            self._touched |= self._charts.take(batch.shard, batch.candles)
+
+    def _take_notice(self, notice: Notice) -> None:
+        self.counts["notices_received_total"] += 1
+        self._touched |= self._charts.correct(notice.candles)
+        for gap in notice.gaps:
+            self._tell_gap(gap)
+        self._wake_touched()
+
+    def _tell_gap(self, gap: GapNotice) -> None:
+        """Tell a gap to who follows an instrument in it, and to who asked for all; one of a whole shard to everybody."""
+        concerned = set(gap.instruments)
+        for outbox in self.clients:
+            followed = concerned.intersection(outbox.modes).union(
+                series.instrument for series in outbox.charts if series.instrument in concerned
+            )
+            if followed or outbox.all_gaps or not concerned:
+                outbox.push(gap_push(gap, sorted(map(self._key_of, followed)) if concerned else None))
+                self._touched.add(outbox)
+
+    def _key_of(self, instrument: int) -> str:
+        entry = self.entries.get(instrument)
+        return entry.key if entry is not None else self._charts.key_of(instrument)
 
     def _follows_on(self, batch: BusBatch) -> bool:
         """Whether the batch is not of an earlier run or moment; notes a loss when it does not come right after the last."""
@@ -304,6 +365,7 @@ class Hub:
         if batch.epoch < epoch or (batch.epoch == epoch and batch.n <= n):
             return False
         if batch.epoch > epoch:
+            self._charts.begin_again(batch.shard)
             self._lost("The feed has started again.", batch.shard)
         elif batch.n > n + 1:
             self.counts["batches_lost_total"] += batch.n - n - 1
@@ -314,6 +376,10 @@ class Hub:
     def _take_all(self, stamped: Iterable[tuple[int, QuoteEntry]]) -> int:
         """Take entries with their epochs; return how many were newer than what was known. `_wake_touched` comes next."""
         return sum([self._take(epoch, entry) for epoch, entry in stamped])
+
+    def _wake_all(self, outboxes: Iterable[Outbox]) -> None:
+        self._touched |= set(outboxes)
+        self._wake_touched()
 
     def _wake_touched(self) -> None:
         """Wake every client that was given something, once."""
@@ -375,6 +441,11 @@ class Hub:
         age_ms = int((time.monotonic() - self._entries_at) * 1000) if self._entries_at else None
         return self.board.view(age_ms)
 
+    def _market_ms(self) -> int:
+        """Return market time · ms UTC: the newest the feeds told; our own clock while none runs."""
+        told = 0 if self.board.is_closed else max((status.data_ms for status in self.board.statuses.values()), default=0)
+        return told or _now_ms()
+
     def _announce(self) -> None:
         """Tell every client the feed's state and the segments, where they differ from what was told."""
         view, segments = self.feed_view(), self.board.segments()
@@ -407,6 +478,7 @@ class Hub:
         if not loaded or losses != self._losses:
             return
         self._reload_due.clear()
+        self._charts.read_again()
         for outbox, client in self.clients.items():
             outbox.mark_all(self.entries)
             client.wake()
@@ -476,6 +548,7 @@ class Hub:
                 del self.entries[entry.instrument], self._epochs[entry.instrument]
                 for fragments in self._fragments:
                     fragments.pop(entry.instrument, None)
+        self._charts.forget_old()
 
     async def _renew_leases(self) -> None:
         leases = [client.lease for client in self.clients.values() if client.lease is not None]

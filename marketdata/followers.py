@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from marketdata.outbox import Outbox
@@ -16,6 +17,7 @@ class Followers:
     def __init__(self) -> None:
         self._outboxes: dict[int, dict[int, set[Outbox]]] = {LTPC: {}, FULL: {}}
         self._awaited: dict[int, dict[Outbox, tuple[float, str]]] = {}
+        self._charts: Counter[int] = Counter()
 
     def of(self, instrument: int, mode: int) -> set[Outbox] | frozenset[Outbox]:
         """Return the outboxes that follow an instrument in LTPC or in FULL. Do not change the set."""
@@ -23,7 +25,7 @@ class Followers:
 
     def anyone(self, instrument: int) -> bool:
         """Whether anybody follows an instrument."""
-        return any(instrument in outboxes for outboxes in self._outboxes.values())
+        return instrument in self._charts or any(instrument in outboxes for outboxes in self._outboxes.values())
 
     def add(self, outbox: Outbox, instrument: int, mode: int) -> bool:
         """Let an outbox follow an instrument in a mode, and in that alone; True: what is wanted may have changed."""
@@ -51,9 +53,22 @@ class Followers:
             del self._outboxes[mode][instrument]
         return not outboxes
 
+    def add_chart(self, instrument: int) -> bool:
+        """Note one more chart of an instrument; True: what is wanted may have changed."""
+        self._charts[instrument] += 1
+        return self._charts[instrument] == 1
+
+    def remove_chart(self, instrument: int) -> bool:
+        """Note one chart less; True: it was the last."""
+        self._charts[instrument] -= 1
+        if not self._charts[instrument]:
+            del self._charts[instrument]
+        return instrument not in self._charts
+
     def wanted(self) -> dict[int, str]:
-        """Return instrument → mode, the greatest that anybody asked for."""
-        return {instrument: MODE_NAMES[mode] for mode in (LTPC, FULL) for instrument in self._outboxes[mode]}
+        """Return instrument → mode, the greatest that anybody asked for; a chart asks for the full one, which has the broker's bars."""
+        followed = {instrument: MODE_NAMES[mode] for mode in (LTPC, FULL) for instrument in self._outboxes[mode]}
+        return followed | dict.fromkeys(self._charts, MODE_NAMES[FULL])
 
     def wait(self, outbox: Outbox, instrument: int, key: str, deadline: float) -> None:
         """Note that a follower of an instrument waits for its first quote, and when that is late."""

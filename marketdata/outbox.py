@@ -1,4 +1,4 @@
-"""What one client still has to get: a bounded FIFO of control messages, and dirty keys of quotes. Pure.
+"""What one client still has to get: a bounded FIFO of control messages, dirty keys of quotes, and charts that moved. Pure.
 
 Laws: a quote is state, so only that its key is dirty is remembered, never the quote: memory follows subscriptions, not
 time. Subscribing marks a key dirty, so the first drain is the snapshot. What must not be merged goes through the FIFO;
@@ -6,13 +6,17 @@ past its bound the oldest message is dropped and counted. A client that is owed 
 its `window` open: then a tick's ready-made bytes are collected there for the length of one batch, instead of a mark.
 
 Every mark is accounted for: what was marked was delivered, merged, forgotten, or is waiting.
+
+A chart is a followed Series of candles: one number is remembered of each, up to where the client has it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from typing import NamedTuple
 
+from marketdata.ohlc_series import NOTHING, Series
 from marketdata.wire import FULL_DEPTH
 
 CONTROL_MESSAGES = 256
@@ -20,12 +24,26 @@ CONTROL_BYTES = 1_048_576
 """Bounds of the FIFO; the newest message is kept whatever its size."""
 
 
+class Chart(NamedTuple):
+    """A client's place in a series.
+
+    Attributes:
+        candles: how many it begins with.
+        seen: number of the last change that the client was given; NOTHING before the first.
+    """
+
+    candles: int
+    seen: int = NOTHING
+
+
 class Outbox:
-    """The two lanes of one client.
+    """The lanes of one client.
 
     Attributes:
         modes: instrument id → LTPC or FULL, of every subscription.
         dirty: instrument id → whether the levels are owed too.
+        charts: every followed series → up to where the client has it.
+        all_gaps: whether it is told of every gap, not only of those in what it follows.
         window: where ticks of the present batch are collected; None while they are to be marked instead.
         collected: what `window` has collected, empty between batches.
         owed_total: whole quotes owed by subscribing or after a loss; each is a mark, beside those of ticks.
@@ -34,20 +52,28 @@ class Outbox:
         forgotten_total: quotes that were owed when the client unsubscribed or went.
         dropped_total: control messages dropped because the client took none.
         sent_bytes: bytes of messages handed to the transport.
+        candles_drained_total: changed candles handed to the writer, one by one.
+        candles_merged_total: changes of candles that a newer change of the same replaced before they were drained.
+        snapshots_drained_total: whole charts handed to the writer.
     """
 
     __slots__ = (
-        *("_control", "_control_bytes", "_notices", "_taken", "collected", "delivered_total", "dirty", "dropped_total"),
-        *("forgotten_total", "merged_total", "owed_total", "modes", "sent_bytes", "window"),
+        *("_control", "_control_bytes", "_moved", "_notices", "_taken", "all_gaps", "candles_drained_total", "candles_merged_total"),
+        *("charts", "collected", "delivered_total", "dirty", "dropped_total", "forgotten_total", "merged_total", "modes"),
+        *("owed_total", "sent_bytes", "snapshots_drained_total", "window"),
     )
 
     def __init__(self) -> None:
         self.modes: dict[int, int] = {}
         self.dirty: dict[int, bool] = {}
+        self.charts: dict[Series, Chart] = {}
+        self.all_gaps = False
         self.window: list[bytes] | None = None
         self.collected: list[bytes] = []
         self.owed_total = self.delivered_total = self.merged_total = self.forgotten_total = 0
         self.dropped_total = self.sent_bytes = 0
+        self.candles_drained_total = self.candles_merged_total = self.snapshots_drained_total = 0
+        self._moved: dict[Series, None] = {}
         self._taken = 0
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
@@ -116,7 +142,7 @@ class Outbox:
 
     def open_window(self) -> bool:
         """Let ticks be collected from now on. False: something is owed, which has to go out first."""
-        if self.dirty or self._control or self._notices:
+        if self.dirty or self._control or self._notices or self._moved:
             return False
         self.window = self.collected
         return True
@@ -125,6 +151,35 @@ class Outbox:
         """Note that the transport has what was collected."""
         self.delivered_total += len(self.collected)
         self.collected.clear()
+
+    def follow_chart(self, series: Series, candles: int) -> None:
+        """Follow a series; its newest candles are owed, whether or not the client has them already."""
+        self.charts[series] = Chart(candles)
+        self.mark_chart(series)
+
+    def unfollow_chart(self, series: Series) -> bool:
+        """Follow it no more; nothing of it is owed then. False: it was not followed."""
+        self._moved.pop(series, None)
+        return self.charts.pop(series, None) is not None
+
+    def mark_chart(self, series: Series) -> None:
+        """Note that a followed series has changed."""
+        self.window = None
+        self._moved[series] = None
+
+    def drain_charts(self) -> Iterator[bytes]:
+        """Yield what has changed in the followed series, each series as it is when its turn comes; then nothing has."""
+        while self._moved:
+            series = next(iter(self._moved))
+            del self._moved[series]
+            chart = self.charts[series]
+            drained = series.drain(chart.seen, chart.candles)
+            self.charts[series] = chart._replace(seen=drained.seen)
+            # Merged: each change has a number of its own, and only the last of each candle goes out.
+            self.candles_merged_total += drained.merged
+            self.snapshots_drained_total += drained.is_snapshot
+            self.candles_drained_total += 0 if drained.is_snapshot else len(drained.frames)
+            yield from drained.frames
 
     def push(self, message: bytes) -> None:
         """Append a control message: a reply, a status, an error."""

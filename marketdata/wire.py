@@ -1,4 +1,4 @@
-"""The only place that knows client bytes: quotes, frames and pushes of `/ws/market/` as JSON. Pure.
+"""The only place that knows client bytes: quotes, candles, frames and pushes of `/ws/market/` as JSON. Pure.
 
 A quote is encoded once, by the feed, into a `QuoteEntry`; hubs and REST join its parts and encode nothing of it again.
 Commands are parsed here too, into typed structs, or refused with a `ClientError` that names the field.
@@ -12,6 +12,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from marketdata.domain.candle import INTERVAL_MINUTES, Candle
+from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
 
 PROTOCOL_VERSION = 1
@@ -141,6 +143,24 @@ def _tick_frame(n: int, fragments: Sequence[bytes]) -> bytes:
     return b'{"event":"market:tick","n":%d,"ticks":[%b]}' % (n, b",".join(fragments))
 
 
+# --- candles --------------------------------------------------------------------------------------------------------------
+def candle_fragment(candle: Candle) -> bytes:
+    """Return `"candle":[t,o,h,l,c,v,oi],"state":"…","revision":n`: what every push of a candle says of it, without braces."""
+    return b'"candle":%b,"state":"%b","revision":%d' % (_encode(candle[2:9]), candle.state.encode(), candle.revision)
+
+
+def ohlc_push(key: str, interval: str, seq: int, fragment: bytes) -> bytes:
+    """Return the push of one changed candle; `fragment` is made by `candle_fragment`."""
+    return b'{"event":"market:ohlc","key":%b,"interval":"%b","seq":%d,%b}' % (_encode(key), interval.encode(), seq, fragment)
+
+
+def ohlc_snapshot_push(key: str, interval: str, seq: int, fragments: Iterable[bytes]) -> bytes:
+    """Return the push that replaces all the client has of a channel; oldest first."""
+    candles = b",".join(b"{%b}" % fragment for fragment in fragments)
+    head = (_encode(key), interval.encode(), seq, candles)
+    return b'{"event":"market:ohlc","key":%b,"interval":"%b","seq":%d,"snapshot":true,"candles":[%b]}' % head
+
+
 # --- entries at rest ----------------------------------------------------------------------------------------------------
 _pack = msgspec.msgpack.Encoder(enc_hook=int).encode
 _unpack_stamped = msgspec.msgpack.Decoder(tuple[int, QuoteEntry]).decode
@@ -236,12 +256,17 @@ class _Command(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, froze
     id: CommandId
 
 
+CANDLES_MAX = 500
+"""A channel of candles begins with so many at the most."""
+
+
 class Subscribe(_Command, tag="subscribe", frozen=True):
-    """Follow instruments or channels."""
+    """Follow instruments or channels; a channel of candles begins with the newest `candles`."""
 
     instruments: list[str] = []
     channels: list[str] = []
     mode: Literal["ltpc", "full"] = "full"
+    candles: Annotated[int, msgspec.Meta(ge=1, le=CANDLES_MAX)] = 300
 
 
 class Unsubscribe(_Command, tag="unsubscribe", frozen=True):
@@ -307,6 +332,38 @@ def _invalid(text: str, reason: str) -> ClientError:
     return ClientError(400, f"{reason}.", field, command)
 
 
+OHLC = "ohlc"
+
+
+class OhlcChannel(NamedTuple):
+    """The channel `ohlc:<interval>:<name>`.
+
+    Attributes:
+        interval: one of INTERVAL_MINUTES.
+        name: of the instrument: its key, or `id:<n>`.
+    """
+
+    interval: str
+    name: str
+
+
+def parse_channel(channel: str) -> OhlcChannel:
+    """Parse the name of a channel of candles.
+
+    Raises:
+        ClientError: 400, it is none. Not worth a retry.
+    """
+    kind, _, rest = channel.partition(":")
+    interval, _, name = rest.partition(":")
+    if kind == "chain":
+        raise ClientError(400, "This channel comes later.", "channels")
+    if kind != OHLC or not name:
+        raise ClientError(400, "No channel is called so: market, feed, ohlc:<interval>:<key or id:n>.", "channels")
+    if interval not in INTERVAL_MINUTES:
+        raise ClientError(400, f"There is no such interval; there are {', '.join(INTERVAL_MINUTES)}.", "channels")
+    return OhlcChannel(interval, name)
+
+
 # --- replies --------------------------------------------------------------------------------------------------------------
 class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of one item of a subscribe command.
@@ -318,6 +375,7 @@ class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
         instrument: our instrument id.
         code: the error's number.
         message: the error in a sentence.
+        field: the field of the command that named the item, where that is not `instruments`.
     """
 
     key: str
@@ -326,6 +384,7 @@ class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
     instrument: int | None = None
     code: int | None = None
     message: str | None = None
+    field: str | None = None
 
 
 def subscribe_reply(command: int, results: Sequence[ItemResult]) -> bytes:
@@ -407,6 +466,28 @@ def market_status_push(segments: Mapping[str, str], time_ms: int) -> bytes:
 def subscription_push(key: str, instrument: int, status: str, reason: str | None) -> bytes:
     """Return the push that follows an accepted instrument: `status` is "active" or "no_data"."""
     return _encode({"event": "subscription", "key": key, "instrument": instrument, "status": status, "reason": reason})
+
+
+def gap_push(gap: GapNotice, keys: Sequence[str] | None) -> bytes:
+    """Return the push for a hole that is known now, or whose healing has moved.
+
+    Args:
+        gap: the hole.
+        keys: of the instruments concerned, those that the client follows; None when all may be.
+    """
+    return _encode(
+        {
+            "event": "gap",
+            "gap": gap.gap,
+            "from": gap.start_ms,
+            "to": gap.end_ms,
+            "cause": gap.cause,
+            "heal_state": gap.heal_state,
+            "heal_detail": gap.heal_detail,
+            "candles_healed": gap.candles_healed,
+            "keys": keys,
+        }
+    )
 
 
 def heartbeat_push(*, time_ms: int, lag_ms: int, merged: int, dropped: int) -> bytes:

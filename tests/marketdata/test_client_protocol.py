@@ -14,19 +14,23 @@ import pytest_asyncio
 import redis
 from websockets.asyncio.client import connect
 
-from marketdata import consumers, fan_out
+from marketdata import bus, consumers, fan_out
+from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
 from marketdata.domain.tick import Level
 from marketdata.wire import ERRORS, Command, quote_entry
 from tests.marketdata.way_out import (
     Levels,
     MarketClient,
+    MINUTE_MS,
     ScriptedFeed,
     WebServer,
     api_key,
     farewell,
     instruments,
     market_client,
+    minute_of,
+    store_candles,
     web_server,
 )
 
@@ -35,6 +39,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "client-protocol.md"
 EXAMPLE = re.compile(r"<!-- example: (.+?) -->\n(?:```json\n(.*?)\n```\n)?", re.DOTALL)
 INDEX, OPTION, EQUITY = "NSE_INDEX|Nifty 50", "NSE_FO|51420", "NSE_EQ|INE002A01018"
+MINUTE = 1_789_999_980_000
 VOLATILE = {"time": 1_790_000_000_500, "since_ms": 1_790_000_000_000, "age_ms": 12, "lag_ms": 1, "data_ms": 1_790_000_000_123}
 """What differs from run to run, and what stands for it on the page."""
 
@@ -134,6 +139,17 @@ async def recorded(server: WebServer, feed: ScriptedFeed) -> dict[str, dict[str,
         await ask("resume", "resume reply", op="resume", id=6, epoch=feed.epoch, seq={OPTION: 4, EQUITY: 0})
         await client.send(op="subscribe", id=7, instruments=OPTION)
         seen["error"] = await client.next(event="error")
+        await store_candles(minute_of(2, MINUTE - MINUTE_MS * back, 120.5 + back) for back in (2, 1))
+        channels = [f"ohlc:1m:{OPTION}", "ohlc:7m:id:2"]
+        await ask("subscribe candles", "subscribe candles reply", op="subscribe", id=8, channels=channels, candles=100)
+        seen["market:ohlc snapshot"] = await client.next(event="market:ohlc")
+        await feed.publish(candles=[minute_of(2, MINUTE, 121.65, "live", volume=150)])
+        seen["market:ohlc live"] = await client.next(event="market:ohlc")
+        await feed.publish(candles=[minute_of(2, MINUTE, 121.7, volume=225)])
+        seen["market:ohlc confirmed"] = await client.next(event="market:ohlc")
+        hole = GapNotice("6ff0c1d2a3b4c5d6e7f80912", 0, MINUTE - 3_600_000, MINUTE - 3_000_000, "disconnected", "healed", "", [1, 2, 3], 28)
+        await bus.publish_notice(bus.Notice([], [hole]))
+        seen["gap"] = await client.next(event="gap")
         feed.segments = {"NSE_FO": "NORMAL_CLOSE"}
         seen["market:status"] = await client.next(event="market:status")
         feed.state = "closed"
@@ -166,5 +182,16 @@ def test_every_command_push_and_error_is_on_the_page() -> None:
     ops = {command.__struct_config__.tag for command in Command.__args__}
     assert set(re.findall(r'"op": "(\w+)"', page)) == ops | {"pong"}
     pushes = set(re.findall(r'"event": "([\w:]+)"', page))
-    assert pushes == {"hello", "market:tick", "subscription", "feed:status", "market:status", "heartbeat", "error", "bye"}
+    assert pushes == {
+        "hello",
+        "market:tick",
+        "subscription",
+        "feed:status",
+        "market:status",
+        "heartbeat",
+        "error",
+        "bye",
+        "market:ohlc",
+        "gap",
+    }
     assert dict(re.findall(r"^\| (\d{3}) \| `(\w+)`", page, re.MULTILINE)) == {str(code): word for code, word in ERRORS.items()}

@@ -25,7 +25,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from marketdata import bus, live_state
+from marketdata import bus, live_state, store
+from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.domain.quote import FIELDS, Quote
 from marketdata.domain.tick import Depth, Level
@@ -63,6 +64,22 @@ def entry_of(instrument: int, seq: int, price: float, *, key: str | None = None,
     return quote_entry(quote_of(instrument, seq, price), key or f"TEST|{instrument}", depth_changed)
 
 
+MINUTE_MS = 60_000
+NOON_MS = 1_789_972_200_000
+"""2026-09-21 12:00 IST, a Monday."""
+
+
+def minute_of(instrument: int, start_ms: int, close: float, state: str = "confirmed", *, volume: int = 75, revision: int = 0) -> Candle:
+    """Return a 1-minute candle that opened at 100."""
+    return Candle(instrument, "1m", start_ms, 100.0, max(close, 100.0), min(close, 100.0), close, volume, None, state, revision)
+
+
+@database_sync_to_async
+def store_candles(candles: Iterable[Candle]) -> None:
+    """Write candles as the feed does."""
+    store.candles_write(candles)
+
+
 class ScriptedFeed:
     """A feed shard that publishes what a test tells it, numbered as the real one does.
 
@@ -72,21 +89,22 @@ class ScriptedFeed:
     def __init__(self, epoch: int = 1_790_000_000_000, shard: int = 0) -> None:
         self.epoch, self.shard, self.n = epoch, shard, 0
         self.state, self.segments = "live", {"NSE_FO": "NORMAL_OPEN"}
+        self.market_ms = epoch
         self.newest: dict[int, QuoteEntry] = {}
         self.seqs: dict[int, int] = {}
 
     def status(self) -> FeedStatus:
         return FeedStatus(
-            self.shard, self.epoch, self.n, self.state, self.epoch, self.epoch + self.n, self.epoch + self.n, self.segments, {}
+            self.shard, self.epoch, self.n, self.state, self.epoch, self.epoch + self.n, self.market_ms + self.n, self.segments, {}
         )
 
-    async def publish(self, entries: Iterable[QuoteEntry] = (), *, report: bool = False) -> None:
+    async def publish(self, entries: Iterable[QuoteEntry] = (), *, report: bool = False, candles: Iterable[Candle] = ()) -> None:
         """Publish one window; what was sent is remembered for `write`."""
         self.n += 1
         window = list(entries)
         for entry in window:
             self.newest[entry.instrument] = entry
-        await bus.publish(bus.BusBatch(self.shard, self.epoch, self.n, window, self.status() if report else None))
+        await bus.publish(bus.BusBatch(self.shard, self.epoch, self.n, window, self.status() if report else None, list(candles)))
 
     async def tick(self, instrument: int, price: float, *, key: str | None = None, depth_changed: bool = True) -> int:
         """Publish one quote; return its seq."""

@@ -1,0 +1,38 @@
+"""Names of instruments in clients' commands: found in the store, or in the hub's memory while that is away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from channels.db import database_sync_to_async
+from django.db import DatabaseError
+from pymongo.errors import PyMongoError
+
+from instruments.selectors import ID_PREFIX, instrument_ids, instrument_keys
+from marketdata.hub import Hub
+
+
+async def resolve(names: Sequence[str], hub: Hub) -> dict[str, tuple[int, str]]:
+    """Return name → (instrument id, key) of those that exist; from the hub's memory while the database is away."""
+    if not names:
+        return {}
+    try:
+        return await database_sync_to_async(_stored, thread_sensitive=False)(names)
+    except (PyMongoError, DatabaseError):
+        entries = list(hub.entries.values())
+        known = {entry.key: (entry.instrument, entry.key) for entry in sorted(entries, key=lambda entry: entry.broker_ms)}
+        known |= {f"{ID_PREFIX}{entry.instrument}": (entry.instrument, entry.key) for entry in entries}
+        return {name: known[name] for name in names if name in known}
+
+
+def _stored(names: Sequence[str]) -> dict[str, tuple[int, str]]:
+    keys = [name for name in names if not name.startswith(ID_PREFIX)]
+    numbers = {name: number for name in names if (number := _number(name)) is not None}
+    found = {key: (int(instrument), key) for key, instrument in (instrument_ids(keys) if keys else {}).items()}
+    names_of = instrument_keys(set(numbers.values())) if numbers else {}
+    return found | {name: (number, names_of[number]) for name, number in numbers.items() if number in names_of}
+
+
+def _number(name: str) -> int | None:
+    digits = name[len(ID_PREFIX) :] if name.startswith(ID_PREFIX) else ""
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
