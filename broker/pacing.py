@@ -1,6 +1,7 @@
 """Keeps authorise calls inside the broker's limits: of all shards of a copy together, and over a crash loop.
 
-The limits are per user, so every feed takes its calls from one small file of their times, under a lock.
+The limits are per user, so every feed takes its calls from one small file of their times, under a lock. A feed that can do nothing
+else needs no Redis for it; the calls of tasks and commands are paced by `broker.rest_pacing`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import fcntl
 import json
 import logging
 import os
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -62,12 +65,22 @@ class AuthorizePacer:
 
     def _wait_seconds(self, now: float) -> float:
         self._calls = [at for at in self._calls if now - WINDOWS[-1][0] < at <= now]
-        wait = 0.0
-        for seconds, calls in WINDOWS:
-            recent = [at for at in self._calls if at > now - seconds]
-            if len(recent) >= calls:
-                wait = max(wait, recent[-calls] + seconds - now)
-        return wait
+        return seconds_to_wait(self._calls, now, WINDOWS)
+
+
+def seconds_to_wait(calls: Sequence[float], now: float, windows: Iterable[tuple[float, int]]) -> float:
+    """Return how long to wait until one more call is inside every window; 0 when it is now.
+
+    Args:
+        calls: when earlier ones were made, ascending, none after `now` · seconds of any clock.
+        windows: (seconds, calls within any stretch of so many seconds).
+    """
+    wait = 0.0
+    for seconds, most in windows:
+        recent = calls[bisect_right(calls, now - seconds) :]
+        if len(recent) >= most:
+            wait = max(wait, recent[-most] + seconds - now)
+    return wait
 
 
 def _times(text: str) -> list[float]:
