@@ -134,6 +134,13 @@ class Bar(NamedTuple):
     open_interest: float
 
 
+class Bars(NamedTuple):
+    """The candles of one answer, oldest first; `odd`: rows that were none (a negative volume, no number, no time)."""
+
+    bars: list[Bar]
+    odd: int
+
+
 class Login(NamedTuple):
     """The answer to a code: `user_id` is the broker's client code, `token` the access token (a secret)."""
 
@@ -291,8 +298,8 @@ def parse_market_status(content: Any) -> SegmentReport:
         raise ProtocolViolation("the market status answer lacks exchange, status or last_updated") from error
 
 
-def parse_bars(content: Any) -> list[Bar]:
-    """Return candles, oldest first (the broker sends newest first); rows with a negative volume or no number are left out.
+def parse_bars(content: Any) -> Bars:
+    """Return candles, oldest first (the broker sends newest first); rows with a negative volume or no number are left out and counted.
 
     Raises:
         ProtocolViolation: `data.candles` is not a list.
@@ -301,7 +308,7 @@ def parse_bars(content: Any) -> list[Bar]:
     if not isinstance(rows, list):
         raise ProtocolViolation("the candle answer has no list of candles")
     bars = [bar for bar in map(_bar, rows) if bar is not None]
-    return sorted(bars)
+    return Bars(sorted(bars), len(rows) - len(bars))
 
 
 def parse_login(status: int, body: bytes, retry_after: str | None = None) -> Login:

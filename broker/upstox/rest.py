@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import date
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 
 from broker.upstox import protocol
-from broker.upstox.protocol import AuthExpired, Bar, BrokerError, FeedRefused, FeedUnavailable, Login, ProtocolViolation, SegmentReport
+from broker.upstox.protocol import AuthExpired, Bars, BrokerError, FeedRefused, FeedUnavailable, Login, ProtocolViolation, SegmentReport
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0
@@ -46,6 +47,8 @@ class UpstoxRest:
     def __init__(self, base_url: str, token: str = "") -> None:
         self._base_url = base_url.rstrip("/")
         self._token = token
+        self.answered_ms = 0
+        """The broker's clock when it last answered a synchronous call, ms UTC, whole seconds; 0 where it did not say."""
 
     def __repr__(self) -> str:
         return f"UpstoxRest({self._base_url!r})"
@@ -109,11 +112,11 @@ class UpstoxRest:
         """Return the sessions of `day`: exchange, start_time and end_time in ms UTC; empty on a holiday."""
         return _objects(self._get(protocol.timings_path(day)))
 
-    def historical_bars(self, key: str, unit: str, interval: int, *, first: date, last: date) -> list[Bar]:
+    def historical_bars(self, key: str, unit: str, interval: int, *, first: date, last: date) -> Bars:
         """Return finished candles of past days, oldest first. At most a month of minutes a call; today's come from `intraday_bars`."""
         return protocol.parse_bars(self._get(protocol.historical_path(key, unit, interval, first=first, last=last)))
 
-    def intraday_bars(self, key: str, unit: str, interval: int) -> list[Bar]:
+    def intraday_bars(self, key: str, unit: str, interval: int) -> Bars:
         """Return today's candles, oldest first; the last one is still forming."""
         return protocol.parse_bars(self._get(protocol.intraday_path(key, unit, interval)))
 
@@ -157,6 +160,7 @@ class UpstoxRest:
                     _check_size(len(body))
                     if time.monotonic() > deadline:
                         raise FeedUnavailable(f"the broker took more than {TOTAL_SECONDS:.0f} s to answer")
+                self.answered_ms = _date_ms(response.headers.get("Date", ""))
                 return Answer(response.status_code, bytes(body), response.headers.get("Retry-After"))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
@@ -189,6 +193,13 @@ class UpstoxRest:
         if isinstance(error, httpx.TimeoutException):
             return FeedUnavailable(f"{host} did not answer in time")
         return FeedUnavailable(f"the connection to {host} failed ({type(error).__name__})")
+
+
+def _date_ms(header: str) -> int:
+    try:
+        return round(parsedate_to_datetime(header).timestamp() * 1000)
+    except (ValueError, TypeError, OverflowError):
+        return 0
 
 
 def _check_size(size: int) -> None:

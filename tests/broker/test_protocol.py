@@ -181,11 +181,12 @@ def test_bars_come_oldest_first_and_bad_rows_are_left_out() -> None:
         ["2026-11-20T15:25:00+05:30", None, 2, 1, 1.5, 10, 0],
         None,
     ]
-    bars = protocol.parse_bars({"candles": rows})
+    bars, odd = protocol.parse_bars({"candles": rows})
     assert [(bar.start_ms, bar.close, bar.volume, bar.open_interest) for bar in bars] == [
         (ist_ms("2026-11-20T15:27:00"), 1.5, 10, 0.0),
         (ist_ms("2026-11-20T15:29:00"), 3.5, 30, 7.0),
     ]
+    assert odd == 5
 
 
 @pytest.mark.parametrize("content", [None, {}, {"candles": None}, []])

@@ -68,8 +68,9 @@ def test_market_status_timings_and_holidays_of_the_exchange(exchange: RunningExc
 
 def test_candles_of_the_exchange_come_oldest_first(exchange: RunningExchange) -> None:
     with UpstoxRest(exchange.url, exchange.token) as client:
-        bars = client.intraday_bars("NSE_INDEX|Nifty 50", "minutes", 1)
+        bars, odd = client.intraday_bars("NSE_INDEX|Nifty 50", "minutes", 1)
         assert bars
+        assert odd == 0
         assert [bar.start_ms for bar in bars] == sorted({bar.start_ms for bar in bars})
         assert all(bar.low <= bar.open <= bar.high and bar.low <= bar.close <= bar.high for bar in bars)
         with pytest.raises(FeedRefused):
@@ -199,8 +200,8 @@ def test_historical_bars_ask_for_the_days_and_come_sorted(server: ScriptedServer
     rows = [["2026-11-20T09:16:00+05:30", 2, 2, 2, 2, 1, 0], ["2026-11-20T09:15:00+05:30", 1, 1, 1, 1, 1, 0]]
     server.will(Reply(body=json.dumps({"status": "success", "data": {"candles": rows}}).encode()))
     with UpstoxRest(server.url, TOKEN) as client:
-        bars = client.historical_bars("NSE_FO|1", "minutes", 1, first=date(2026, 11, 19), last=date(2026, 11, 20))
-    assert [bar.open for bar in bars] == [1, 2]
+        bars, odd = client.historical_bars("NSE_FO|1", "minutes", 1, first=date(2026, 11, 19), last=date(2026, 11, 20))
+    assert ([bar.open for bar in bars], odd) == ([1, 2], 0)
     assert server.requests[0].path == "/v3/historical-candle/NSE_FO%7C1/minutes/1/2026-11-20/2026-11-19"
 
 
