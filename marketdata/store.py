@@ -132,7 +132,7 @@ def ticks_write(documents: Sequence[bytes], target: Collection[Document] | None 
     return Written(len(documents), 0)
 
 
-def candles_write(candles: Iterable[Candle], built: Mapping[int, tuple[float, ...]] | None = None) -> int:
+def candles_write(candles: Iterable[Candle], built: Mapping[int, tuple[float, ...]] | None = None, *, final: bool = False) -> int:
     """Upsert stored candles. Any number of processes may write the same ones at once: each is compared and replaced atomically.
 
     A less certain state never replaces a more certain one. Equal values change nothing but a state that becomes more certain, and
@@ -142,6 +142,7 @@ def candles_write(candles: Iterable[Candle], built: Mapping[int, tuple[float, ..
     Args:
         candles: of STORED_INTERVALS; those that come twice are written one after the other.
         built: candle id → open, high, low, close, volume as ticks had made it before it was confirmed.
+        final: these are the broker's own daily bars: the roll-up leaves them as they are.
 
     Returns:
         How many were new or changed.
@@ -156,7 +157,7 @@ def candles_write(candles: Iterable[Candle], built: Mapping[int, tuple[float, ..
     target = candles_collection()
     while told:
         stored = {row["_id"]: row for row in target.find({"_id": {"$in": list(told)}}, _COMPARED)}
-        writes = _candle_writes(told, stored, built or {})
+        writes = _candle_writes(told, stored, built or {}, final)
         quicker: list[int] = []  # another process had changed these since we read them: they are read again
         if writes:
             try:
@@ -172,12 +173,12 @@ def candles_write(candles: Iterable[Candle], built: Mapping[int, tuple[float, ..
 
 
 _VALUES = ("o", "h", "l", "c", "v")
-_COMPARED = dict.fromkeys((*_VALUES, "oi", "s", "rev", "tk", "b"), 1)
+_COMPARED = dict.fromkeys((*_VALUES, "oi", "s", "rev", "tk", "b", "f"), 1)
 """What a write of a candle decides by, and what must still be so when it happens."""
 
 
 def _candle_writes(
-    told: Mapping[int, list[Candle]], stored: Mapping[int, Document], built: Mapping[int, tuple[float, ...]]
+    told: Mapping[int, list[Candle]], stored: Mapping[int, Document], built: Mapping[int, tuple[float, ...]], final: bool
 ) -> dict[int, InsertOne[Document] | UpdateOne]:
     """Return what makes the stored candles of what we are told.
 
@@ -189,7 +190,7 @@ def _candle_writes(
         old = stored.get(identifier, {})
         changes: Document = {}
         for candle in candles:
-            changes |= _candle_changes(old | changes, candle, built.get(identifier))
+            changes |= _candle_changes(old | changes, candle, built.get(identifier), final)
         named = {"i": candles[0].instrument, "n": candles[0].interval, "t": DatetimeMS(candles[0].start_ms)}
         if not old:
             writes[identifier] = InsertOne({"_id": identifier} | named | changes | {"u": now})
@@ -199,10 +200,10 @@ def _candle_writes(
     return writes
 
 
-def _candle_changes(old: Document, candle: Candle, built: tuple[float, ...] | None) -> Document:
+def _candle_changes(old: Document, candle: Candle, built: tuple[float, ...] | None, final: bool) -> Document:
     """Return what of a stored candle becomes different by being told another; `old` is empty for one that is not stored."""
     wanted: Document = {}
-    more = {"oi": candle.open_interest, "tk": candle.ticks, "b": None if built is None else list(built)}
+    more = {"oi": candle.open_interest, "tk": candle.ticks, "b": None if built is None else list(built), "f": final or None}
     if not old or CERTAINTY[candle.state] >= CERTAINTY[old["s"]]:
         wanted = {"o": candle.open, "h": candle.high, "l": candle.low, "c": candle.close, "v": candle.volume, "s": candle.state}
         differs = bool(old) and any(old[name] != wanted[name] for name in _VALUES)

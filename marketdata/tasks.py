@@ -8,6 +8,7 @@ from django.conf import settings
 from instruments.selectors import market_now
 from marketdata import services
 from marketdata.parity import parity_update
+from marketdata.roll_up import candles_roll_up
 from marketdata.task_runs import run_once
 
 
@@ -17,7 +18,7 @@ def roll_up(seconds: float = 45.0) -> str:
     limit = min(max(float(seconds), 1.0), 600.0)
 
     def work() -> str:
-        done = services.candles_roll_up(seconds=limit)
+        done = candles_roll_up(seconds=limit)
         return f"{done.changed} minutes read, {done.written} candles written{'' if done.complete else ', more to come'}"
 
     return run_once("roll_up", work)
