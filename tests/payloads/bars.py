@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from marketdata import store
 from tests.payloads import real_data
 
 CAPTURES = {
@@ -49,17 +48,6 @@ def captured_bars(updates: Iterable[dict[str, Any]], interval: str = "I1") -> Mi
         for bar in update["fullFeed"]["marketFF"].get("marketOHLC", {}).get("ohlc", [])
         if bar["interval"] == interval
     }
-
-
-def stored_candles(instrument: int, interval: str = "1m") -> dict[int, dict[str, Any]]:
-    """Return the stored candles of an instrument as MongoDB has them: start, ms UTC → document."""
-    rows = store.candles_collection().find({"i": instrument, "n": interval}).sort("t", 1)
-    return {round(row["t"].replace(tzinfo=UTC).timestamp() * 1000): row for row in rows}
-
-
-def bar_of(document: dict[str, Any]) -> Bar:
-    """Return the five figures of a stored candle."""
-    return Bar(document["o"], document["h"], document["l"], document["c"], document["v"])
 
 
 def clock(time_ms: int) -> str:

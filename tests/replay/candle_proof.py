@@ -9,7 +9,7 @@ from typing import Any
 
 from marketdata import store
 from marketdata.models import Gap
-from tests.payloads.bars import CAPTURES, Minutes, bar_of, captured_bars, captured_updates, clock, stored_candles
+from tests.payloads.bars import CAPTURES, Bar, Minutes, captured_bars, captured_updates, clock
 
 MINUTE_MS = 60_000
 SILENCE_MS = 60_000
@@ -72,6 +72,17 @@ def assert_gaps(expected: list[tuple[int, int]]) -> list[tuple[int, int]]:
         assert abs(start - silent) < EDGE_MS, (start, silent)
         assert abs(end - loud) < EDGE_MS, (end, loud)
     return gaps
+
+
+def stored_candles(instrument: int, interval: str = "1m") -> dict[int, dict[str, Any]]:
+    """Return the stored candles of an instrument as MongoDB has them: start, ms UTC → document."""
+    rows = store.candles_collection().find({"i": instrument, "n": interval}).sort("t", 1)
+    return {store.time_ms(row["t"]): row for row in rows}
+
+
+def bar_of(document: dict[str, Any]) -> Bar:
+    """Return the five figures of a stored candle."""
+    return Bar(document["o"], document["h"], document["l"], document["c"], document["v"])
 
 
 def stored_bars(instrument: int, interval: str = "1m") -> Minutes:

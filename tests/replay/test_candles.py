@@ -9,8 +9,8 @@ import pytest
 from instruments.selectors import instrument_ids
 from tests.fakes.exchange import StartExchange, start_exchange  # noqa: F401 - a fixture
 from tests.fakes.feed import StartFeed, start_feed  # noqa: F401 - a fixture
-from tests.payloads.bars import captured_bars, clock, stored_candles
-from tests.replay.candle_proof import assert_confirmed, assert_gaps, excerpt, silences, whole_days
+from tests.payloads.bars import captured_bars, clock
+from tests.replay.candle_proof import assert_confirmed, assert_gaps, excerpt, silences, stored_candles, whole_days
 from tests.replay.test_real_data import run_replay
 
 pytestmark = [pytest.mark.django_db, pytest.mark.realdata, pytest.mark.slow, pytest.mark.usefixtures("valkey")]

@@ -20,9 +20,9 @@ from tests.fakes.exchange import RunningExchange
 from tests.fakes.feed import RunningFeed
 from tests.fakes.stack import empty_namespace
 from tests.payloads import real_data
-from tests.payloads.bars import CAPTURES, HOLES, Bar, captured_bars, clock, folded, stored_candles
+from tests.payloads.bars import CAPTURES, HOLES, Bar, captured_bars, clock, folded
 from tests.payloads.figures import Figures, figures_of
-from tests.replay.candle_proof import MINUTE_MS, Updates, assert_confirmed, assert_gaps, silences, stored_bars, whole_days
+from tests.replay.candle_proof import MINUTE_MS, Updates, assert_confirmed, assert_gaps, silences, stored_bars, stored_candles, whole_days
 from tests.replay.test_certificate import assert_clean
 from tests.replay.test_real_data import LastQuotes, assert_store_equals, read_last_quotes, run_replay
 
