@@ -234,9 +234,6 @@ class MinuteBuilder:
         Args:
             received_us: the frame's stamp (`received_stamp_us`).
         """
-        if frame.bars:
-            for bar in frame.bars:
-                self._confirm(bar)
         stamp = received_us << RANK_BITS
         minute_ms = frame.broker_ms // MINUTE_MS * MINUTE_MS
         from_ms, to_ms = (minute_ms - MINUTE_MS, minute_ms + 2 * MINUTE_MS) if minute_ms else (0, _NEVER)
@@ -270,6 +267,8 @@ class MinuteBuilder:
             if not minute.is_moved:
                 minute.is_moved = True
                 moved.append(minute)
+        for bar in frame.bars:
+            self._confirm(bar)
 
     def advance(self, market_ms: int) -> None:
         """Close the minutes whose time, grace included, is over at `market_ms` (ms UTC)."""
@@ -343,7 +342,8 @@ class MinuteBuilder:
     def _begin(self, instrument: int, start_ms: int) -> _Minute:
         """Return a new minute, and let go of those that are past."""
         minutes = self._minutes.setdefault(instrument, {})
-        for past_ms in [past_ms for past_ms in minutes if self._is_past(past_ms)]:
+        latest = self._latest.get(instrument)  # its bar may come with this very update
+        for past_ms in [past_ms for past_ms, past in minutes.items() if past is not latest and self._is_past(past_ms)]:
             self._keep_base(instrument, past_ms, minutes.pop(past_ms).volume)
         minute = minutes[start_ms] = _Minute(instrument, start_ms, start_ms + MINUTE_MS, self._in_session(instrument, start_ms))
         if start_ms == max(minutes):

@@ -112,6 +112,18 @@ def test_a_bar_within_the_grace_confirms_at_once_and_without_a_revision() -> Non
     assert bench.finish() == []
 
 
+def test_a_bar_that_comes_with_the_next_trade_an_hour_later_confirms_what_was_told() -> None:
+    bench = Bench(MinuteBuilder(lambda instrument, minute_ms: True, horizon_ms=15 * MINUTE_MS))
+    bench.trade(T0, 100, 500)
+    bench.finish(T0 + 60 * MINUTE_MS)
+    next_ms = T0 + 60 * MINUTE_MS
+    bench.builder.apply(Frame(next_ms, [tick(next_ms, 101, 600)], [bar(T0, 100, 101, 100, 100, 0)]), 80)
+    told = bench.builder.drain().finished
+    assert [(each.candle.start_ms, each.candle.state, each.candle.revision, each.built) for each in told] == [
+        (T0, "confirmed", 1, (100, 100, 100, 100, 0)),
+    ]  # fmt: skip
+
+
 def test_each_other_bar_is_a_further_revision_and_the_same_bar_is_none() -> None:
     bench = Bench()
     bench.trade(T0 + 1_000, 100, 500)
@@ -253,7 +265,9 @@ def test_beyond_the_horizon_updates_are_counted_and_memory_is_let_go() -> None:
     bench.trade(T0 + 82 * MINUTE_MS + 1, 90, 582)
     bench.trade(T0, 95, 500, broker_ms=T0 + 99 * MINUTE_MS)  # only the book: that trade was known in its time
     assert bench.builder.counts["candle_late_total"] == 1
-    assert [(each.candle.start_ms, each.candle.revision) for each in bench.finish()] == [(T0 + 84 * MINUTE_MS, 1), (T0 + 99 * MINUTE_MS, 0)]
+    assert [(each.candle.start_ms, each.candle.revision) for each in bench.finish()] == [
+        (T0 + 84 * MINUTE_MS, 1), (T0 + 98 * MINUTE_MS, 0), (T0 + 99 * MINUTE_MS, 0),
+    ]  # fmt: skip
     bench.confirm(bar(T0, 1, 1, 1, 1, 1))
     assert bench.candle().start_ms == T0, "a bar that comes so late is told all the same"
 
