@@ -35,6 +35,7 @@ browsable_api: Routes = [
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/", include(api)),
+    path("udf/", include("marketdata.api.udf")),
     path("metrics", MetricsView.as_view(), name="metrics"),
     path("", include("accounts.urls")),
     path("", include((browsable_api, "rest_framework"))),

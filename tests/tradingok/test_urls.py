@@ -61,6 +61,7 @@ def test_the_walk_sees_the_whole_project() -> None:
         "/api/marketdata/ticks/",
         "/admin/",
         "/metrics",
+        "/udf/history",
         "/signin/",
     } <= set(PATHS)
     assert len([path for path in PATHS if path.startswith("/api/")]) >= 18
@@ -77,7 +78,7 @@ def test_without_credentials_nothing_answers_but_what_must(method: str) -> None:
             assert answer.status_code == (200 if method in ("get", "head") else 405), told
         elif path in SIGNING_IN:
             assert answer.status_code in (200, 302, 403, 405), told
-        elif path.startswith("/api/") or path == "/metrics":
+        elif path.startswith(("/api/", "/udf/")) or path == "/metrics":
             assert answer.status_code == 401, told
             assert answer["WWW-Authenticate"].startswith("Bearer"), told
             assert method == "head" or answer.json()["code"] == "not_authenticated", told
@@ -150,6 +151,8 @@ def test_cors_answers_the_allowed_origins_only_and_the_api_only(settings: Any, p
     for origin in ("https://evil.example", "null", "https://front.example.evil.example", "http://front.example"):
         assert "Access-Control-Allow-Origin" not in program.get("/api/", headers={"Origin": origin})
     assert "Access-Control-Allow-Origin" not in Client().get("/signin/", headers={"Origin": "https://front.example"})
+
+    assert program.get("/udf/config", headers={"Origin": "https://front.example"})["Access-Control-Allow-Origin"]
 
     preflight = {
         "Origin": "https://front.example",
