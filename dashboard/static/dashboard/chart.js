@@ -135,7 +135,7 @@ export class Chart {
   }
 
   async readGaps(from, to) {
-    if (from === Infinity) return;
+    if (from >= (to ?? Infinity)) return;
     const { signal } = this.loading;
     const found = await gaps(`id:${this.instrument.id}`, from, to, signal).catch(() => []); // the chart does without
     if (!signal.aborted) found.forEach((told) => this.gap(told));
