@@ -20,9 +20,9 @@ from marketdata.domain.quote import FIELDS, Quote
 from marketdata.domain.tick import Level
 from marketdata.wire import ERRORS, Command, quote_entry
 from tests.marketdata.way_out import (
+    MINUTE_MS,
     Levels,
     MarketClient,
-    MINUTE_MS,
     ScriptedFeed,
     WebServer,
     api_key,

@@ -336,7 +336,7 @@ async def test_wrong_items_are_told_one_by_one(server: WebServer, settings: Any)
     settings.WS_INSTRUMENTS_PER_USER = 2
     await instruments(1, 2, 3)
     names = ["TEST|1", "TEST|1", "TEST|77", "id:2", "id:3", "id:x", "id:99999999999999999999", "id:", "", "\u20b9|\x00", "TEST|2"]
-    channels = ["market", "chain:NIFTY:@w0:atm10", "ohlc:1m:TEST|1", "gossip"]
+    channels = ["market", "chain:NIFTY:@w0:atm10", "ohlc:1m:TEST|1", "ohlc:1m:TEST|77", "gossip"]
     async with market_client(server.url, await api_key()) as client:
         await client.send(op="subscribe", id=1, instruments=names, channels=channels)
         results = (await client.next(id=1))["results"]
@@ -354,7 +354,8 @@ async def test_wrong_items_are_told_one_by_one(server: WebServer, settings: Any)
         ("TEST|2", "accepted", None),
         ("market", "active", None),
         ("chain:NIFTY:@w0:atm10", "error", 400),
-        ("ohlc:1m:TEST|1", "error", 400),
+        ("ohlc:1m:TEST|1", "active", None),
+        ("ohlc:1m:TEST|77", "error", 411),
         ("gossip", "error", 400),
     ]
     assert all(result["message"] for result in results if result["status"] == "error")

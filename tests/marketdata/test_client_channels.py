@@ -1,0 +1,261 @@
+"""Channels of candles and gaps as programs see them: a real server, a real client, the real valkey and mongod between them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import redis
+
+from marketdata import bus, client_channels, live_state
+from marketdata.domain.candle import fold_candles
+from marketdata.domain.gap import GapNotice
+from tests.marketdata.way_out import (
+    MINUTE_MS,
+    NOON_MS,
+    MarketClient,
+    ScriptedFeed,
+    WebServer,
+    api_key,
+    auntil,
+    deaf_client,
+    instruments,
+    market_client,
+    minute_of,
+    store_candles,
+    web_server,
+)
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
+
+
+@pytest.fixture
+def server(db: None, valkey: redis.Redis) -> Iterator[WebServer]:
+    with web_server() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def feed(valkey: redis.Redis) -> AsyncIterator[ScriptedFeed]:
+    feed = ScriptedFeed()
+    feed.market_ms = NOON_MS
+    async with feed.reporting() as running:
+        yield running
+
+
+class Chart:
+    """What a program keeps of one channel, by the page on the protocol."""
+
+    def __init__(self, interval: str) -> None:
+        self.interval = interval
+        self.candles: dict[int, tuple[list[Any], str, int]] = {}
+        self.seqs: list[int] = []
+        self.snapshots = 0
+
+    def take(self, message: dict[str, Any]) -> None:
+        if message.get("event") != "market:ohlc" or message["interval"] != self.interval:
+            return
+        if message.get("snapshot"):
+            self.snapshots += 1
+            self.candles, self.seqs = {}, []
+        self.seqs.append(message["seq"])
+        for item in message.get("candles", [message]):
+            self.candles[item["candle"][0]] = (item["candle"], item["state"], item["revision"])
+
+    def shown(self) -> list[tuple[list[Any], str]]:
+        return [self.candles[start][:2] for start in sorted(self.candles)]
+
+
+async def chart_of(client: MarketClient, interval: str, close: float, *, key: str = "TEST|1") -> Chart:
+    """Read a chart until its last candle closes so."""
+    chart = Chart(interval)
+    while not chart.candles or chart.candles[max(chart.candles)][0][4] != close:
+        chart.take(await client.next(event="market:ohlc", key=key))
+    return chart
+
+
+async def test_history_goes_over_into_the_stream_without_a_hole(server: WebServer, feed: ScriptedFeed) -> None:
+    """A feed that stops for nobody, and a store that is late: clients that come at any moment end with every minute as it became."""
+    await instruments(1)
+    secret = await api_key()
+    whole = [minute_of(1, NOON_MS - number * MINUTE_MS, 101.0) for number in range(90, 0, -1)]
+    await store_candles([*whole, *(candle for interval in ("5m", "15m", "1h") for candle in fold_candles(whole, interval))])
+    last = minute_of(1, NOON_MS + 40 * MINUTE_MS, 777.0, "live")
+
+    async def feed_goes_on() -> None:
+        for number in range(40):
+            bar = minute_of(1, NOON_MS + number * MINUTE_MS, 101.0 + number % 7, volume=75 + number)
+            closed = bar._replace(close=bar.close - (number % 5 == 0), state="closed")
+            bar = bar._replace(revision=int(closed.close != bar.close))
+            for forming in (100.0, 100.5):
+                await feed.publish(candles=[bar._replace(close=forming, state="live", revision=0)])
+            await feed.publish(candles=[closed])
+            await asyncio.sleep(0.02)
+            await feed.publish(candles=[bar])
+            feed.market_ms = bar.start_ms + MINUTE_MS
+            whole.append(bar)
+            if number >= 2:
+                await store_candles([whole[-3]])
+        await feed.publish(candles=[last])
+
+    async def program(delay: float, interval: str) -> Chart:
+        await asyncio.sleep(delay)
+        async with market_client(server.url, secret) as client:
+            await client.send(op="subscribe", id=1, channels=[f"ohlc:{interval}:TEST|1"], candles=500)
+            return await chart_of(client, interval, 777.0)
+
+    intervals = ("1m", "3m", "1m", "15m", "1h")
+    _, *charts = await asyncio.gather(feed_goes_on(), *(program(0.15 * number, interval) for number, interval in enumerate(intervals)))
+    for chart in charts:
+        expected = [*whole, last] if chart.interval == "1m" else fold_candles([*whole, last], chart.interval)
+        assert chart.shown() == [(list(candle[2:9]), candle.state) for candle in expected]
+        assert [candle[1][2] for candle in sorted(chart.candles.items())] == [
+            candle.revision for candle in expected
+        ] or chart.interval != "1m"
+        assert chart.seqs == sorted(set(chart.seqs)), "one sequence"
+        assert chart.snapshots == 1
+
+
+async def test_a_chart_demands_its_instrument_and_brings_no_quotes(server: WebServer, feed: ScriptedFeed) -> None:
+    await instruments(1)
+    async with market_client(server.url, await api_key()) as client:
+        await client.send(op="subscribe", id=1, channels=["ohlc:1m:id:1", "ohlc:5m:TEST|1", "market"])
+        results = (await client.next(id=1))["results"]
+        assert [(result["key"], result["status"]) for result in results] == [
+            ("TEST|1", "active"),
+            ("TEST|1", "active"),
+            ("market", "active"),
+        ]
+
+        async def demanded() -> bool:
+            return await live_state.ademand_read() == {1: "full"}
+
+        async def not_demanded() -> bool:
+            return await live_state.ademand_read() == {}
+
+        await auntil(demanded)
+        await feed.tick(1, 100.0)
+        await feed.publish(candles=[minute_of(1, NOON_MS, 102.0)])
+        await chart_of(client, "1m", 102.0)
+        assert not any(message.get("event") == "market:tick" for message in client.seen)
+        await client.send(op="unsubscribe", id=2, channels=["ohlc:1m:TEST|1", "market", "ohlc:1m:TEST|9"])
+        assert (await client.next(id=2))["channels"] == ["ohlc:5m:TEST|1"]
+        assert await demanded()
+        await client.send(op="unsubscribe", id=3, channels=["ohlc:5m:id:1"])
+        assert (await client.next(id=3))["channels"] == []
+        await auntil(not_demanded)
+        await live_state.aclose()
+
+
+async def test_a_client_that_goes_leaves_no_chart_behind(server: WebServer, feed: ScriptedFeed) -> None:
+    await instruments(1)
+    async with market_client(server.url, await api_key()) as client:
+        await client.send(op="subscribe", id=1, channels=["ohlc:1m:TEST|1"])
+        await client.next(event="market:ohlc")
+        assert server.hub._followers.wanted() == {1: "full"}
+    await auntil(lambda: server.hub._followers.wanted() == {})
+    assert server.hub._charts._idle, "and it is dropped after a while"
+
+
+async def test_a_connection_may_follow_so_many_charts(server: WebServer, feed: ScriptedFeed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_channels, "CHARTS_MAX", 2)
+    await instruments(1)
+    channels = ["ohlc:1m:TEST|1", "ohlc:3m:TEST|1", "ohlc:5m:TEST|1", "ohlc:1m:id:1"]
+    async with market_client(server.url, await api_key()) as client:
+        await client.send(op="subscribe", id=1, channels=channels)
+        results = (await client.next(id=1))["results"]
+        assert [(result["status"], result.get("code"), result.get("field")) for result in results] == [
+            ("active", None, None),
+            ("active", None, None),
+            ("error", 405, "channels"),
+            ("active", None, None),
+        ]
+
+
+async def test_subscribing_again_gives_the_newest_candles_again(server: WebServer, feed: ScriptedFeed) -> None:
+    await instruments(1)
+    await store_candles(minute_of(1, NOON_MS - number * MINUTE_MS, 101.0) for number in range(5))
+    async with market_client(server.url, await api_key()) as client:
+        for candles in (4, 2):
+            await client.send(op="subscribe", id=1, channels=["ohlc:1m:TEST|1"], candles=candles)
+            assert len((await client.next(event="market:ohlc"))["candles"]) == candles
+        for wrong in (0, 501, 1.5, "3"):
+            await client.send(op="subscribe", id=2, channels=["ohlc:1m:TEST|1"], candles=wrong)
+            error = await client.next(event="error")
+            assert (error["code"], error["field"], error["id"]) == (400, "candles", 2)
+
+
+async def test_a_slow_client_gets_fewer_candles_and_the_newest_of_each(server: WebServer, feed: ScriptedFeed, settings: Any) -> None:
+    settings.WS_STALL_SECONDS = 60.0
+    await instruments(*range(1, 41))
+    deaf = await deaf_client(server.url, await api_key())
+    await deaf.send(json.dumps({"op": "subscribe", "id": 1, "channels": [f"ohlc:1m:id:{number}" for number in range(1, 41)]}))
+    await auntil(lambda: len(server.hub._charts) == 40)
+    rounds = 600
+    for number in range(rounds):
+        start = NOON_MS + number // 100 * MINUTE_MS
+        state = "confirmed" if number % 100 == 99 else "live"
+        await feed.publish(candles=[minute_of(who, start, 100.0 + number, state) for who in range(1, 41)])
+        if number % 50 == 49:  # the hub is not the slow one here
+            await auntil(lambda: [minute.close for minute in server.hub.recent_minutes(1)][-1:] == [100.0 + number])  # noqa: B023
+    box = next(iter(server.hub.clients))
+    charts = {number: Chart("1m") for number in range(1, 41)}
+    while any(not chart.candles or chart.shown()[-1][0][4] != 100.0 + rounds - 1 for chart in charts.values()):
+        message = json.loads(await asyncio.wait_for(deaf.recv(), 20))
+        if message.get("event") == "market:ohlc":
+            charts[int(message["key"].removeprefix("TEST|"))].take(message)
+    for chart in charts.values():
+        assert [candle[4] for candle, _state in chart.shown()] == [199.0 + 100 * number for number in range(6)]
+        assert {state for _candle, state in chart.shown()} == {"confirmed"}
+    assert box.candles_merged_total > 0, "it was slow"
+    received = sum(len(chart.seqs) - chart.snapshots for chart in charts.values())
+    assert received == box.candles_drained_total < 40 * rounds
+    await deaf.close()
+
+
+async def test_healing_is_told_as_candles_and_as_a_gap_to_whom_it_concerns(server: WebServer, feed: ScriptedFeed) -> None:
+    await instruments(1, 2, 3)
+    secret = await api_key()
+    hole = GapNotice("a1", 0, NOON_MS, NOON_MS + MINUTE_MS, "disconnected", "healed", "", [1, 2], 2)
+    every = hole._replace(gap="b2", instruments=[], heal_state="impossible", heal_detail="The broker has none.")
+    await store_candles([minute_of(1, NOON_MS + MINUTE_MS, 103.0)])
+    async with (
+        market_client(server.url, secret) as charts,
+        market_client(server.url, secret) as quotes,
+        market_client(server.url, secret) as all_of_them,
+        market_client(server.url, secret) as stranger,
+    ):
+        await charts.send(op="subscribe", id=1, channels=["ohlc:1m:TEST|1", "ohlc:5m:TEST|1"])
+        for _ in range(2):
+            await charts.next(event="market:ohlc", snapshot=True)
+        await quotes.send(op="subscribe", id=1, instruments=["id:2", "id:3"])
+        await all_of_them.send(op="subscribe", id=1, channels=["market"])
+        await stranger.send(op="subscribe", id=1, instruments=["id:3"])
+        for client in (quotes, all_of_them, stranger):
+            await client.next(id=1)
+        healed = minute_of(1, NOON_MS, 102.0, "backfilled")
+        await store_candles([healed])
+        await bus.publish_notice(bus.Notice([healed], [hole, every]))
+        told = {}
+        for name, client in (("charts", charts), ("quotes", quotes), ("all", all_of_them), ("stranger", stranger)):
+            while "b2" not in [message.get("gap") for message in client.seen]:
+                await client.next(event="gap")
+            told[name] = [(message["gap"], message["keys"]) for message in client.seen if message.get("event") == "gap"]
+        assert told == {
+            "charts": [("a1", ["TEST|1"]), ("b2", None)],
+            "quotes": [("a1", ["id:2"]), ("b2", None)],
+            "all": [("a1", []), ("b2", None)],
+            "stranger": [("b2", None)],
+        }
+        shown = {"1m": Chart("1m"), "5m": Chart("5m")}
+        for message in charts.seen:
+            for chart in shown.values():
+                chart.take(message)
+        while not all(chart.candles.get(NOON_MS) for chart in shown.values()) or shown["5m"].candles[NOON_MS][0][5] != 150:
+            message = await charts.next(event="market:ohlc")
+            shown[message["interval"]].take(message)
+        assert shown["1m"].candles[NOON_MS] == ([NOON_MS, 100.0, 102.0, 100.0, 102.0, 75, None], "backfilled", 0)
