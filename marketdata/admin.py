@@ -4,7 +4,7 @@ ticks and candles are read through `marketdata.store`, behind one instrument and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
@@ -24,13 +25,15 @@ from instruments.models import Instrument
 from instruments.search import search
 from instruments.selectors import UnknownInstrument, instrument_resolve
 from marketdata import store
-from marketdata.domain.candle import STORED_INTERVALS, candle_id
-from marketdata.models import OHLC, Gap, MarketStatus, MarketTick
+from marketdata.domain.candle import STORED_INTERVALS, Candle, candle_id
+from marketdata.models import OHLC, CandleParity, Gap, MarketSession, MarketStatus, MarketTick
+from marketdata.parity import FIELDS, HALF_A_CENT
 from marketdata.services import candle_id_parts
 
 IST = ZoneInfo("Asia/Kolkata")
 PAGE_ROWS = 100
 CHOICES = 20
+DAYS_LISTED = 60
 DAY_MS = 86_400_000
 DAYS_SHOWN = {"1d": 366, "1h": 31}
 """Days up to the chosen one that a page of candles covers; one day for the finer intervals."""
@@ -170,9 +173,22 @@ def clock(value: Any) -> str:
     return datetime.fromtimestamp(store.time_ms(value) / 1000, UTC).astimezone(IST).isoformat(sep=" ", timespec="milliseconds")[:-6]
 
 
+def indian_day(value: Any) -> str:
+    """Return the date in India of a stored 00:00 IST."""
+    return clock(value)[:10]
+
+
 def number(value: Any) -> str:
     """Return a number as people read it; "" for none."""
     return "" if value is None else f"{value:,.10g}" if isinstance(value, float) else f"{value:,}"
+
+
+def by_ticks(candle: Candle, built: list[float] | None) -> str:
+    """Return in what the candle that ticks had made differs from the confirmed one, as "high 101.5, volume 90"; "" for none."""
+    if not built:
+        return ""
+    values = zip(FIELDS, built, candle[3:8], strict=False)
+    return ", ".join(f"{name} {number(before)}" for name, before, now in values if abs(before - now) >= HALF_A_CENT) or "equal"
 
 
 TICK_COLUMNS: list[tuple[str, str, Callable[[Any], str]]] = [
@@ -201,24 +217,28 @@ class OHLCAdmin(SeriesAdmin):
     """Candles of one instrument up to a day, by the primary key."""
 
     form_class = CandleForm
-    headers = ["Start (IST)", "Open", "High", "Low", "Close", "Volume", "Open interest", "State", "Revision"]
+    headers = ["Start (IST)", "Open", "High", "Low", "Close", "Volume", "Open interest", "State", "Revision", "Ticks", "By ticks before"]
 
     def rows(self, instrument: Instrument, asked: dict[str, Any]) -> list[Row]:
         start, end = self._range(asked)
         interval = asked["interval"]
         end = min(end, candle_id_parts(asked["after"])[1]) if asked["after"] else end
-        candles = store.candles_read(instrument.pk, interval, from_ms=start, to_ms=end, limit=PAGE_ROWS, newest_first=True)
+        found = store.candles_read(instrument.pk, interval, from_ms=start, to_ms=end, limit=PAGE_ROWS, newest_first=True)
+        candles = {candle_id(candle.instrument, interval, candle.start_ms): candle for candle in found}
+        built = {row["_id"]: row.get("b") for row in store.candles_collection().find({"_id": {"$in": list(candles)}}, {"b": 1})}
         return [
             Row(
-                candle_id(candle.instrument, interval, candle.start_ms),
+                identifier,
                 [
                     datetime.fromtimestamp(candle.start_ms / 1000, IST).strftime("%Y-%m-%d %H:%M"),
                     *map(number, (candle.open, candle.high, candle.low, candle.close, candle.volume, candle.open_interest)),
                     candle.state,
                     str(candle.revision),
+                    number(candle.ticks),
+                    by_ticks(candle, built.get(identifier)),
                 ],
             )
-            for candle in candles
+            for identifier, candle in candles.items()
         ]
 
     def period(self, asked: dict[str, Any]) -> str:
@@ -242,9 +262,71 @@ class MarketStatusAdmin(ReadOnlyAdmin):
 
 @admin.register(Gap)
 class GapAdmin(ReadOnlyAdmin):
-    """When the feed gave us nothing, and whether it was healed."""
+    """When the feed gave us nothing, whether it was healed, and by what or why not."""
 
-    list_display = ["start", "end", "shard", "cause", "heal_state", "detail"]
-    list_filter = ["cause", "heal_state"]
-    search_fields = ["detail"]
+    list_display = ["start", "end", "shard", "cause", "heal_state", "candles_healed", "heal_attempts", "heal_detail", "detail"]
+    list_filter = ["heal_state", "cause"]
+    search_fields = ["detail", "heal_detail"]
     ordering = ["-start"]
+
+
+@admin.register(MarketSession)
+class MarketSessionAdmin(ReadOnlyAdmin):
+    """When each exchange trades, as the broker's timings and holidays tell it."""
+
+    list_display = ["date", "exchange", "opens", "closes", "description"]
+    list_filter = ["exchange"]
+    search_fields = ["description"]
+    ordering = ["-day", "-exchange"]
+
+    @admin.display(description="Day", ordering="day")
+    def date(self, row: MarketSession) -> str:
+        return indian_day(row.day)
+
+
+class DayFilter(admin.SimpleListFilter):
+    """One day's rows, without a choice the newest day's: the list sorts no more than that."""
+
+    title = "day"
+    parameter_name = "day"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        days = store.collection(CandleParity._meta.db_table).distinct("day")
+        return [(str(store.time_ms(day)), indian_day(day)) for day in sorted(days, reverse=True)[:DAYS_LISTED]]
+
+    def choices(self, changelist: ChangeList) -> Iterator[dict[str, Any]]:
+        for index, (value, title) in enumerate(self.lookup_choices):
+            chosen = value == self.value() if self.value() else index == 0
+            yield {"selected": chosen, "query_string": changelist.get_query_string({self.parameter_name: value}), "display": title}
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[CandleParity]) -> QuerySet[CandleParity]:
+        value = self.value() or (self.lookup_choices[0][0] if self.lookup_choices else "0")
+        if not value.isascii() or not value.isdigit() or len(value) > 13:
+            return queryset.none()
+        return queryset.filter(day=datetime.fromtimestamp(int(value) / 1000, UTC))
+
+
+def _percent(field: str) -> Callable[[CandleParity], str]:
+    @admin.display(description=f"{field.capitalize()} equal", ordering=f"{field}_equal")
+    def percent(row: CandleParity) -> str:
+        return f"{100 * getattr(row, f'{field}_equal') / row.compared:.1f} %" if row.compared else ""
+
+    return percent
+
+
+@admin.register(CandleParity)
+class CandleParityAdmin(ReadOnlyAdmin):
+    """How each instrument's minutes of a day came to be, and how many that ticks had made equalled the broker's."""
+
+    list_display = ["date", "symbol", "confirmed", "closed", "backfilled", "missing", "revised", "compared", *map(_percent, FIELDS)]
+    list_filter = [DayFilter]
+    ordering = ["-day", "instrument"]
+
+    @admin.display(description="Day", ordering="day")
+    def date(self, row: CandleParity) -> str:
+        return indian_day(row.day)
+
+    @admin.display(description="Instrument", ordering="instrument")
+    def symbol(self, row: CandleParity) -> str:
+        found = Instrument.objects.filter(pk=row.instrument).values_list("trading_symbol", flat=True).first()
+        return found or f"id:{row.instrument}"

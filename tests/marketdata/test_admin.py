@@ -18,8 +18,10 @@ from accounts.models import User
 from instruments.models import Instrument
 from marketdata import store
 from marketdata.admin import PAGE_ROWS
+from marketdata.calendar import sessions_record
 from marketdata.domain.candle import SESSION_OPEN_MS, Candle, candle_id, day_start_ms
-from marketdata.models import Gap, MarketStatus
+from marketdata.domain.session import Hours
+from marketdata.models import CandleParity, Gap, MarketStatus
 
 pytestmark = pytest.mark.django_db
 
@@ -28,6 +30,7 @@ DAY_MS = day_start_ms(round(datetime(2026, 11, 20, 6, tzinfo=UTC).timestamp() * 
 OPEN = datetime.fromtimestamp((DAY_MS + SESSION_OPEN_MS) / 1000, UTC)
 TICKS = "/admin/marketdata/markettick/"
 CANDLES = "/admin/marketdata/ohlc/"
+PARITY = "/admin/marketdata/candleparity/"
 
 
 @pytest.fixture
@@ -188,6 +191,27 @@ def test_candles_of_an_interval_page_by_page(staff: Client) -> None:
     assert "777.5" in text(staff, f"{CANDLES}{candle_id(7, '1d', DAY_MS)}/change/")
 
 
+def test_a_candle_shows_its_state_revision_ticks_and_what_ticks_had_made_before(staff: Client) -> None:
+    make_instrument(7, "NIFTY FUT")
+    start = DAY_MS + SESSION_OPEN_MS
+    minutes = [Candle(7, "1m", start + at * 60_000, 100.0, 102.0, 99.0, 101.0, 1200, None, "closed", ticks=40) for at in range(4)]
+    store.candles_write(minutes[1:])
+    built = {
+        candle_id(7, "1m", start + at * 60_000): (100.0, high, 99.0, 101.0, volume)
+        for at, high, volume in ((0, 102, 1200), (1, 101.5, 1100))
+    }
+    store.candles_write([candle._replace(state="confirmed") for candle in minutes[:2]], built)
+    store.candles_write([minutes[2]._replace(close=100.5, state="confirmed")])
+    page = staff.get(CANDLES, {"instrument": "id:7", "day": DAY, "interval": "1m"})
+    assert [row.cells[7:] for row in shown(page)["rows"]] == [
+        ["closed", "0", "40", ""],
+        ["confirmed", "1", "40", ""],
+        ["confirmed", "0", "40", "high 101.5, volume 1,100"],
+        ["confirmed", "0", "40", "equal"],
+    ]
+    assert "By ticks before" in page.content.decode()
+
+
 # --- the small ones ---------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +225,73 @@ def test_statuses_and_gaps_are_listed_filtered_and_read_only(staff: Client) -> N
     assert "nothing for 20 s" in text(staff, "/admin/marketdata/gap/", cause__exact="stale")
     assert "nothing for 20 s" not in text(staff, "/admin/marketdata/gap/", cause__exact="stopped")
     assert staff.post(f"/admin/marketdata/gap/{gap.pk}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_gaps_are_filtered_by_whether_they_healed_and_say_why_not(staff: Client) -> None:
+    Gap.objects.create(start=OPEN, cause="stale", heal_state="impossible", heal_detail="the broker has no minutes of it", heal_attempts=3)
+    Gap.objects.create(start=OPEN, cause="stale", heal_state="healed", heal_detail="14 candles of 2 instruments", candles_healed=14)
+    page = text(staff, "/admin/marketdata/gap/", heal_state__exact="impossible")
+    assert "the broker has no minutes of it" in page
+    assert "14 candles" not in page
+    gap = Gap.objects.get(heal_state="healed")
+    detail = text(staff, f"/admin/marketdata/gap/{gap.pk}/change/")
+    assert "14 candles of 2 instruments" in detail
+    assert 'name="_save"' not in detail
+    assert staff.post(f"/admin/marketdata/gap/{gap.pk}/change/", {"heal_state": "open"}).status_code == 403
+
+
+def test_sessions_are_listed_by_day_and_read_only(staff: Client) -> None:
+    sessions_record([
+        Hours("NSE", DAY_MS, DAY_MS + 33_300_000, DAY_MS + 55_800_000),
+        Hours("MCX", DAY_MS, DAY_MS + 32_400_000, DAY_MS + 84_600_000),
+        Hours("NSE", DAY_MS + 4 * 86_400_000, 0, 0, "Guru Nanak Jayanti"),
+    ])  # fmt: skip
+    page = text(staff, "/admin/marketdata/marketsession/")
+    assert page.index("2026-11-24") < page.index("2026-11-20")
+    assert "Guru Nanak Jayanti" in page
+    only = text(staff, "/admin/marketdata/marketsession/", exchange__exact="MCX")
+    assert "Guru Nanak Jayanti" not in only
+    assert "9 a.m." in only
+    assert staff.get("/admin/marketdata/marketsession/add/").status_code == 403
+    assert staff.post("/admin/marketdata/marketsession/NSE:2026-11-20/delete/", {"post": "yes"}).status_code == 403
+
+
+def write_parity(instrument: int, days_ago: int, **counts: int) -> None:
+    day_ms = DAY_MS - days_ago * 86_400_000
+    CandleParity.objects.create(
+        id=instrument << 20 | (day_ms + 19_800_000) // 86_400_000, instrument=instrument,
+        day=datetime.fromtimestamp(day_ms / 1000, UTC), updated_at=OPEN, **counts,
+    )  # fmt: skip
+
+
+def test_parity_is_listed_of_the_newest_day_or_the_chosen_one_with_percents(staff: Client) -> None:
+    assert text(staff, PARITY)
+    make_instrument(7, "NIFTY FUT")
+    write_parity(7, 0, confirmed=300, missing=5, compared=200, open_equal=150, prices_equal=133, volume_equal=1)
+    write_parity(8, 0, closed=77)
+    write_parity(7, 1, confirmed=11, compared=3, close_equal=3)
+    page = text(staff, PARITY)
+    assert [words in page for words in ("NIFTY FUT", "id:8", "75.0 %", "66.5 %", "0.5 %", "100.0 %")] == [True] * 5 + [False]
+    assert ("2026-11-20" in page, "Prices equal" in page) == (True, True)
+    yesterday = text(staff, PARITY, day=DAY_MS - 86_400_000)
+    assert ("100.0 %" in yesterday, "66.5 %" in yesterday, "id:8" in yesterday) == (True, False, False)
+    for nonsense in ("yesterday", "9" * 40, "-5"):
+        assert "NIFTY FUT" not in text(staff, PARITY, day=nonsense)
+    row = CandleParity.objects.filter(instrument=8).get()
+    assert staff.post(f"{PARITY}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_the_list_of_parities_reads_one_day_however_many_there_are(staff: Client) -> None:
+    for days_ago in range(40):
+        for instrument in range(1, 41):
+            write_parity(instrument, days_ago, confirmed=1)
+    with profiled() as operations:
+        text(staff, PARITY)
+    read = [row for row in operations if row["ns"].endswith(".marketdata_candleparity")]
+    assert read
+    for row in read:
+        assert "COLLSCAN" not in row.get("planSummary", ""), row
+        assert row.get("docsExamined", 0) <= 2 * 40, row
 
 
 # --- however much is stored -------------------------------------------------------------------------------------------
