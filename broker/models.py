@@ -28,3 +28,25 @@ class FeedPosition(models.Model):
 
     def __str__(self) -> str:
         return f"shard {self.shard}: {self.received_us}"
+
+
+class CandleFetch(models.Model):
+    """What the broker's REST was asked about one instrument's day, so that nothing is asked twice."""
+
+    id = models.BigIntegerField(
+        primary_key=True, db_column="_id", editable=False, help_text="Instrument id << 20 | 1 << 19 for daily bars | day number"
+    )
+    instrument = models.BigIntegerField()
+    day = models.DateTimeField(help_text="00:00 IST")
+    until = models.DateTimeField(help_text="Market time of the answer: minutes that were final then are settled")
+    fetched_at = models.DateTimeField(help_text="Our clock")
+    bars = models.IntegerField(default=0, help_text="In the answer, of this day")
+    whole = models.BooleanField(default=False, help_text="All of them were written, not those of holes alone")
+    refused = models.CharField(max_length=200, blank=True, help_text="Why the broker will never answer")
+
+    class Meta:
+        verbose_name_plural = "candle fetches"
+        indexes = [models.Index(fields=["-fetched_at"], name="candle_fetch_time")]
+
+    def __str__(self) -> str:
+        return f"{self.instrument} {self.day:%Y-%m-%d}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from broker.backfill import Mended, candles_mend, days_confirm
 from broker.calendar import calendar_refresh
 from broker.market_status import market_status_poll
 from broker.services import instruments_refresh_from
@@ -38,3 +39,23 @@ def poll_market_status() -> str:
 def refresh_calendar() -> str:
     """Fetch the hours of the days around the market's own, and the year's holidays."""
     return run_once("refresh_calendar", lambda: f"{calendar_refresh()} sessions changed", expected=(BrokerError,))
+
+
+@shared_task(name="broker.heal_gaps")  # type: ignore[untyped-decorator]
+def heal_gaps(seconds: float = 40.0) -> str:
+    """Fill holes from the broker's candles, confirm what its feed did not, compare days that are over. `seconds`: 1–600."""
+    limit = min(max(float(seconds), 1.0), 600.0)
+    return run_once("heal_gaps", lambda: _sentence(candles_mend(seconds=limit)), expected=(BrokerError,))
+
+
+@shared_task(name="broker.confirm_daily")  # type: ignore[untyped-decorator]
+def confirm_daily(seconds: float = 40.0) -> str:
+    """Confirm the daily candles of the last days with the broker's own. `seconds`: 1–600."""
+    limit = min(max(float(seconds), 1.0), 600.0)
+    return run_once("confirm_daily", lambda: _sentence(days_confirm(seconds=limit)), expected=(BrokerError,))
+
+
+def _sentence(mended: Mended) -> str:
+    gaps = f"gaps: {mended.healed} healed, {mended.impossible} impossible, {mended.waiting} waiting"
+    refused = f", {len(mended.refused)} instruments refused" if mended.refused else ""
+    return f"{mended.calls} calls, {mended.candles} candles, {gaps}{refused}{'' if mended.complete else ', more to come'}"

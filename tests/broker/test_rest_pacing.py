@@ -50,13 +50,13 @@ def alone(settings: Any) -> None:
 def test_an_hour_of_calls_as_fast_as_allowed_stays_below_every_limit() -> None:
     clock, calls = Clock(), []
     pacer = RestPacer(clock=clock, sleep=clock.sleep)
-    while clock.now < 4600:
+    while clock.now < 2900:
         assert pacer.acquire(3600)
         calls.append(clock.now)
         clock.now += 0.001
-    assert len(calls) > 3000, "it goes on"
+    assert len(calls) > 1700, "it goes on"
     for (seconds, ours), (_, theirs) in zip(WINDOWS, LIMITS, strict=True):
-        assert most_within(calls[:2500], seconds) <= ours < theirs
+        assert most_within(calls, seconds) <= ours < theirs
     assert max(clock.slept) <= rest_pacing.LONGEST_SLEEP_SECONDS
 
 

@@ -1,0 +1,97 @@
+"""What was asked of the broker's candles before, and of which instruments there is something to ask. Reads and notes; asks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, date, datetime
+
+from bson.datetime_ms import DatetimeMS
+from pymongo import DESCENDING
+
+from broker.backfill_plan import EPOCH, MORNING_MS, SETTLE_MS, Stretch, Subject, day_ms, day_of
+from broker.models import CandleFetch
+from instruments.store import instruments_collection
+from marketdata import store
+from marketdata.domain.candle import DAY_MS, MINUTE_MS, Candle
+
+EDGE_MS = 10 * MINUTE_MS
+MOST_MINUTES = 31 * 1440
+"""In one call: a month of a market that never closes."""
+
+
+def instruments_around(hole: Stretch, days: Sequence[date]) -> set[int]:
+    """Return the instruments that had candles on the days of a hole or close to its edges; where none had, on the day before with any."""
+    candles = store.candles_collection()
+    found = set().union(*(instruments_of(day) for day in days))
+    for edge_ms in hole:
+        near = {"$gte": DatetimeMS(edge_ms - EDGE_MS), "$lt": DatetimeMS(edge_ms + EDGE_MS)}
+        found |= {int(instrument) for instrument in candles.distinct("i", {"n": "1m", "t": near})}
+    if not found:
+        before = candles.find_one({"n": "1d", "t": {"$lt": DatetimeMS(hole[0])}}, {"t": 1}, sort=[("t", DESCENDING)])
+        found = set() if before is None else instruments_of(day_of(store.time_ms(before["t"])))
+    return found
+
+
+def instruments_of(day: date) -> set[int]:
+    """Return the instruments that have a daily candle of that day."""
+    rows = store.candles_collection().find({"n": "1d", "t": DatetimeMS(day_ms(day))}, {"_id": 0, "i": 1}, batch_size=10_000)
+    return {int(row["i"]) for row in rows}
+
+
+def subjects_read(instruments: Iterable[int], followed_now: Collection[int]) -> list[Subject]:
+    """Return those instruments that still hold their key, in order of id: a key of one that has expired may mean another."""
+    wanted = {"_id": {"$in": sorted(instruments)}, "active": True}
+    rows = instruments_collection().find(wanted, {"instrument_key": 1, "segment": 1}, batch_size=10_000).sort("_id")
+    return [Subject(int(row["_id"]), row["instrument_key"], row["segment"], row["_id"] in followed_now) for row in rows]
+
+
+def minutes_stored(subject: Subject, first: date, last: date) -> list[Candle]:
+    """Return the 1-minute candles of some days, oldest first."""
+    return store.candles_read(subject.instrument, "1m", from_ms=day_ms(first), to_ms=day_ms(last) + DAY_MS, limit=MOST_MINUTES)
+
+
+def note_id(instrument: int, day: date, *, daily: bool = False) -> int:
+    """Return the id of a CandleFetch."""
+    return instrument << 20 | daily << 19 | (day - EPOCH).days
+
+
+def notes_read(asked: Iterable[tuple[int, date]], *, daily: bool = False) -> dict[tuple[int, date], CandleFetch]:
+    """Return what is noted of (instrument, day); what was never asked is left out."""
+    named = {note_id(instrument, day, daily=daily): (instrument, day) for instrument, day in asked}
+    return {named[note.pk]: note for note in CandleFetch.objects.filter(pk__in=list(named))}
+
+
+def settles(note: CandleFetch | None, day: date, stretch: Stretch) -> bool:
+    """Whether there is nothing more to ask of a stretch's part of that day."""
+    return note is not None and (bool(note.refused) or store.time_ms(note.until) >= min(stretch[1], day_ms(day) + DAY_MS))
+
+
+def moment(ms: int) -> datetime:
+    """Return ms UTC as an aware datetime."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def note_write(subject: Subject, day: date, *, bars: int, now_ms: int, whole: bool, daily: bool, refused: str) -> bool:
+    """Note an answer, once that is written which it mends.
+
+    Args:
+        bars: in it, of this day.
+        now_ms: market time before it was asked for.
+        whole: all of them are written, not those of holes alone.
+        daily: it was about daily bars.
+        refused: why there never will be an answer, or "".
+
+    Returns:
+        Whether the day is settled with it.
+    """
+    end_ms = day_ms(day) + DAY_MS
+    if day >= day_of(now_ms):
+        until_ms = now_ms - SETTLE_MS
+    elif bars or daily or now_ms >= end_ms + MORNING_MS:
+        until_ms = end_ms
+    else:
+        until_ms = day_ms(day)  # perhaps not the broker's last word
+    values = {"instrument": subject.instrument, "day": moment(day_ms(day)), "until": moment(until_ms), "fetched_at": datetime.now(UTC)}
+    values |= {"bars": bars, "refused": refused[:200]} | ({"whole": True} if whole and until_ms == end_ms else {})
+    CandleFetch.objects.update_or_create(id=note_id(subject.instrument, day, daily=daily), defaults=values)
+    return until_ms == end_ms
