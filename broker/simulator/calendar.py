@@ -17,18 +17,29 @@ MINUTE_MS = 60_000
 _EPOCH = date(1970, 1, 1)
 
 SESSION_START_MINUTE = 9 * 60 + 15
-PRE_OPEN_START_MINUTE = 9 * 60
-PRE_OPEN_END_MINUTE = 9 * 60 + 8
+PRE_OPEN_MINUTES, MATCHING_MINUTES = 15, 7
+"""So long before its open a segment of equities begins its pre-open, and ends it: 09:00 and 09:08. Source: FACTS §6."""
 #: Minute of the day (IST) at which continuous trading ends. Source: FACTS §6 (closing auction session, since 3 August 2026).
 CASH_CLOSE_MINUTE = 15 * 60 + 30
 DERIVATIVES_CLOSE_MINUTE = 15 * 60 + 40
-_DERIVATIVES_CLOSE_CHANGED = date(2026, 8, 3)
+CAS_CLOSE_MINUTE = 15 * 60 + 15
+CAS_SINCE = date(2026, 8, 3)
+CAS = ":CAS"
+"""Ends the name under which instruments of the closing auction have hours of their own: NSE_EQ:CAS."""
+CAS_STEPS = ((CAS_CLOSE_MINUTE, "CTS_CLOSE"), (15 * 60 + 20, "CAS_LM_START"), (15 * 60 + 28, "CAS_M_STOP"), (15 * 60 + 30, "CAS_STOP"))
+"""Minute of the day → what the auction's status becomes. Source: FACTS §3.4 and §6; when market orders stop is made up."""
+CURRENCY_MINUTES, COMMODITY_MINUTES = (540, 1020), (540, 1410)
+"""Session as minutes of the day: 09:00–17:00 and 09:00–23:30 IST."""
+SPECIAL = {date(2026, 11, 8): ("Muhurat Trading", 1080, 1155)}
+"""Special sessions: name, first and last minute of the day. Source: FACTS §6."""
 
 #: Segments that a `market_info` frame names. Source: FACTS §3.5.
 SEGMENTS = (
     "NSE_EQ", "NSE_FO", "NSE_INDEX", "NSE_COM", "NCD_FO", "BSE_EQ", "BSE_FO", "BSE_INDEX", "BCD_FO", "MCX_FO", "MCX_INDEX",
 )  # fmt: skip
 _CASH_SEGMENTS = frozenset({"NSE_EQ", "NSE_INDEX", "BSE_EQ", "BSE_INDEX"})
+_CURRENCY_SEGMENTS = frozenset({"NCD_FO", "BCD_FO"})
+_COMMODITY_SEGMENTS = frozenset({"MCX_FO", "MCX_INDEX", "MCX_COM", "NSE_COM"})
 
 #: NSE trading holidays on weekdays. 2025 and 2026: the exchange's yearly circulars (2026 as in FACTS §6).
 #: 2027: only the days that are known by rule (fixed dates, Good Friday); days that follow the moon are not yet in it.
@@ -146,25 +157,54 @@ def weekly_expiries(day: date, weeks: int) -> list[Expiry]:
     ]
 
 
-def close_minute(segment: str, day: date) -> int:
-    """Minute of the day at which continuous trading of `segment` ends."""
-    if segment in _CASH_SEGMENTS or day < _DERIVATIVES_CLOSE_CHANGED:
-        return CASH_CLOSE_MINUTE
-    return DERIVATIVES_CLOSE_MINUTE
+def session_minutes(segment: str, day: date) -> tuple[int, int] | None:
+    """First minute of the day's continuous trading, and the minute at which it ends; None on a day without.
+
+    Args:
+        segment: or a segment with CAS behind it.
+    """
+    if day in SPECIAL:
+        return SPECIAL[day][1:]
+    if not is_trading_day(day):
+        return None
+    if segment in _CURRENCY_SEGMENTS:
+        return CURRENCY_MINUTES
+    if segment in _COMMODITY_SEGMENTS:
+        return COMMODITY_MINUTES
+    if day < CAS_SINCE:
+        return SESSION_START_MINUTE, CASH_CLOSE_MINUTE
+    if segment.endswith(CAS):
+        return SESSION_START_MINUTE, CAS_CLOSE_MINUTE
+    return SESSION_START_MINUTE, CASH_CLOSE_MINUTE if segment in _CASH_SEGMENTS else DERIVATIVES_CLOSE_MINUTE
+
+
+def session_at_or_before(segment: str, day: date) -> tuple[date, int, int]:
+    """The session of `day`, or the last one before it: its day, its first minute, the minute at which it ends."""
+    while (minutes := session_minutes(segment, day)) is None:
+        day -= timedelta(days=1)
+    return day, *minutes
 
 
 def segment_status(segment: str, ms: int, hours: Hours) -> str:
     """The MarketStatus name of `segment` at `ms`. With hours `always` every minute is NORMAL_OPEN."""
     if hours == "always":
         return "NORMAL_OPEN"
-    day, minute = day_of(ms), minute_of_day(ms)
-    if not is_trading_day(day) or minute < PRE_OPEN_START_MINUTE:
-        return "CLOSING_END" if segment == "NSE_EQ" else "NORMAL_CLOSE"
-    if minute < SESSION_START_MINUTE:
-        return "PRE_OPEN_START" if minute < PRE_OPEN_END_MINUTE else "PRE_OPEN_END"
-    if minute < close_minute(segment, day):
+    minutes, minute = session_minutes(segment, day_of(ms)), minute_of_day(ms)
+    has_pre_open = segment not in _CURRENCY_SEGMENTS | _COMMODITY_SEGMENTS
+    if minutes and minutes[0] <= minute < minutes[1]:
         return "NORMAL_OPEN"
+    if minutes and has_pre_open and minutes[0] - PRE_OPEN_MINUTES <= minute < minutes[0]:
+        return "PRE_OPEN_START" if minute < minutes[0] - MATCHING_MINUTES else "PRE_OPEN_END"
     return "CLOSING_END" if segment == "NSE_EQ" else "NORMAL_CLOSE"
+
+
+def auctions(ms: int, hours: Hours) -> dict[str, tuple[str, int]]:
+    """The closing auction at `ms`: segment → (status, since when); empty before it begins, and on days without one."""
+    day, minute = day_of(ms), minute_of_day(ms)
+    if hours == "always" or day < CAS_SINCE or day in SPECIAL or not is_trading_day(day):
+        return {}
+    begun = [(status, midnight_ms(day) + since * MINUTE_MS) for since, status in CAS_STEPS if since <= minute]
+    return {"NSE_EQ": begun[-1]} if begun else {}
 
 
 class Session(NamedTuple):
@@ -180,11 +220,12 @@ def session_at(segment: str, ms: int, hours: Hours) -> Session:
     day = day_of(ms)
     if hours == "always":
         return Session(day, midnight_ms(day), ms)
-    if minute_of_day(ms) < SESSION_START_MINUTE:
+    minutes = session_minutes(segment, day)
+    if minutes is None or minute_of_day(ms) < minutes[0]:
         day -= timedelta(days=1)
-    day = trading_day_at_or_before(day)
+    day, first, last = session_at_or_before(segment, day)
     start = midnight_ms(day)
-    return Session(day, start + SESSION_START_MINUTE * MINUTE_MS, min(ms, start + close_minute(segment, day) * MINUTE_MS))
+    return Session(day, start + first * MINUTE_MS, min(ms, start + last * MINUTE_MS))
 
 
 def is_open(segment: str, ms: int, hours: Hours) -> bool:

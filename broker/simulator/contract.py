@@ -8,6 +8,7 @@ from enum import IntEnum
 from statistics import median
 from typing import Any, NamedTuple
 
+from broker.simulator.calendar import CAS
 from broker.simulator.master import EQUITIES, INDICES, VIX_KEY, VIX_LEVEL
 
 Row = dict[str, Any]
@@ -34,7 +35,7 @@ class Contract(NamedTuple):
         expiry_ms: ms UTC; 0 where there is none.
         tick: INR (the master has paise).
         lot: units.
-        segment: for the hours.
+        segment: for the hours; with `:CAS` behind it where the instrument takes part in the closing auction.
     """
 
     key: str
@@ -86,7 +87,7 @@ def contract_of(row: Row) -> Contract:
         expiry_ms=int(row.get("expiry") or 0) if kind >= Kind.FUTURE else 0,
         tick=0.01 if key == VIX_KEY else float(row.get("tick_size") or 5.0) / 100,
         lot=max(1, int(row.get("lot_size") or 1)),
-        segment=row["segment"],
+        segment=row["segment"] + (CAS if row.get("cas_eligible") and kind is Kind.SPOT else ""),
     )
 
 

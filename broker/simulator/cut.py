@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 
 MODES = ("ltpc", "option_greeks", "full", "full_d30")
@@ -54,9 +56,11 @@ def feed_frame(kind: pb.Type.ValueType, broker_ms: int, feeds: dict[str, pb.Feed
     return frame
 
 
-def market_info_frame(broker_ms: int, segments: dict[str, str]) -> pb.FeedResponse:
-    """A market_info frame; `segments` is segment → MarketStatus name."""
+def market_info_frame(broker_ms: int, segments: Mapping[str, str], auctions: Mapping[str, tuple[str, int]]) -> pb.FeedResponse:
+    """A market_info frame; `segments` is segment → MarketStatus name, `auctions` segment → status of its closing auction and since when."""
     frame = pb.FeedResponse(type=pb.market_info, currentTs=broker_ms)
     for segment, status in segments.items():
         frame.marketInfo.segmentStatus[segment] = pb.MarketStatus.Value(status)
+    for segment, (status, since_ms) in auctions.items():
+        frame.marketInfo.casMarketStatus[segment].CopyFrom(pb.StatusInfo(status=status, updatedTime=since_ms))
     return frame

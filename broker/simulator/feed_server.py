@@ -62,7 +62,7 @@ class FeedServer:
         self._source, self._access, self._faults, self._ledger = source, access, faults, ledger
         self._unpaced, self._plus = unpaced, plus
         self._number = ledger.connections if ledger else 0
-        self._segments = source.segments().copy()
+        self._told = self._state_now()
 
     # --- one connection ---------------------------------------------------------------------------------------------------
 
@@ -151,9 +151,9 @@ class FeedServer:
         """Send what is due at this time; return whether anything was."""
         self.before_step()
         updates = self._source.due(wall_ms, self.wanted())
-        segments = self._segments_now()
-        if segments != self._segments:
-            self._segments = segments.copy()
+        state = self._state_now()
+        if state != self._told:
+            self._told = state
             for connection in list(self.connections.values()):
                 self._queue_info(connection)
         for update in updates:
@@ -165,10 +165,12 @@ class FeedServer:
         """Keys that any connection subscribes."""
         return set().union(*(connection.modes for connection in self.connections.values()))
 
-    def _segments_now(self) -> dict[str, str]:
+    def _state_now(self) -> tuple[dict[str, str], dict[str, tuple[str, int]]]:
+        """What a market_info tells now: of the segments, and of their closing auctions."""
         segments = self._source.segments()
-        closed = self._faults.in_force(Holiday, time.time()) is not None
-        return dict.fromkeys(segments, "NORMAL_CLOSE") if closed else segments
+        if self._faults.in_force(Holiday, time.time()) is not None:
+            return dict.fromkeys(segments, "NORMAL_CLOSE"), {}
+        return segments, self._source.auctions()
 
     def _fan_out(self, update: Update) -> None:
         if self._faults.in_force(Holiday, time.time()) is not None:
@@ -197,7 +199,7 @@ class FeedServer:
             connection.last_queued = time.monotonic()  # the next one is due in IDLE_INFO_SECONDS
             return
         self._faults.take(Holiday, now)
-        frame = market_info_frame(self._source.now_ms(), self._segments_now())
+        frame = market_info_frame(self._source.now_ms(), *self._state_now())
         self._count_queued(connection.queue(frame.SerializeToString()))
 
     def _count_queued(self, queued: bool) -> None:

@@ -87,8 +87,8 @@ class History:
 
     def opening(self, slots: Integers, segment: str, day: date) -> Opening:
         """Figures fixed for the whole of `day`, for instruments of one segment."""
-        before = calendar.trading_day_at_or_before(day - timedelta(days=1))
-        close_ms = calendar.midnight_ms(before) + calendar.close_minute(segment, before) * MINUTE_MS
+        before, _, last = calendar.session_at_or_before(segment, day - timedelta(days=1))
+        close_ms = calendar.midnight_ms(before) + last * MINUTE_MS
         spot = self._spot_prices(slots, close_ms)
         close = self._on_tick(slots, spot, self._level(slots, close_ms), close_ms)
         pace = self._pace(slots, spot, close_ms)
@@ -147,13 +147,14 @@ class History:
         return [Bar(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
 
     def day_bar(self, slot: int, day: date) -> Bar | None:
-        """The daily bar of a past trading day; None before the contract was listed or after it ended."""
+        """The daily bar of a past day; None on one without trading, before the contract was listed or after it ended."""
         midnight = calendar.midnight_ms(day)
         expiry = int(self._tape.expiry_ms[slot])
-        if expiry and not expiry - LISTED_MS <= midnight <= expiry:
+        minutes = calendar.session_minutes(self._tape.contracts[slot].segment, day)
+        if minutes is None or (expiry and not expiry - LISTED_MS <= midnight <= expiry):
             return None
         number = day_number(midnight)
-        first, last = calendar.SESSION_START_MINUTE, calendar.close_minute(self._tape.contracts[slot].segment, day)
+        first, last = minutes
         slots = np.full(4, slot, np.int64)
         end_ms = midnight + last * MINUTE_MS
         level = self._session(self._volatility_path, number, first, last)[3] / 100 * self._tape.level_ratio[slots]

@@ -60,6 +60,7 @@ class Market:
         repeat_share: share of the updates without a trade that repeat the last one byte for byte.
 
     Attributes:
+        hours: as given.
         rows_by_key: the instruments of now.
         on_trade: called with (key, ms, price, quantity) for every trade; for tests and proofs.
         trades_total, halted_total: trades made; times the market was halted.
@@ -81,7 +82,7 @@ class Market:
         self.on_trade: OnTrade | None = None
         self.trades_total = 0
         self.halted_total = 0
-        self._seed, self._hours = seed, hours
+        self._seed, self.hours = seed, hours
         self._partial_share, self._repeat_share = partial_share, repeat_share
         self._rng = np.random.default_rng(seed)
         self._noise = MarketNoise(seed)
@@ -115,7 +116,10 @@ class Market:
         return list(self.rows_by_key.values())
 
     def segments(self) -> dict[str, str]:
-        return {segment: calendar.segment_status(segment, self._now_ms, self._hours) for segment in calendar.SEGMENTS}
+        return {segment: calendar.segment_status(segment, self._now_ms, self.hours) for segment in calendar.SEGMENTS}
+
+    def auctions(self) -> dict[str, tuple[str, int]]:
+        return calendar.auctions(self._now_ms, self.hours)
 
     def finished(self) -> bool:
         return False
@@ -165,7 +169,7 @@ class Market:
         found = {}
         day = max(calendar.day_of(from_ms), self._day - timedelta(days=OLDEST_DAYS))
         while day < self._day and calendar.midnight_ms(day) < to_ms:
-            bar = self._history.day_bar(slot, day) if calendar.is_trading_day(day) else None
+            bar = self._history.day_bar(slot, day)
             if bar is not None:
                 found[bar.start_ms] = bar
             day += timedelta(days=1)
@@ -179,12 +183,11 @@ class Market:
         found: list[Bar] = []
         day = max(calendar.day_of(from_ms), self._day - timedelta(days=OLDEST_DAYS))
         while calendar.midnight_ms(day) < to_ms and day <= self._day:
-            if day == self._day and self._hours == "always":
+            if day == self._day and self.hours == "always":
                 found.extend(self._history.minutes(slot, day, from_ms, to_ms))
-            elif calendar.is_trading_day(day):
+            elif minutes := calendar.session_minutes(segment, day):
                 midnight = calendar.midnight_ms(day)
-                start = midnight + calendar.SESSION_START_MINUTE * MINUTE_MS
-                end = midnight + calendar.close_minute(segment, day) * MINUTE_MS
+                start, end = midnight + minutes[0] * MINUTE_MS, midnight + minutes[1] * MINUTE_MS
                 found.extend(self._history.minutes(slot, day, max(from_ms, start), min(to_ms, end)))
             day += timedelta(days=1)
         return found
@@ -271,7 +274,7 @@ class Market:
 
     def _refresh_segment(self, slots: Integers, segment: str) -> None:
         tape, at_ms = self._tape, self._last_ms
-        session = calendar.session_at(segment, at_ms, self._hours)
+        session = calendar.session_at(segment, at_ms, self.hours)
         self._open_day(slots, segment, session.day)
         day = self._history.day(slots, segment, at_ms)
         same = tape.day_ms[slots] == day.day_ms
@@ -332,7 +335,7 @@ class Market:
         return self._cut(shown, to_ms)
 
     def _open_slots(self, ms: int) -> Integers:
-        if self._hours == "always":
+        if self.hours == "always":
             return self._active
         return np.array(
             [slot for slot in self._active.tolist() if calendar.is_open(self._tape.contracts[slot].segment, ms, "real")], np.int64

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from broker.simulator.calendar import Hours
 from broker.simulator.source import MarketSource
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 
 
 class Market(MarketSource, Protocol):
     """A market that REST can be answered from."""
+
+    @property
+    def hours(self) -> Hours:
+        """Whether it keeps the real exchange's hours, or none."""
 
     @property
     def rows_by_key(self) -> Mapping[str, dict[str, Any]]:

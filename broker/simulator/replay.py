@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from broker.simulator import calendar
+from broker.simulator.calendar import MINUTE_MS, Hours
 from broker.simulator.captures import read_recording
 from broker.simulator.placeholders import option_type, placeholder_row
 from broker.simulator.source import Bar, Update
@@ -19,20 +21,6 @@ SETTLE_MS = 1000
 """With keys of the recording still unsubscribed, it starts so long after the last change of what is subscribed, ms."""
 FRAMES_AT_ONCE = 64
 """Frames of one step when it goes as fast as the client reads."""
-SEGMENTS = (
-    "NSE_EQ",
-    "NSE_FO",
-    "NSE_INDEX",
-    "NSE_COM",
-    "NCD_FO",
-    "BSE_EQ",
-    "BSE_FO",
-    "BSE_INDEX",
-    "BCD_FO",
-    "MCX_FO",
-    "MCX_INDEX",
-)
-"""Segments of a market_info frame. Source: FACTS §3.5."""
 
 
 class SnapshotUpdate(Update):
@@ -43,6 +31,8 @@ class SnapshotUpdate(Update):
 
 class Replay:
     """Recorded frames behind the port `source.MarketSource`."""
+
+    hours: Hours = "real"
 
     def __init__(
         self, frames: Iterable[bytes], *, speed: float = 1.0, loop: bool = False, rows: list[dict[str, Any]] | None = None
@@ -61,7 +51,8 @@ class Replay:
         self._position = 0
         self._latest: dict[str, pb.Feed] = {}
         self._bars: dict[str, dict[int, Bar]] = {}
-        self._segments = dict.fromkeys(SEGMENTS, "NORMAL_OPEN")
+        self._segments: dict[str, str] = {}
+        self._auctions: dict[str, tuple[str, int]] = {}
         self._wanted: set[str] = set()
         self._changed_ms = 0
         self._anchor: tuple[int, int] | None = None
@@ -95,8 +86,12 @@ class Replay:
         return list(self.rows_by_key.values())
 
     def segments(self) -> dict[str, str]:
-        """As last recorded; all open in a recording that does not say."""
-        return self._segments
+        """As last recorded; of what the recording does not say, as the exchange's calendar has it at recorded time."""
+        return self._planned(self._now_ms) | self._segments
+
+    def auctions(self) -> dict[str, tuple[str, int]]:
+        """As last recorded; as the exchange's calendar has it in a recording that says nothing of the market's state."""
+        return self._auctions if self._segments else calendar.auctions(self._now_ms, self.hours)
 
     def finished(self) -> bool:
         """True once every frame has gone out."""
@@ -155,23 +150,37 @@ class Replay:
         return awake
 
     def _take(self, wall_ms: int) -> list[pb.FeedResponse]:
-        """Move on to the frames that are due, and return them."""
+        """Move on to the frames that are due, and return them; up to where the calendar changes a state, so that it is told in its place."""
         if self._anchor is None and not self.finished():
             self._anchor = (wall_ms, pb.FeedResponse.FromString(self._frames[self._position]).currentTs)
         frames: list[pb.FeedResponse] = []
         while not self.finished() and (self.speed or len(frames) < FRAMES_AT_ONCE):
             frame = pb.FeedResponse.FromString(self._frames[self._position])
+            if frames and self._changes(frames[-1].currentTs, frame.currentTs):
+                break
             if self.speed and self._anchor and frame.currentTs - self._anchor[1] > (wall_ms - self._anchor[0]) * self.speed:
                 break
             frames.append(frame)
             self._position += 1
         return frames
 
+    def _planned(self, ms: int) -> dict[str, str]:
+        return {segment: calendar.segment_status(segment, ms, self.hours) for segment in calendar.SEGMENTS}
+
+    def _changes(self, from_ms: int, to_ms: int) -> bool:
+        """Whether the calendar has another state at the second time than at the first."""
+        if from_ms // MINUTE_MS == to_ms // MINUTE_MS:
+            return False
+        states = [(self._planned(ms), calendar.auctions(ms, self.hours)) for ms in (from_ms, to_ms)]
+        return states[0] != states[1]
+
     def _play(self, frame: pb.FeedResponse, wanted: set[str]) -> Update | None:
         """Fold one frame into the state; return what of it is wanted."""
         self._now_ms = frame.currentTs
         for segment, status in frame.marketInfo.segmentStatus.items():
             self._segments[segment] = pb.MarketStatus.Name(status)
+        if frame.HasField("marketInfo"):
+            self._auctions = {segment: (info.status, info.updatedTime) for segment, info in frame.marketInfo.casMarketStatus.items()}
         wanted_feeds = {}
         for key, feed in frame.feeds.items():
             self._latest[key] = feed

@@ -56,17 +56,21 @@ class RestServer:
         segment = calendar_rows.SEGMENT_OF.get(exchange)
         if segment is None:
             raise ApiError("UDAPI1089", field="exchange", value=exchange)
-        return {"exchange": exchange, "status": self._market.segments()[segment], "last_updated": self._market.now_ms()}
+        found = {"exchange": exchange, "status": self._market.segments()[segment], "last_updated": self._market.now_ms()}
+        if segment in (auctions := self._market.auctions()):
+            status, since_ms = auctions[segment]
+            found["cas_eligible_status"] = {"status": status, "last_updated": since_ms}
+        return found
 
     def holidays(self, request: Request) -> list[dict[str, Any]]:
         """This year's holidays, or one date's."""
         if "date" in request.path_params:
-            return calendar_rows.holidays_on(_date(request.path_params["date"], "UDAPI1088", "date"))
-        return calendar_rows.holidays_in(day_of(self._market.now_ms()).year)
+            return calendar_rows.holidays_on(_date(request.path_params["date"], "UDAPI1088", "date"), self._market.hours)
+        return calendar_rows.holidays_in(day_of(self._market.now_ms()).year, self._market.hours)
 
     def timings(self, request: Request) -> list[dict[str, Any]]:
         """The session of each exchange on a date."""
-        return calendar_rows.timings(_date(request.path_params["date"], "UDAPI1088", "date"))
+        return calendar_rows.timings(_date(request.path_params["date"], "UDAPI1088", "date"), self._market.hours)
 
     # --- quotes -----------------------------------------------------------------------------------------------------------
 

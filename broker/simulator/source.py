@@ -47,6 +47,9 @@ class MarketSource(Protocol):
     def segments(self) -> dict[str, str]:
         """Segment → MarketStatus name (`NORMAL_OPEN`…), now."""
 
+    def auctions(self) -> dict[str, tuple[str, int]]:
+        """Segment → status of its closing auction now, and since when (ms UTC); empty while there is none."""
+
     def due(self, wall_ms: int, wanted: set[str]) -> list[Update]:
         """Advance to the wall clock and return what is to be sent, oldest first.
 

@@ -86,6 +86,47 @@ def test_real_hours_follow_the_clock_and_the_holidays(at: str, equity: str, futu
     assert calendar.segment_status("NSE_FO", ms(at), "always") == "NORMAL_OPEN"
 
 
+@pytest.mark.parametrize(
+    ("segment", "at", "status"),
+    [
+        ("MCX_FO", "2026-11-23T08:59:59", "NORMAL_CLOSE"),
+        ("MCX_FO", "2026-11-23T23:29:59", "NORMAL_OPEN"),
+        ("MCX_FO", "2026-11-23T23:30:00", "NORMAL_CLOSE"),
+        ("NCD_FO", "2026-11-23T16:59:59", "NORMAL_OPEN"),
+        ("NSE_EQ", "2026-11-08T17:45:00", "PRE_OPEN_START"),
+        ("NSE_EQ", "2026-11-08T18:00:00", "NORMAL_OPEN"),
+        ("NSE_FO", "2026-11-08T19:14:59", "NORMAL_OPEN"),
+        ("NSE_EQ", "2026-11-08T19:15:00", "CLOSING_END"),
+    ],
+)
+def test_commodities_currencies_and_muhurat_have_their_own_hours(segment: str, at: str, status: str) -> None:
+    assert calendar.segment_status(segment, ms(at), "real") == status
+
+
+@pytest.mark.parametrize(
+    ("at", "status", "since"),
+    [
+        ("2026-11-23T15:14:59", None, ""),
+        ("2026-11-23T15:15:00", "CTS_CLOSE", "2026-11-23T15:15:00"),
+        ("2026-11-23T15:21:07", "CAS_LM_START", "2026-11-23T15:20:00"),
+        ("2026-11-23T20:00:00", "CAS_STOP", "2026-11-23T15:30:00"),
+        ("2026-11-24T15:20:00", None, ""),
+        ("2026-11-08T18:30:00", None, ""),
+        ("2026-07-31T15:20:00", None, ""),
+        ("2026-08-03T15:20:00", "CAS_LM_START", "2026-08-03T15:20:00"),
+    ],
+)
+def test_the_closing_auction_is_told_on_its_days(at: str, status: str | None, since: str) -> None:
+    assert calendar.auctions(ms(at), "real") == ({"NSE_EQ": (status, ms(since))} if status else {})
+    assert calendar.auctions(ms(at), "always") == {}
+
+
+def test_those_of_the_closing_auction_stop_at_a_quarter_past_three() -> None:
+    assert calendar.session_minutes("NSE_EQ:CAS", date(2026, 7, 31)) == (555, 930)
+    assert calendar.session_minutes("NSE_EQ:CAS", date(2026, 8, 3)) == (555, 915)
+    assert calendar.session_minutes("NSE_EQ", date(2026, 8, 3)) == (555, 930)
+
+
 def test_a_session_is_the_running_one_or_the_last() -> None:
     holiday = calendar.session_at("NSE_FO", ms("2026-11-24T12:00:00"), "real")
     assert holiday == (date(2026, 11, 23), ms("2026-11-23T09:15:00"), ms("2026-11-23T15:40:00"))

@@ -404,6 +404,12 @@ def test_real_hours_are_silent_before_the_open_and_after_the_close() -> None:
     assert opened is not None
     assert bars_of(opened)["1d"].ts == ms("2026-11-23T00:00:00")
 
+    auction = Market(seed=3, start_ms=ms("2026-11-23T15:14:50"), hours="real")
+    assert auction.auctions() == {}
+    assert {key for update in run(auction, 5, {share, future, NIFTY}) for key in update.feeds} == {share, future, NIFTY}
+    run(auction, 5.5, {share, future, NIFTY})
+    assert auction.auctions() == {"NSE_EQ": ("CTS_CLOSE", ms("2026-11-23T15:15:00"))}
+    assert {key for update in run(auction, 5, {share, future, NIFTY}) for key in update.feeds} == {future, NIFTY}
     late = Market(seed=3, start_ms=ms("2026-11-23T15:30:01"), hours="real")
     assert {key for update in run(late, 5, {share, future, NIFTY}) for key in update.feeds} == {future}
     night = Market(seed=3, start_ms=ms("2026-11-23T15:40:01"), hours="real")
@@ -421,7 +427,7 @@ def test_a_chart_has_a_past_that_runs_into_the_present(symbol: str) -> None:
     past = [bar for bar in bars if bar.start_ms < ms("2026-11-20T00:00:00")]
     days = Counter((bar.start_ms + 19_800_000) // 86_400_000 for bar in past)
     cash = symbol in {"NIFTY", "RELIANCE"}
-    assert list(days.values()) == [375 if cash else 385] * 6
+    assert list(days.values()) == [{"NIFTY": 375, "RELIANCE": 360}.get(symbol, 385)] * 6, "to 15:30, 15:15 (closing auction), 15:40"
     today = [bar for bar in bars if bar.start_ms >= ms("2026-11-20T00:00:00")]
     assert len(today) == 11 * 60 + 32
     for before, after in pairwise(today):

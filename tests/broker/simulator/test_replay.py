@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from broker.simulator.captures import read_recording
 from broker.simulator.ledger import feed_digest
 from broker.simulator.replay import Replay, SnapshotUpdate
 from broker.upstox import MarketDataFeedV3_pb2 as pb
+from broker.upstox.decode import decode
 from tests.broker.simulator.feed_client import open_feed, receive, receive_until, request
 from tests.fakes.exchange import StartExchange, real_data, start_exchange  # noqa: F401
 
@@ -95,6 +97,27 @@ def test_loop_begins_again_with_recorded_times() -> None:
     assert [u.broker_ms for u in replay.due(2, {"NSE_FO|a"})] == [T0, T0 + 100]
 
 
+def test_what_a_recording_does_not_say_is_as_the_calendar_has_it() -> None:
+    close = 1_795_428_000_000  # 2026-11-23 15:30 IST
+    replay = Replay([frame(close - 1000 + number * 500, a=1) for number in range(4)], speed=0)
+    told = []
+    while updates := replay.due(1, {"NSE_FO|a"}):
+        told.append(([update.broker_ms - close for update in updates], replay.segments()["NSE_EQ"], replay.segments()["NSE_FO"]))
+    assert told == [([-1000, -500], "NORMAL_OPEN", "NORMAL_OPEN"), ([0, 500], "CLOSING_END", "NORMAL_OPEN")]
+    assert replay.auctions() == {"NSE_EQ": ("CAS_STOP", close)}
+
+
+def test_what_a_recording_says_counts() -> None:
+    info = pb.FeedResponse(type=pb.market_info, currentTs=T0)
+    info.marketInfo.segmentStatus["NSE_FO"] = pb.CLOSING_START
+    info.marketInfo.casMarketStatus["NSE_EQ"].CopyFrom(pb.StatusInfo(status="CTS_CLOSE", updatedTime=T0 - 5))
+    replay = Replay([info.SerializeToString(), frame(T0 + 100, a=1)], speed=0)
+    assert (replay.segments()["NSE_FO"], replay.auctions()) == ("NORMAL_OPEN", {})
+    replay.due(1, {"NSE_FO|a"})
+    assert (replay.segments()["NSE_FO"], replay.segments()["NSE_EQ"]) == ("CLOSING_START", "NORMAL_OPEN")
+    assert replay.auctions() == {"NSE_EQ": ("CTS_CLOSE", T0 - 5)}
+
+
 def test_placeholder_rows_are_distinct_contracts() -> None:
     first = pb.FeedResponse(type=pb.live_feed, currentTs=T0)
     for token, delta in (("1", 0.5), ("2", -0.5), ("3", 0.0)):
@@ -111,6 +134,22 @@ def test_placeholder_rows_are_distinct_contracts() -> None:
 
 
 # --- through the wire -----------------------------------------------------------------------------------------------------
+
+
+def test_the_closing_auction_goes_out_in_market_info(start_exchange: StartExchange, tmp_path: Path) -> None:  # noqa: F811
+    auction = 1_795_427_100_000  # 2026-11-23 15:15 IST
+    frames = [frame(auction - 1000, a=1), frame(auction + 1000, a=2)]
+    recording = tmp_path / "frames.bin"
+    recording.write_bytes(b"".join(struct.pack(">I", len(content)) + content for content in frames))
+    exchange = start_exchange("--replay", str(recording), "--speed", "10")
+    with open_feed(exchange) as connection:
+        assert not receive(connection).marketInfo.casMarketStatus
+        connection.send(request("sub", ["NSE_FO|a"], "full"))
+        told = receive_until(connection, lambda got: bool(got) and bool(got[-1].marketInfo.casMarketStatus))
+        status = exchange.get("/v2/market/status/NSE").json()["data"]
+    assert decode(told[-1].SerializeToString(), {}).auctions == {"NSE_EQ:CAS": ("CTS_CLOSE", auction)}
+    assert (told[-1].currentTs, told[-1].marketInfo.segmentStatus["NSE_EQ"]) == (auction + 1000, pb.NORMAL_OPEN)
+    assert status["cas_eligible_status"] == {"status": "CTS_CLOSE", "last_updated": auction}
 
 
 @pytest.mark.realdata
@@ -162,8 +201,8 @@ def test_whole_days_arrive_whole_at_full_speed(start_exchange: StartExchange, tm
     exchange = start_exchange("--replay", *paths, "--speed", "0", ledger=tmp_path / "ledger")
     with open_feed(exchange) as connection:
         connection.send(request("sub", sorted(expected), "full"))
-        wanted = len(source)
-        frames = receive_until(connection, lambda got: len(got) > wanted, seconds=200)
+        last = pb.FeedResponse.FromString(source[-1])
+        frames = receive_until(connection, lambda got: bool(got) and got[-1].currentTs == last.currentTs and got[-1] == last, seconds=200)
     assert digests([f for f in frames if f.feeds]) == expected
     exchange.state()
     assert exchange.ledger.counts() == {key: len(updates) for key, updates in expected.items()}

@@ -242,22 +242,31 @@ def test_market_status_names_its_exchange(exchange: RunningExchange) -> None:
 
 
 def test_holidays_and_timings_over_http_need_no_token(exchange: RunningExchange) -> None:
-    year = httpx.get(f"{exchange.url}/v2/market/holidays").json()["data"]
+    assert httpx.get(f"{exchange.url}/v2/market/holidays").json()["data"] == []
+    assert httpx.get(f"{exchange.url}/v2/market/holidays/2026-11-24").json()["data"] == []
+    sessions = httpx.get(f"{exchange.url}/v2/market/timings/2026-11-24").json()["data"]
+    assert {(row["start_time"], row["end_time"]) for row in sessions} == {(1_795_458_600_000, 1_795_545_000_000)}, "it never closes"
+    assert len(sessions) == 8
+
+
+def test_holidays_and_timings_of_a_market_with_real_hours(start_exchange: StartExchange) -> None:  # noqa: F811
+    real = start_exchange("--instruments", "20", "--hours", "real")
+    year = httpx.get(f"{real.url}/v2/market/holidays").json()["data"]
     assert [row["date"] for row in year] == sorted(row["date"] for row in year)
-    assert httpx.get(f"{exchange.url}/v2/market/holidays/2026-11-24").json()["data"][0]["description"]
-    assert httpx.get(f"{exchange.url}/v2/market/holidays/2026-11-23").json()["data"] == []
-    assert len(httpx.get(f"{exchange.url}/v2/market/timings/2026-11-23").json()["data"]) == 8
+    assert httpx.get(f"{real.url}/v2/market/holidays/2026-11-24").json()["data"][0]["description"]
+    assert httpx.get(f"{real.url}/v2/market/holidays/2026-11-23").json()["data"] == []
+    assert len(httpx.get(f"{real.url}/v2/market/timings/2026-11-23").json()["data"]) == 8
 
 
 def test_calendar_rows() -> None:
-    (holiday,) = calendar_rows.holidays_on(date(2026, 11, 24))
+    (holiday,) = calendar_rows.holidays_on(date(2026, 11, 24), "real")
     assert holiday["holiday_type"] == "TRADING_HOLIDAY"
-    (muhurat,) = calendar_rows.holidays_on(date(2026, 11, 8))
+    (muhurat,) = calendar_rows.holidays_on(date(2026, 11, 8), "real")
     assert muhurat["holiday_type"] == "SPECIAL_TIMING"
     start = muhurat["open_exchanges"][0]["start_time"]
     assert datetime.fromtimestamp(start / 1000, IST).hour == 18
-    assert calendar_rows.timings(date(2026, 11, 24)) == []
-    by_exchange = {row["exchange"]: row for row in calendar_rows.timings(date(2026, 11, 23))}
+    assert calendar_rows.timings(date(2026, 11, 24), "real") == []
+    by_exchange = {row["exchange"]: row for row in calendar_rows.timings(date(2026, 11, 23), "real")}
     ends = {name: datetime.fromtimestamp(by_exchange[name]["end_time"] / 1000, IST).strftime("%H:%M") for name in ("NSE", "NFO")}
     assert ends == {"NSE": "15:30", "NFO": "15:40"}
 
@@ -345,7 +354,11 @@ def test_a_range_without_from_date_has_a_default() -> None:
 
 
 @pytest.mark.realdata
-def test_answers_fit_the_broker_s_schema(exchange: RunningExchange, rows: list[dict[str, Any]]) -> None:
+def test_answers_fit_the_broker_s_schema(
+    exchange: RunningExchange,
+    rows: list[dict[str, Any]],
+    start_exchange: StartExchange,  # noqa: F811
+) -> None:
     (path,) = real_data("upstox_openapi_2026-06.json")
     document = json.loads(Path(path).read_text())
     call, put, future = (keys_of(rows, kind)[0] for kind in ("CE", "PE", "FUT"))
@@ -366,10 +379,12 @@ def test_answers_fit_the_broker_s_schema(exchange: RunningExchange, rows: list[d
     ]
     definitions = json.dumps(document["components"]["schemas"]).replace("#/components/schemas/", "#/$defs/")
     schemas: dict[str, Any] = {"$defs": json.loads(definitions)}
+    real = start_exchange("--instruments", "20", "--hours", "real")  # the other one has no holidays
     for documented, path_, parameters in asked:
         content = document["paths"][documented]["get"]["responses"]["200"]["content"]
         reference = content["application/json"]["schema"]["$ref"].replace("#/components/schemas/", "#/$defs/")
-        answer = exchange.get(path_ or documented, **parameters).json()
+        asked_of = real if documented.startswith("/v2/market/") else exchange
+        answer = asked_of.get(path_ or documented, **parameters).json()
         problems = Draft202012Validator({"$ref": reference} | schemas).iter_errors(answer)
         assert [f"{documented}: {problem.json_path} {problem.message}" for problem in problems] == []
         assert answer["data"]
