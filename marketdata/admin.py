@@ -294,7 +294,7 @@ class DayFilter(admin.SimpleListFilter):
         days = store.collection(CandleParity._meta.db_table).distinct("day")
         return [(str(store.time_ms(day)), indian_day(day)) for day in sorted(days, reverse=True)[:DAYS_LISTED]]
 
-    def choices(self, changelist: ChangeList) -> Iterator[dict[str, Any]]:
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
         for index, (value, title) in enumerate(self.lookup_choices):
             chosen = value == self.value() if self.value() else index == 0
             yield {"selected": chosen, "query_string": changelist.get_query_string({self.parameter_name: value}), "display": title}

@@ -100,7 +100,7 @@ def parity_update(*, market_ms: int, seconds: float = 45.0) -> ParityUpdate:
             marks.update_one({"_id": WATERMARK}, {"$set": {"u": min(chunk[-1]["u"].replace(tzinfo=None), now)}}, upsert=True)
             if time.monotonic() > deadline:
                 return ParityUpdate(changed, len(count.done), complete=len(chunk) < CHUNK_MINUTES)
-    known = [_Gap(*row[:4], frozenset(row[4])) for row in mark.get("gaps", [])]
+    known = [_Gap(name, shard, begin, end, frozenset(ids)) for name, shard, begin, end, ids in mark.get("gaps", [])]
     count.pairs(_pairs_under(set(known) ^ set(count.gaps)))
     told = [[*gap[:4], sorted(gap.instruments)] for gap in count.gaps]
     marks.update_one({"_id": WATERMARK}, {"$set": {"gaps": told}}, upsert=True)

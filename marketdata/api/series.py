@@ -5,7 +5,7 @@ JSON ends with `next`, the address of the next page. CSV and NDJSON hold rows on
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -143,7 +143,7 @@ def _pieces(series: Series, rows: list[Row], limit: int) -> Iterator[_Piece]:
         rows = series.read(series.cursor(rows[-1]), min(limit, PIECE) + 1)
 
 
-def next_url(request: Request, changed: dict[str, int]) -> str:
+def next_url(request: Request, changed: Mapping[str, int | str]) -> str:
     """Return this request's address with some parameters changed."""
     query = {**request.query_params.dict(), **changed}
     return request.build_absolute_uri(f"{request.path}?{urlencode(query)}")

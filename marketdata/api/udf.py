@@ -101,7 +101,9 @@ def symbol_fields(instrument: Instrument, calendar: Calendar) -> Fields:
     """Return what the library needs to know of an instrument (its LibrarySymbolInfo)."""
     scale, least = price_scale(instrument.tick_size)
     index = instrument.instrument_type == INDEX_TYPE
-    gone = instrument.expiry is not None and not instrument.active
+    expired: Fields = {}
+    if instrument.expiry is not None and not instrument.active:
+        expired = {"expired": True, "expiration_date": round(instrument.expiry.timestamp())}
     return {
         "name": instrument.trading_symbol,
         "ticker": f"{ID_PREFIX}{instrument.pk}",
@@ -125,7 +127,7 @@ def symbol_fields(instrument: Instrument, calendar: Calendar) -> Fields:
         "visible_plots_set": "ohlc" if index else "ohlcv",
         "volume_precision": 0,
         "data_status": "streaming",
-        **({"expired": True, "expiration_date": round(instrument.expiry.timestamp())} if gone else {}),
+        **expired,
     }
 
 
@@ -213,8 +215,8 @@ def _first_days(instrument: Instrument, interval: str, found: list[Candle]) -> M
     """Return the start of each week or month, newest first, with that of the first day in it that traded."""
     if not found:
         return {}
-    span = {"from_ms": found[-1].start_ms, "to_ms": interval_end_ms(found[0].start_ms, interval)}
-    days = candles_of(instrument.pk, "1d", **span, limit=31 * len(found), newest_first=True)
+    first, end = found[-1].start_ms, interval_end_ms(found[0].start_ms, interval)
+    days = candles_of(instrument.pk, "1d", from_ms=first, to_ms=end, limit=31 * len(found), newest_first=True)
     return {interval_start_ms(day.start_ms, interval): day.start_ms for day in days}
 
 
