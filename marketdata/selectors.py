@@ -14,12 +14,24 @@ from pymongo.errors import PyMongoError
 from marketdata import store
 from marketdata.calendar import calendar_read as calendar_read
 from marketdata.domain.candle import (
+    DAY_MS,
     INTERVAL_MINUTES,
     MINUTE_MS,
+    STORED_INTERVALS,
+    Anchors,
     Candle,
     candle_id,
     day_start_ms,
-    interval_start_ms,
+    fold_candles,
+)
+from marketdata.domain.chart import (
+    best_of,
+    bucket_end_ms,
+    bucket_start_ms,
+    in_session,
+    live_marked,
+    silences_filled,
+    with_newer,
 )
 from marketdata.domain.tick import EPOCH_2020_US, TickKind, tick_id
 from marketdata.models import Gap, MarketStatus
@@ -33,6 +45,10 @@ TICK_COLUMNS = (
 )  # fmt: skip
 """A tick's fields in the API, in order."""
 _STORED = ("p", "q", "c", "v", "a", "oi", "iv", "d", "th", "g", "ve", "rh", "bp", "bq", "ap", "aq", "tb", "ts")
+LATE_MS = 60 * MINUTE_MS
+"""Minutes so much older than the newest rolled-up candle may still be corrected before the roll-up comes again."""
+MOST_MINUTES = 500_000
+"""Five years of one instrument: only where nothing was rolled up yet."""
 _KINDS = {kind.value: kind.name.lower() for kind in TickKind}
 
 
@@ -57,15 +73,84 @@ def tick_rows(instrument: int, *, from_ms: int, to_ms: int, after: int | None, l
     return [tick_row(document) for document in found]
 
 
-def candles_of(instrument: int, interval: str, *, from_ms: int, to_ms: int, limit: int, newest_first: bool) -> list[Candle]:
-    """Return whole candles with from_ms <= start < to_ms: those that a limit or an edge would cut are read to their end.
+def candles_of(
+    instrument: int,
+    interval: str,
+    *,
+    from_ms: int,
+    to_ms: int,
+    limit: int,
+    newest_first: bool,
+    segment: str = "",
+    market_ms: int = 1 << 62,
+    recent: Iterable[Candle] = (),
+    fill: bool = False,
+) -> list[Candle]:
+    """Return one instrument's candles with from_ms <= start < to_ms, finished ones and the one that forms, inside sessions only.
 
-    A candle that began before `from_ms` is left out.
+    Intervals that are not stored are folded from the nearest finer one that is. What is newest is folded from its minutes, whether the
+    roll-up has been there or not. Each candle is whole, whatever the limit and the edges; one that began before `from_ms` is left out.
+
+    Args:
+        interval: one of INTERVAL_MINUTES.
+        limit: candles at the most.
+        segment: of the instrument: from where its intervals are counted, and when it trades.
+        market_ms: market time: what has not ended then is "live".
+        recent: the feed's newest 1-minute candles, which may not be stored yet.
+        fill: put flat candles, state "filled", where nobody traded; see `silences_filled`.
+
+    Returns:
+        The oldest first, or the newest when asked.
+
+    Raises:
+        KeyError: unknown interval.
+        pymongo.errors.PyMongoError: worth a retry.
     """
-    first = interval_start_ms(from_ms, interval)
-    last = interval_start_ms(to_ms - 1, interval) + INTERVAL_MINUTES[interval] * MINUTE_MS
-    found = store.candles_read(instrument, interval, from_ms=first, to_ms=last, limit=limit + 1, newest_first=newest_first)
-    return [candle for candle in found if from_ms <= candle.start_ms < to_ms][:limit]
+    calendar = calendar_read()
+    anchors = calendar.anchors(segment)
+    base = [name for name in STORED_INTERVALS if INTERVAL_MINUTES[interval] % INTERVAL_MINUTES[name] == 0][-1]
+    low = day_start_ms(from_ms) if fill else bucket_start_ms(from_ms, interval, anchors)
+    high = bucket_end_ms(bucket_start_ms(to_ms - 1, interval, anchors), interval, anchors)
+    minutes = best_of(minute for minute in recent if low <= minute.start_ms < high)
+    if base != "1m":
+        minutes = _newest_minutes(instrument, base, low, high, minutes, anchors)
+    minutes = list(in_session(minutes, segment, calendar))
+    newer = minutes if base == "1m" else fold_candles(minutes, base, anchors)
+    wanted = (limit + 1) * (INTERVAL_MINUTES[interval] // INTERVAL_MINUTES[base]) + (DAY_MS // MINUTE_MS if fill else 0)
+    parts: list[Candle] = []
+    while len(parts) < wanted:  # again where some lie outside of sessions
+        stored = store.candles_read(instrument, base, from_ms=low, to_ms=high, limit=wanted, newest_first=newest_first)
+        more = len(stored) == wanted
+        edge = stored[-1].start_ms if more else low if newest_first else high
+        beside = [part for part in newer if (edge <= part.start_ms < high if newest_first else low <= part.start_ms <= edge)]
+        found = list(in_session(with_newer(stored, beside), segment, calendar))
+        parts = [*found, *parts] if newest_first else [*parts, *found]
+        if not more:
+            break
+        low, high = (low, edge) if newest_first else (edge + MINUTE_MS, high)
+    candles = parts if base == interval else fold_candles(parts, interval, anchors)
+    seen = parts if base == "1m" else minutes
+    known_ms = max((part.start_ms + (part.state != "live") * MINUTE_MS for part in seen), default=0)
+    candles = live_marked(candles, segment, calendar, max(market_ms, known_ms))
+    if fill:
+        candles = list(silences_filled(candles, segment, calendar, market_ms))
+    candles = [candle for candle in candles if from_ms <= candle.start_ms < to_ms]
+    return (candles[::-1] if newest_first else candles)[:limit]
+
+
+def _newest_minutes(instrument: int, base: str, low: int, high: int, recent: list[Candle], anchors: Anchors) -> list[Candle]:
+    """Return the minutes from which the newest candles of a stored interval are made: the roll-up may not have seen them all.
+
+    They begin LATE_MS before the newest candle that is stored, and with the bucket before it at the latest.
+    """
+    newest = store.candle_newest_ms(instrument, base)
+    if newest is not None:
+        first = min([newest - LATE_MS, bucket_start_ms(newest, base, anchors) - 1, *(minute.start_ms for minute in recent)])
+        low = max(low, bucket_start_ms(first, base, anchors))
+    if low >= high:
+        return []
+    stored = store.candles_read(instrument, "1m", from_ms=low, to_ms=high, limit=MOST_MINUTES)
+    return best_of([*stored, *recent])
 
 
 def closes_at(instruments: Iterable[int], start_ms: int) -> dict[int, float]:

@@ -19,16 +19,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
-from marketdata.domain.candle import (
-    CERTAINTY,
-    INTERVAL_MINUTES,
-    MINUTE_MS,
-    STORED_INTERVALS,
-    Candle,
-    candle_id,
-    day_start_ms,
-    fold_candles,
-)
+from marketdata.domain.candle import CERTAINTY, EPOCH_2020_MIN, MINUTE_MS, Candle, candle_id, day_start_ms
 from marketdata.domain.tick import Tick, stamp_to_ms, tick_id
 from marketdata.models import OHLC, MarketStatus, MarketTick
 
@@ -270,35 +261,49 @@ def ticks_read(
 
 
 def candles_read(instrument: int, interval: str, *, from_ms: int, to_ms: int, limit: int, newest_first: bool = False) -> list[Candle]:
-    """Read one instrument's candles with from_ms <= start < to_ms by primary key, folding intervals that are not stored.
+    """Read one instrument's candles with from_ms <= start < to_ms by primary key.
 
     Args:
-        interval: one of INTERVAL_MINUTES.
+        interval: one of STORED_INTERVALS.
         limit: candles at the most.
 
     Returns:
         In order of start; the newest first when asked; empty where there are none.
 
     Raises:
-        KeyError: unknown interval.
+        KeyError: an interval that is not stored.
     """
-    stored = _nearest_stored(interval)
-    ratio = INTERVAL_MINUTES[interval] // INTERVAL_MINUTES[stored]
-    step = DESCENDING if newest_first else ASCENDING
-    low = candle_id(instrument, stored, _clip(from_ms if ratio == 1 else max(from_ms, 0)))
-    high = candle_id(instrument, stored, _clip(to_ms))
-    found = candles_collection().find({"_id": {"$gte": low, "$lt": high}}).sort("_id", step).limit(limit * ratio)
-    candles = [candle_from_document(row) for row in found]
-    if ratio == 1:
-        return candles
-    folded = fold_candles(reversed(candles) if newest_first else candles, interval)
-    return (folded[::-1] if newest_first else folded)[:limit]
+    bounds = {"$gte": candle_id(instrument, interval, _clip(from_ms)), "$lt": candle_id(instrument, interval, _clip(to_ms))}
+    found = candles_collection().find({"_id": bounds}, _READ).sort("_id", DESCENDING if newest_first else ASCENDING)
+    first = candle_id(instrument, interval, EPOCH_2020_MIN * MINUTE_MS) - EPOCH_2020_MIN
+    return [
+        Candle(
+            instrument,
+            interval,
+            (row["_id"] - first) * MINUTE_MS,
+            row["o"],
+            row["h"],
+            row["l"],
+            row["c"],
+            int(row["v"]),
+            row.get("oi"),
+            row["s"],
+            int(row["rev"]),
+            row.get("tk"),
+        )
+        for row in found.limit(limit).batch_size(limit)
+    ]
 
 
-def _nearest_stored(interval: str) -> str:
-    minutes = INTERVAL_MINUTES[interval]
-    return max((name for name in STORED_INTERVALS if minutes % INTERVAL_MINUTES[name] == 0 and INTERVAL_MINUTES[name] <= minutes),
-               key=lambda name: INTERVAL_MINUTES[name])  # fmt: skip
+_READ = {"i": 0, "n": 0, "t": 0, "u": 0, "b": 0, "e": 0, "f": 0}
+"""What is left out: the id says it, or nobody asks."""
+
+
+def candle_newest_ms(instrument: int, interval: str) -> int | None:
+    """Return the start of the instrument's newest stored candle of an interval; None where there is none."""
+    bounds = {"$gte": candle_id(instrument, interval, _clip(0)), "$lt": candle_id(instrument, interval, _clip(2**62))}
+    row = candles_collection().find_one({"_id": bounds}, {"_id": 1}, sort=[("_id", DESCENDING)])
+    return None if row is None else (row["_id"] - candle_id(instrument, interval, _clip(0))) * MINUTE_MS + _clip(0)
 
 
 def _clip(value_ms: int) -> int:

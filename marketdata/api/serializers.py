@@ -109,7 +109,7 @@ class CandleRowSerializer(serializers.Serializer[Fields]):
     """One candle."""
 
     candle = serializers.ListField(child=serializers.FloatField(allow_null=True), help_text="[t, o, h, l, c, v, oi], t in ms UTC")
-    state = serializers.ChoiceField(["live", "closed", "backfilled", "confirmed"])
+    state = serializers.ChoiceField(["live", "closed", "backfilled", "confirmed", "filled"])
     revision = serializers.IntegerField(help_text="One more each time the values changed.")
     ticks = serializers.IntegerField(allow_null=True, help_text="Different trades the feed has shown of it; null where not from ticks.")
 

@@ -119,8 +119,11 @@ def test_reading_candles_examines_no_more_than_it_returns() -> None:
     store.candles_write([_candle(minute)._replace(instrument=number) for minute in range(300) for number in (6, 7, 8)])
     with profiled(store.candles_collection().name) as entries:
         assert len(store.candles_read(7, "1m", from_ms=T0, to_ms=T0 + 300 * 60_000, limit=50)) == 50
-        assert len(store.candles_read(7, "3m", from_ms=T0, to_ms=T0 + 300 * 60_000, limit=50, newest_first=True)) == 50
-    assert_by_index(entries, at_most=150)
+        assert len(store.candles_read(7, "1m", from_ms=T0, to_ms=T0 + 300 * 60_000, limit=50, newest_first=True)) == 50
+        assert store.candle_newest_ms(7, "1m") == T0 + 299 * 60_000
+    assert_by_index(entries, at_most=50)
+    assert store.candle_newest_ms(5, "1m") is None
+    assert store.candle_newest_ms(7, "5m") is None
 
 
 def _candle(minute: int, *, close: float = 101, state: str = "confirmed", volume: int = 10, interval: str = "1m") -> Candle:
@@ -239,15 +242,6 @@ def test_the_most_certain_of_racing_writers_stays() -> None:
         list(pool.map(write, range(len(states))))
     assert {(row.state, row.close) for row in OHLC.objects.all()} == {("confirmed", 3.0)}
     assert OHLC.objects.filter(revision__gt=0).exists()  # they did meet
-
-
-def test_intervals_that_are_not_stored_are_folded_when_read() -> None:
-    store.candles_write([_candle(minute, volume=minute + 1) for minute in range(12)])
-    candles = store.candles_read(7, "3m", from_ms=T0, to_ms=T0 + 12 * 60_000, limit=10)
-    assert sum(candle.volume for candle in candles) == 78
-    assert {(candle.start_ms - T0) % 180_000 for candle in candles if candle.start_ms >= T0} == {(candles[-1].start_ms - T0) % 180_000}
-    newest = store.candles_read(7, "3m", from_ms=T0, to_ms=T0 + 12 * 60_000, limit=2, newest_first=True)
-    assert newest == candles[::-1][:2]
 
 
 def test_candles_of_other_instruments_and_intervals_do_not_leak_in() -> None:
