@@ -2,9 +2,12 @@
 
 A hole lies in a small file beside the journal from the moment that the connection is lost; it becomes a Gap when data comes again,
 and leaves the file when the store has it. A Gap is named by shard and start, so saving it twice changes nothing. A hole in which no
-followed segment traded (a night, a weekend) is none: nobody missed anything. What is known of that: the statuses before and after,
-the states that were recorded in between, and, where a hole holds the hours of a whole weekday, that a market trades then (a holiday
-so gives a Gap too many: better than a session that nobody misses).
+followed segment traded (a night, a weekend, a holiday) is none: nobody missed anything. A segment traded in a hole if one of these says so:
+
+    the calendar          a planned session of it lies wholly or partly in the hole
+    the statuses          it traded when the hole began or ended, or began to trade in it, as another feed or REST has recorded
+    neither knows         of a weekday whose hours are not known the hole holds the usual open, and at its end the market is closed:
+                          the whole session may lie in it (a holiday so gives a Gap too many: better than a session that nobody misses)
 """
 
 from __future__ import annotations
@@ -19,16 +22,15 @@ from pathlib import Path
 import msgspec
 
 from broker.liveness import TRADING
-from marketdata.domain.candle import SESSION_OPEN_MS, day_start_ms
+from marketdata.calendar import calendar_read
+from marketdata.domain.candle import DAY_MS, day_start_ms
+from marketdata.domain.session import Calendar
 from marketdata.models import Gap, MarketStatus
 
 log = logging.getLogger(__name__)
 
 MOST_UNSAVED = 1000
 """Holes that may wait for the store; past it the oldest is dropped and counted."""
-DAY_MS = 86_400_000
-SESSION_CLOSE_MS = (15 * 60 + 30) * 60_000
-"""Offset of the close in the IST day: 15:30 at NSE and BSE."""
 
 
 class Hole(msgspec.Struct):
@@ -149,7 +151,7 @@ def gap_record(hole: Hole, shard: int) -> bool:
     Raises:
         pymongo.errors.PyMongoError, django.db.DatabaseError: worth a retry.
     """
-    if not (hole.traded or holds_session(hole.start_ms, hole.end_ms) or _traded_meanwhile(hole)):
+    if not (hole.traded or holds_session(calendar_read(), hole) or _traded_meanwhile(hole)):
         return False
     Gap.objects.get_or_create(
         shard=shard,
@@ -171,13 +173,21 @@ def _traded_meanwhile(hole: Hole) -> bool:
     return any(row is not None and row.status == TRADING for row in last)
 
 
-def holds_session(start_ms: int, end_ms: int) -> bool:
-    """Whether the hours of a whole weekday, 09:15 to 15:30 IST, lie within a stretch."""
-    day = day_start_ms(start_ms)
-    while day + SESSION_CLOSE_MS <= end_ms:
-        if day + SESSION_OPEN_MS >= start_ms and datetime.fromtimestamp((day + SESSION_OPEN_MS) / 1000, UTC).weekday() < 5:
+def holds_session(calendar: Calendar, hole: Hole) -> bool:
+    """Whether a hole holds some of a planned session of a followed segment, or, where nothing is planned, perhaps a whole one."""
+    return any(
+        calendar.trades_within(segment, hole.start_ms, hole.end_ms) or _may_hold_session(calendar, segment, hole)
+        for segment in hole.segments
+    )
+
+
+def _may_hold_session(calendar: Calendar, segment: str, hole: Hole) -> bool:
+    """Whether the usual open of a weekday that the calendar does not know lies in the hole."""
+    anchors = calendar.anchors(segment)
+    for day_ms in range(day_start_ms(hole.start_ms), hole.end_ms, DAY_MS):
+        open_ms = day_ms + anchors.of(day_ms)
+        if calendar.hours(segment, day_ms) is None and hole.start_ms <= open_ms < hole.end_ms and _moment(open_ms).weekday() < 5:
             return True
-        day += DAY_MS
     return False
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from broker import holes as module
-from broker.holes import Hole, Holes, gap_record, holds_session
+from broker.holes import Hole, Holes, gap_record
 from broker.journal import Journal
+from marketdata.calendar import sessions_record
+from marketdata.domain.session import Hours
 from marketdata.domain.tick import stamp_to_ms
 from marketdata.models import Gap
 from marketdata.store import market_status_write, time_ms
@@ -181,10 +183,47 @@ def test_a_session_that_was_recorded_meanwhile_is_missed() -> None:
     assert not gap_record(hole(ist(21, 14), ist(21, 16)), 0)
 
 
-def test_a_session_is_the_whole_hours_of_a_weekday() -> None:
-    assert holds_session(ist(23, 9, 15), ist(23, 15, 30))
-    assert not holds_session(ist(23, 9, 16), ist(23, 15, 30))
-    assert not holds_session(ist(23, 9, 15), ist(23, 15, 29))
-    assert not holds_session(ist(20, 10), ist(23, 15)), "Friday and Monday are not whole, the rest is a weekend"
-    assert holds_session(ist(20, 10), ist(25, 9))
-    assert datetime.fromtimestamp(ist(22, 12) / 1000, UTC).weekday() == 6
+def day(date: int, opens: tuple[int, int] | None, closes: tuple[int, int] = (0, 0)) -> Hours:
+    """A known day of NFO in November 2026."""
+    return Hours("NFO", ist(date, 0), ist(date, *opens) if opens else 0, ist(date, *closes) if opens else 0)
+
+
+KNOWN = [
+    day(8, (18, 0), (19, 15)),  # Muhurat, a Sunday
+    day(20, (9, 15), (15, 40)),
+    day(21, None),
+    day(22, None),
+    day(23, (9, 15), (15, 40)),
+    day(24, None),  # Guru Nanak Jayanti, a Tuesday
+    day(25, (9, 15), (15, 40)),
+]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "start", "end", "gap"),
+    [
+        ("a holiday", ist(23, 16), ist(25, 9, 10), False),
+        ("a whole session", ist(20, 16), ist(23, 16), True),
+        ("Muhurat", ist(8, 12), ist(8, 20), True),
+        ("a Sunday's morning", ist(8, 8), ist(8, 17), False),
+        ("the end of a session", ist(23, 15, 39), ist(24, 8), True),
+        ("after its end", ist(23, 15, 40), ist(24, 8), False),
+        ("the first minute", ist(23, 8), ist(23, 9, 16), True),
+        ("a weekday that is not known", ist(25, 16), ist(26, 16), True),
+        ("the night before it", ist(25, 16), ist(26, 9, 15), False),
+        ("a weekend that is not known", ist(28, 8), ist(29, 20), False),
+    ],
+)
+def test_the_calendar_says_what_a_hole_has_missed(name: str, start: int, end: int, gap: bool) -> None:
+    sessions_record(KNOWN)
+    assert gap_record(hole(start, end), 0) is gap
+
+
+@pytest.mark.django_db
+def test_a_session_of_what_nobody_follows_is_not_missed() -> None:
+    sessions_record([day(24, None), Hours("MCX", ist(24, 0), ist(24, 17), ist(24, 23, 30), "")])
+    assert not gap_record(hole(ist(24, 8), ist(24, 20)), 0)
+    metals = hole(ist(24, 8), ist(24, 20))
+    metals.segments = ["MCX_FO"]
+    assert gap_record(metals, 0)
