@@ -260,6 +260,18 @@ def test_the_legend_says_how_each_candle_came_to_be(seeded: Seeded, chart: Page)
     assert seeded.start(10) in drawn(chart)["marks"]
 
 
+def test_the_chart_can_be_given_more_room(chart: Page) -> None:
+    def width() -> float:
+        return float(chart.evaluate("document.getElementById('chart').clientWidth"))
+
+    before = width()
+    chart.get_by_role("button", name="Wide").click()
+    expect(chart.locator("#widen")).to_have_attribute("aria-pressed", "true")
+    until(lambda: width() > 1.5 * before)
+    chart.get_by_role("button", name="Wide").click()
+    until(lambda: width() == before)
+
+
 def test_a_phone_has_the_whole_chart_in_its_width(stack: Stack, seeded: Seeded, chart: Page) -> None:  # noqa: F811
     chart.set_viewport_size({"width": 390, "height": 844})
     chart.reload()

@@ -40,6 +40,7 @@ export class Chart {
       layout: { attributionLogo: false, background: { color: "transparent" }, fontSize: 11 }, // attributed in words on the page: the logo needs an inline style
       timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4 },
       crosshair: { mode: library.CrosshairMode.Normal },
+      handleScroll: { vertTouchDrag: false }, // a finger that goes up or down scrolls the panel
       localization: { locale: "en-IN" },
     });
     const whole = { priceLineVisible: false, lastValueVisible: false, autoscaleInfoProvider: () => ({ priceRange: { minValue: 0, maxValue: 1 } }) };

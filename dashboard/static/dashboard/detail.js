@@ -49,6 +49,7 @@ export class Detail {
       rememberInterval(target.value);
       this.chart.show(this.instrument, target.value);
     });
+    panel.querySelector("#widen").addEventListener("click", ({ target }) => target.setAttribute("aria-pressed", document.body.classList.toggle("wide")));
     panel.querySelector("#close-detail").addEventListener("click", onClose);
     panel.addEventListener("keydown", (event) => event.key === "Escape" && onClose());
   }
