@@ -240,15 +240,17 @@ def stored_read(instrument: int, key: str, interval: str, market_ms: int) -> Sto
     """
 
     def read(which: str, from_ms: int = 0, limit: int = PARTS_MAX, *, newest_first: bool = False) -> list[Candle]:
-        return candles_of(instrument, which, from_ms=from_ms, to_ms=market_ms + 1, limit=limit, newest_first=newest_first)
+        return candles_of(instrument, which, from_ms=from_ms, to_ms=market_ms + 1, limit=limit, newest_first=newest_first, segment=segment)
 
-    anchors = calendar_read().anchors(key.partition("|")[0])
+    segment = key.partition("|")[0]
+    calendar = calendar_read()
+    anchors = calendar.anchors(segment)
     candles = read(interval, limit=CANDLES_MAX, newest_first=True)[::-1]
     if interval == "1m":
-        return Stored(anchors, market_ms, 0, [], 0, [], candles)
+        return Stored(calendar, market_ms, 0, [], 0, [], candles)
     newest = read("1m", limit=1, newest_first=True)
     at_ms = newest[0].start_ms if newest else market_ms
     days_from_ms = first_part_ms(at_ms, interval, anchors)
     minutes_from_ms = first_part_ms(at_ms, "1d", anchors) if interval in BY_DAYS else days_from_ms
     days = read("1d", days_from_ms) if interval in BY_DAYS else []
-    return Stored(anchors, market_ms, minutes_from_ms, read("1m", minutes_from_ms), days_from_ms, days, candles)
+    return Stored(calendar, market_ms, minutes_from_ms, read("1m", minutes_from_ms), days_from_ms, days, candles)

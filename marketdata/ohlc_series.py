@@ -21,11 +21,10 @@ from marketdata.domain.candle import (
     NSE_ANCHORS,
     Anchors,
     Candle,
-    day_start_ms,
     fold_candles,
-    interval_end_ms,
-    interval_start_ms,
 )
+from marketdata.domain.chart import bucket_end_ms, bucket_start_ms, in_session
+from marketdata.domain.session import Calendar
 from marketdata.wire import CANDLES_MAX, candle_fragment, ohlc_push, ohlc_snapshot_push
 
 BY_DAYS = ("1w", "1M")
@@ -50,7 +49,7 @@ class Stored(NamedTuple):
     """What the store has of a series; each list oldest first.
 
     Attributes:
-        anchors: of the instrument's segment.
+        calendar: the sessions that are known.
         market_ms: market time · ms UTC.
         minutes_from_ms: `minutes` are whole from here: see `first_part_ms`, for days where the interval is longer.
         minutes: 1-minute candles; none are needed for the interval "1m".
@@ -59,7 +58,7 @@ class Stored(NamedTuple):
         candles: the newest of the interval itself.
     """
 
-    anchors: Anchors
+    calendar: Calendar
     market_ms: int
     minutes_from_ms: int
     minutes: list[Candle]
@@ -135,12 +134,8 @@ class _Bucket:
 
 def first_part_ms(time_ms: int, interval: str, anchors: Anchors) -> int:
     """Return from where parts are needed when the newest is at `time_ms`: the bucket before, and LATE_MS at least."""
-    start = _bucket_ms(time_ms, interval, anchors)
-    return _bucket_ms(min(start - 1, time_ms - LATE_MS), interval, anchors)
-
-
-def _bucket_ms(time_ms: int, interval: str, anchors: Anchors) -> int:
-    return interval_start_ms(time_ms, interval, anchors.of(day_start_ms(time_ms)))
+    start = bucket_start_ms(time_ms, interval, anchors)
+    return bucket_start_ms(min(start - 1, time_ms - LATE_MS), interval, anchors)
 
 
 class Series:
@@ -158,6 +153,8 @@ class Series:
         self.instrument, self.key, self.interval = instrument, key, interval
         self.seq = 0
         self.is_filled = False
+        self._segment = key.partition("|")[0]
+        self._calendar = Calendar()
         self._anchors = NSE_ANCHORS
         self._market_ms = 0
         self._from_ms = 0
@@ -180,6 +177,8 @@ class Series:
     def take(self, minute: Candle) -> bool:
         """Apply a 1-minute candle; False: no candle has changed by it."""
         before = self.seq
+        if not list(in_session([minute], self._segment, self._calendar)):
+            return False
         self.pass_time(minute.start_ms + (0 if minute.state == "live" else MINUTE_MS))
         if self._days is not None:
             if self._days.take(minute):
@@ -208,9 +207,8 @@ class Series:
             Whether a client has to be told: something has changed, or this was the first time.
         """
         before, was_filled = self.seq, self.is_filled
-        if stored.anchors != self._anchors:
-            self._anchor(stored.anchors)
-        self.pass_time(stored.market_ms)
+        self._take_calendar(stored.calendar)
+        self.pass_time(max([stored.market_ms, *(minute.start_ms + MINUTE_MS for minute in stored.minutes[-1:])]))
         if self._days is not None:
             self._forget_before(stored.days_from_ms)
             self._days.fill(stored._replace(days=[], candles=stored.days))
@@ -239,13 +237,17 @@ class Series:
         self.seq += 1
         self._fallen = self.seq
 
-    def _anchor(self, anchors: Anchors) -> None:
-        """Count intervals from elsewhere: what came is folded anew."""
-        parts = [part for bucket in self._buckets.values() for part in bucket.parts.values()]
-        self._anchors = anchors
-        if self._entries and self.interval != "1m":
-            self._clear()
-            self._take_parts(parts)
+    def _take_calendar(self, calendar: Calendar) -> None:
+        """Note the sessions: what forms ends with them, and where intervals are counted from elsewhere, what came is folded anew."""
+        self._calendar, anchors = calendar, calendar.anchors(self._segment)
+        if anchors != self._anchors:
+            self._anchors = anchors
+            parts = [part for bucket in self._buckets.values() for part in bucket.parts.values()]
+            if parts:
+                self._clear()
+                self._take_parts(in_session(parts, self._segment, calendar))
+        for start in list(self._ends):
+            self._put(self._entries[start].made)
 
     def _forget_before(self, from_ms: int) -> None:
         self._from_ms = max(self._from_ms, from_ms)
@@ -265,7 +267,7 @@ class Series:
     def _take_parts(self, parts: Iterable[Candle]) -> None:
         changed = set()
         for part in parts:
-            start = _bucket_ms(part.start_ms, self.interval, self._anchors)
+            start = bucket_start_ms(part.start_ms, self.interval, self._anchors)
             if start < self._from_ms:
                 continue
             bucket = self._buckets.get(start)
@@ -291,6 +293,8 @@ class Series:
             self._take_minute(candle)
         elif candle.start_ms not in self._buckets or (self.interval == "1d" and candle.state == "confirmed"):
             self._put(candle)
+        elif (known := self._entries.get(candle.start_ms)) is not None:
+            self._put(known.made._replace(revision=candle.revision))
 
     def _put(self, made: Candle) -> None:
         """Tell a candle from now on, if that is news."""
@@ -314,16 +318,24 @@ class Series:
     def _as_told(self, made: Candle, told: Candle | None) -> Candle:
         """Return a folded or stored candle with its state in market time; its revision counts what clients saw of it."""
         start = made.start_ms
-        end = interval_end_ms(start, self.interval, self._anchors.of(day_start_ms(start)))
         revision = made.revision
         if told is not None:
             was_other = told.state != "live" and told[_OPEN:_INTEREST] != made[_OPEN:_INTEREST]
             revision = max(revision, told.revision + was_other)
+        end = self._end_ms(made)
         if end <= self._market_ms:
             self._ends.pop(start, None)
             return made._replace(revision=revision)
         self._ends[start] = end
         return made._replace(state="live", revision=revision)
+
+    def _end_ms(self, made: Candle) -> int:
+        """Return when a candle ends, in market time: with the session at the latest, where that is known."""
+        if self.interval == "1d" and made.state == "confirmed":
+            return 0
+        end = bucket_end_ms(made.start_ms, self.interval, self._anchors)
+        hours = None if self.interval in BY_DAYS else self._calendar.hours(self._segment, made.start_ms)
+        return end if hours is None else min(end, hours.close_ms)
 
     # --- what goes out --------------------------------------------------------------------------------------------------
     def _newer(self, seen: int) -> list[_Entry]:

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.domain.candle import MCX_OPEN_MS, MINUTE_MS, NSE_ANCHORS, Anchors, Candle
+from marketdata.domain.candle import MINUTE_MS, NSE_ANCHORS, Candle, day_start_ms
+from marketdata.domain.session import Calendar, Hours
 from marketdata.ohlc_series import LATE_MS, MANY, NOTHING, Series, Stored, first_part_ms, supersedes
 from marketdata.wire import CANDLES_MAX
 
 INDIA = ZoneInfo("Asia/Kolkata")
 OPEN = datetime(2026, 9, 21, 9, 15, tzinfo=INDIA)
 OPEN_MS = int(OPEN.timestamp() * 1000)
+DAY_MS = day_start_ms(OPEN_MS)
 STATES = ("live", "closed", "backfilled", "confirmed")
 
 
@@ -32,7 +34,7 @@ def stored(
 ) -> Stored:
     from_ms = first_part_ms(minutes[-1].start_ms if minutes else OPEN_MS, interval, NSE_ANCHORS)
     return Stored(
-        more.get("anchors", NSE_ANCHORS),
+        more.get("calendar", Calendar()),
         market_ms,
         from_ms,
         minutes or [],
@@ -51,7 +53,8 @@ def series_of(interval: str, *minutes: Candle, **more: Any) -> Series:
 class Chart:
     """A client: applies pushes as the page on the protocol says."""
 
-    def __init__(self, candles: int = 300) -> None:
+    def __init__(self, key: str = "K", candles: int = 300) -> None:
+        self.key = key
         self.seen, self.wanted = NOTHING, candles
         self.candles: dict[int, tuple[Any, ...]] = {}
         self.snapshots = self.pushes = self.merged = 0
@@ -60,7 +63,7 @@ class Chart:
         drained = series.drain(self.seen, self.wanted)
         for frame in drained.frames:
             message = json.loads(frame)
-            assert (message["event"], message["key"], message["interval"]) == ("market:ohlc", "K", series.interval)
+            assert (message["event"], message["key"], message["interval"]) == ("market:ohlc", self.key, series.interval)
             if "snapshot" in message:
                 assert drained.is_snapshot
                 self.snapshots += 1
@@ -197,14 +200,49 @@ def test_what_is_too_old_to_be_folded_is_the_stores() -> None:
     assert not series.fill(stored(candles=[wrong])), "here its minutes are known better"
 
 
-def test_other_anchors_give_the_whole_again() -> None:
-    series, chart = series_of("1h", minute(0), minute(1, 105.0)), Chart()
+def test_a_calendar_that_counts_from_elsewhere_gives_the_whole_again() -> None:
+    series, chart = Series(1, "NSE_EQ|K", "1h"), Chart("NSE_EQ|K")
+    series.fill(stored([minute(0), minute(1, 105.0)]))
     chart.drain(series)
     assert list(chart.candles) == [OPEN_MS]
-    series.fill(stored(anchors=Anchors(MCX_OPEN_MS), interval="1h"))
+    longer = Hours("NSE", DAY_MS, OPEN_MS - 10 * MINUTE_MS, OPEN_MS + 45 * MINUTE_MS)
+    series.fill(stored(calendar=Calendar([longer])))
+    chart.drain(series)
+    assert chart.snapshots == 1, "its session holds the usual open"
+    series.fill(stored(calendar=Calendar([longer._replace(open_ms=OPEN_MS + MINUTE_MS)])))
     chart.drain(series)
     assert chart.snapshots == 2
-    assert chart.candles == {OPEN_MS - 15 * MINUTE_MS: (100.0, 105.0, 100.0, 105.0, 20, None, "live", 0)}
+    assert chart.candles == {OPEN_MS + MINUTE_MS: (100.0, 105.0, 100.0, 105.0, 10, None, "live", 0)}
+
+
+def test_commodities_count_from_nine() -> None:
+    series = Series(1, "MCX_FO|K", "1h")
+    series.take(minute(0))
+    series.fill(stored([minute(1, 105.0)]))
+    assert told(series) == {OPEN_MS - 15 * MINUTE_MS: (100.0, 105.0, 100.0, 105.0, 20, None, "live", 0)}
+
+
+def test_what_forms_ends_with_the_session_where_it_is_known() -> None:
+    hours = Hours("NSE", DAY_MS, OPEN_MS, OPEN_MS + 50 * MINUTE_MS)
+    for interval in ("1h", "1d"):
+        series = Series(1, "NSE_EQ|K", interval)
+        series.fill(stored([minute(number) for number in range(50)], interval=interval))
+        assert [candle.state for candle in series.candles()] == ["live"], "nobody knows"
+        series.fill(stored(calendar=Calendar([hours])))
+        assert [candle.state for candle in series.candles()] == ["closed" if interval == "1d" else "confirmed"]
+        assert not series.take(minute(50, 200.0)), "after it"
+    series = Series(1, "NSE_EQ|K", "1m")
+    series.fill(stored(calendar=Calendar([Hours("NSE", DAY_MS, 0, 0)])))
+    assert not series.take(minute(0)), "a holiday"
+
+
+def test_the_stored_revision_is_told_with_what_its_minutes_say() -> None:
+    series = series_of("5m", minute(0), minute(1, 105.0))
+    known = series.candles()[0]
+    series.fill(stored(candles=[known._replace(close=1.0, revision=3)]))
+    assert series.candles() == [known._replace(revision=3)]
+    series.take(minute(2, 106.0))
+    assert series.candles()[0][4:11] == (106.0, 100.0, 106.0, 30, None, "live", 3)
 
 
 def test_a_feed_that_begins_again_gives_the_whole_again() -> None:
@@ -233,7 +271,7 @@ def test_a_client_that_is_late_by_many_candles_gets_the_whole() -> None:
 
 
 def test_a_client_that_has_missed_what_fell_out_gets_the_whole() -> None:
-    series, late, keeping_up = series_of("1m"), Chart(CANDLES_MAX), Chart(CANDLES_MAX)
+    series, late, keeping_up = series_of("1m"), Chart(candles=CANDLES_MAX), Chart(candles=CANDLES_MAX)
     for number in range(CANDLES_MAX):
         series.take(minute(number, state="live"))
     late.drain(series)
@@ -282,7 +320,7 @@ def test_every_interval_goes_on_from_what_is_stored(interval: str) -> None:
     series = Series(1, "K", interval)
     series.fill(
         Stored(
-            anchors=NSE_ANCHORS,
+            calendar=Calendar(),
             market_ms=at_ms,
             minutes_from_ms=first_part_ms(at_ms, interval if interval in STARTS and interval not in ("1w", "1M") else "1d", NSE_ANCHORS),
             minutes=minutes,
@@ -346,13 +384,13 @@ def test_history_and_stream_are_one_whatever_the_order(
     before: list[Candle], while_loading: list[Candle], after: list[Candle], lost: int, drains: set[int], interval: str
 ) -> None:
     """The store has what came before and some of what came while it was read; the hub's newest minutes have the rest."""
-    series, chart = Series(1, "K", interval), Chart(CANDLES_MAX)
+    series, chart = Series(1, "K", interval), Chart(candles=CANDLES_MAX)
     for each in while_loading:
         series.take(each)
         chart.drain(series)
     kept = sorted(best_of(before + while_loading[: len(while_loading) - lost]).values(), key=lambda each: each.start_ms)
     market_ms = OPEN_MS + 30 * MINUTE_MS
-    base = Stored(NSE_ANCHORS, 0, first_part_ms(OPEN_MS, interval, NSE_ANCHORS), [], 0, [], [])
+    base = Stored(Calendar(), 0, first_part_ms(OPEN_MS, interval, NSE_ANCHORS), [], 0, [], [])
     series.fill(base._replace(candles=kept) if interval == "1m" else base._replace(minutes=kept))
     for number, each in enumerate(after):
         series.take(each)
