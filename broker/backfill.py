@@ -475,8 +475,7 @@ class Mender:
         asked = notes_read(((subject.instrument, self._today) for subject in subjects), daily=True)
         try:
             for subject in subjects:
-                if (subject.instrument, self._today) not in asked:
-                    self._ask_days(subject, first, last)
+                if (subject.instrument, self._today) not in asked and self._ask_days(subject, first, last):
                     self._note(subject, [self._today], (), daily=True)
         except OutOfTime:
             self._complete = False

@@ -5,6 +5,8 @@ What the exchange has is read by the tests' own requests.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,25 +14,28 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 from asgiref.sync import async_to_sync
 from django.test import override_settings
 
 from broker import backfill
 from broker.backfill import Mended
-from broker.backfill_plan import day_ms, day_of
+from broker.backfill_plan import Subject, day_ms, day_of
 from broker.models import CandleFetch
 from broker.tasks import refresh_instruments
+from broker.upstox.protocol import AuthExpired, FeedRefused, FeedUnavailable, ProtocolViolation, RateLimited
 from instruments.models import Instrument
 from marketdata import bus, store
 from marketdata.domain.candle import Candle, candle_id
 from marketdata.models import OHLC, Gap
 from marketdata.roll_up import candles_roll_up_minutes
-from tests.broker.scripted_http import ScriptedServer, scripted_server
+from tests.broker.scripted_http import Reply, ScriptedServer, scripted_server
 from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
@@ -201,8 +206,6 @@ def test_clients_are_told_the_candles_and_the_gap(exchange: RunningExchange, mar
     told: list[bus.Notice] = []
 
     async def listen() -> None:
-        import asyncio
-
         batches = bus.batches()
 
         async def read() -> None:
@@ -331,3 +334,312 @@ def test_a_day_that_is_over_is_compared_once(exchange: RunningExchange, market: 
     assert (mended.calls, mended.missing) == (1, 2)
     assert {start: values for start, (values, _) in stored(subject.pk).items()} == bars
     assert backfill.candles_mend(seconds=60, now_ms=now).calls == 0
+
+
+# --- a broker that misbehaves -----------------------------------------------------------------------------------------
+
+DAY = date(2026, 11, 20)  # a Friday
+NOW = day_ms(DAY) + 14 * 3_600_000  # 14:00
+OPEN = day_ms(DAY) + (9 * 60 + 15) * MINUTE
+
+
+def instrument(number: int, key: str = "", **fields: Any) -> Instrument:
+    key = key or f"NSE_FO|{number}"
+    values = {"identity": key, "instrument_key": key, "segment": key.split("|")[0], "exchange": "NSE", "instrument_type": "CE"}
+    values |= {"trading_symbol": key, "name": key, "active_from": moment(0)}
+    return Instrument.objects.create(pk=number, **(values | fields))
+
+
+def row(start_ms: int, price: float = 100.0, volume: int = 50) -> list[Any]:
+    text = datetime.fromtimestamp(start_ms / 1000, IST).isoformat(timespec="seconds")
+    return [text, price, price + 1, price - 1, price, volume, 7]
+
+
+def candles(*rows: list[Any]) -> Reply:
+    """An answer as the broker gives it: newest first."""
+    return Reply(body=json.dumps({"status": "success", "data": {"candles": sorted(rows, reverse=True)}}).encode())
+
+
+def error(status: int, code: str, text: str, *headers: tuple[str, str]) -> Reply:
+    return Reply(status, json.dumps({"status": "error", "errors": [{"error_code": code, "message": text}]}).encode(), headers)
+
+
+WRONG_KEY = error(400, "UDAPI100011", "Invalid Instrument key")
+
+
+@pytest.fixture
+def broker(server: ScriptedServer) -> Iterator[ScriptedServer]:
+    with at(server.url):
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (error(401, "UDAPI100050", "Invalid token used to access API"), AuthExpired),
+        (Reply(503, b"<html>maintenance</html>"), FeedUnavailable),
+        (Reply(403, b"<html>Sorry, you have been blocked</html>"), FeedRefused),
+        (error(429, "UDAPI10005", "Too Many Request Sent", ("Retry-After", "120")), RateLimited),
+        (error(404, "UDAPI100012", "Invalid endpoint"), FeedRefused),
+        (Reply(200, b"", close_after=0), ProtocolViolation),
+    ],
+)
+def test_what_is_no_answer_to_the_question_burns_nothing(broker: ScriptedServer, reply: Reply, kind: type[Exception]) -> None:
+    for number in (1, 2, 3, 4):
+        instrument(number)
+    broken = gap(OPEN, OPEN + 2 * MINUTE, instruments=[1, 2, 3, 4])
+    broker.will(*[reply] * 4)
+    with pytest.raises(kind):
+        backfill.gaps_heal(now_ms=NOW, seconds=20)
+    broken.refresh_from_db()
+    assert (broken.heal_state, broken.heal_attempts) == ("open", 0)
+    assert not CandleFetch.objects.exists()
+    assert len(broker.requests) == (backfill.VIOLATIONS if kind is ProtocolViolation else 1), "no other call would fare better"
+
+
+def test_without_a_network_nothing_is_burned() -> None:
+    instrument(1)
+    broken = gap(OPEN, OPEN + 2 * MINUTE, instruments=[1])
+    with at("http://127.0.0.1:9"), pytest.raises(FeedUnavailable):
+        backfill.gaps_heal(now_ms=NOW)
+    broken.refresh_from_db()
+    assert broken.heal_state == "open"
+
+
+def test_after_a_429_it_waits_as_long_as_it_was_told_and_goes_on(broker: ScriptedServer) -> None:
+    instrument(1)
+    gap(OPEN, OPEN + MINUTE, instruments=[1])
+    broker.will(error(429, "UDAPI10005", "Too Many Request Sent", ("Retry-After", "1")), candles(row(OPEN)))
+    begin = time.monotonic()
+    mended = backfill.gaps_heal(now_ms=NOW)
+    assert time.monotonic() - begin >= 1
+    assert (mended.calls, mended.healed) == (2, 1)
+
+
+def test_the_exchange_s_own_limit_is_kept_to(start_exchange: StartExchange) -> None:  # noqa: F811
+    exchange = start_exchange("--instruments", "20", "--seed", "1")
+    with at(exchange.url):
+        refresh_instruments()
+        subject = Instrument.objects.filter(segment="NSE_INDEX").first()
+        assert subject is not None
+        path = f"/v3/historical-candle/intraday/{quote(subject.instrument_key, safe='')}/minutes/1"
+        asked = 0
+        with httpx.Client(base_url=exchange.url, headers=exchange.headers, timeout=30) as client:
+            while client.get(path).status_code != 429:
+                asked += 1
+                assert asked < 600
+        broken = gap(time.time_ns() // 1_000_000 - 600_000, time.time_ns() // 1_000_000 - 300_000, instruments=[subject.pk])
+        with pytest.raises(RateLimited):
+            backfill.gaps_heal(seconds=5)
+        broken.refresh_from_db()
+        assert broken.heal_state == "open"
+        assert backfill.gaps_heal(seconds=2) == Mended(complete=False), "all wait, whoever was told"
+
+
+def test_an_expired_token_is_an_error_that_leaves_all_as_it_was(start_exchange: StartExchange) -> None:  # noqa: F811
+    exchange = start_exchange("--instruments", "20", "--seed", "1")
+    with at(exchange.url):
+        refresh_instruments()
+        subject = Instrument.objects.filter(segment="NSE_INDEX").first()
+        assert subject is not None
+        broken = gap(time.time_ns() // 1_000_000 - 600_000, time.time_ns() // 1_000_000 - 300_000, instruments=[subject.pk])
+        assert exchange.fault(kind="expire_token")["faults"]["expire_token"] == 1
+        with pytest.raises(AuthExpired):
+            backfill.gaps_heal()
+        broken.refresh_from_db()
+        assert (broken.heal_state, broken.heal_attempts) == ("open", 0)
+        exchange.fault(kind="clear")
+        assert backfill.gaps_heal().healed == 1
+
+
+def test_a_key_that_the_broker_refuses_concerns_that_instrument_alone(broker: ScriptedServer) -> None:
+    instrument(1)
+    instrument(2)
+    broken = gap(OPEN, OPEN + 2 * MINUTE, instruments=[1, 2])
+    broker.will(WRONG_KEY, candles(row(OPEN), row(OPEN + MINUTE)))
+    mended = backfill.gaps_heal(now_ms=NOW)
+    assert list(mended.refused) == ["NSE_FO|1"]
+    broken.refresh_from_db()
+    assert broken.heal_state == "healed"
+    assert broken.heal_detail.startswith("2 candles filled, 1 instrument; 1 refused: Invalid Instrument key")
+    again = gap(OPEN + 5 * MINUTE, OPEN + 6 * MINUTE, instruments=[1])
+    assert backfill.gaps_heal(now_ms=NOW).calls == 0, "a refused instrument's day is not asked for again"
+    again.refresh_from_db()
+    assert again.heal_state == "impossible"
+    assert "Invalid Instrument key" in again.heal_detail
+
+
+def test_an_instrument_that_is_no_more_is_not_asked_for_by_a_key_that_may_mean_another(broker: ScriptedServer) -> None:
+    instrument(1, active=False, active_to=moment(OPEN))
+    broken = gap(OPEN, OPEN + 2 * MINUTE, instruments=[1])
+    backfill.gaps_heal(now_ms=NOW)
+    assert broker.requests == []
+    broken.refresh_from_db()
+    assert (broken.heal_state, broken.heal_detail) == ("impossible", "1 expired: their candles need the broker's Plus plan")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [(datetime(2021, 3, 1, 10, tzinfo=IST), "no minutes from before 2022"), (datetime(2026, 11, 20, 10, tzinfo=IST), "nobody knows")],
+)
+def test_a_gap_that_nothing_can_heal_says_why(broker: ScriptedServer, start: datetime, words: str) -> None:
+    broken = gap(round(start.timestamp() * 1000), round(start.timestamp() * 1000) + 300_000)
+    assert backfill.gaps_heal(now_ms=NOW).impossible == 1
+    broken.refresh_from_db()
+    assert words in broken.heal_detail
+    assert broker.requests == []
+
+
+def test_yesterday_s_minutes_that_the_broker_has_not_yet_are_waited_for_until_the_morning(broker: ScriptedServer) -> None:
+    instrument(1)
+    broken = gap(OPEN, OPEN + 2 * MINUTE, instruments=[1])
+    next_day = day_ms(DAY) + 86_400_000
+    broker.will(candles(), candles())
+    assert backfill.gaps_heal(now_ms=next_day + 3_600_000).waiting == 1
+    broken.refresh_from_db()
+    assert (broken.heal_state, broken.heal_attempts) == ("open", 1)
+    assert broken.heal_detail == "the broker has not yet the bars of 1 of 1 instruments"
+    assert backfill.gaps_heal(now_ms=next_day + 3_700_000).calls == 0, "not at each run"
+    CandleFetch.objects.update(fetched_at=moment(0))
+    assert backfill.gaps_heal(now_ms=next_day + 8 * 3_600_000).impossible == 1
+    broken.refresh_from_db()
+    assert broken.heal_detail == "the broker has no bars of these days"
+
+
+def test_time_that_ends_half_way_leaves_the_rest_to_the_next_run(broker: ScriptedServer) -> None:
+    for number in range(1, 41):
+        instrument(number)
+    broken = gap(OPEN, OPEN + MINUTE, instruments=list(range(1, 41)))
+    broker.will(*[candles(row(OPEN))] * 40)
+    first = backfill.gaps_heal(now_ms=NOW, seconds=1.5)
+    assert 0 < first.calls < 40
+    assert not first.complete
+    broken.refresh_from_db()
+    assert broken.heal_detail == f"{40 - first.calls} of 40 instruments are still to be asked for"
+    second = backfill.gaps_heal(now_ms=NOW)
+    assert first.calls + second.calls == 40
+    broken.refresh_from_db()
+    assert (broken.heal_state, broken.candles_healed, broken.heal_attempts) == ("healed", 40, 2)
+
+
+def test_indices_come_first(broker: ScriptedServer) -> None:
+    instrument(1)
+    instrument(9, "NSE_INDEX|Nifty 50")
+    gap(OPEN, OPEN + MINUTE, instruments=[1, 9])
+    broker.will(candles(row(OPEN)), candles(row(OPEN, volume=0)))
+    backfill.gaps_heal(now_ms=NOW)
+    assert ["Nifty" in request.path for request in broker.requests] == [True, False]
+
+
+def test_rows_that_are_odd_and_the_forming_one_are_left_out(broker: ScriptedServer) -> None:
+    instrument(1)
+    gap(OPEN, OPEN + 6 * MINUTE, instruments=[1])
+    zero = row(OPEN + 3 * MINUTE)
+    zero[1:5] = [0, 0, 0, 0]
+    rows = [row(OPEN), row(OPEN, 99.0), row(OPEN + MINUTE, volume=-2_147_483_648), row(OPEN + 2 * MINUTE), zero, row(OPEN + 4 * MINUTE)]
+    broker.will(candles(*rows))
+    mended = backfill.gaps_heal(now_ms=OPEN + 7 * MINUTE)
+    assert (mended.odd, mended.candles) == (3, 3)
+    assert sorted(stored(1)) == [OPEN, OPEN + 2 * MINUTE, OPEN + 4 * MINUTE]
+    forming = gap(OPEN + 8 * MINUTE, OPEN + 9 * MINUTE, instruments=[1])
+    broker.will(candles(row(OPEN + 8 * MINUTE), row(OPEN + 9 * MINUTE), row(OPEN + 10 * MINUTE)))
+    assert backfill.gaps_heal(now_ms=OPEN + 10 * MINUTE + 1000).candles == 1
+    forming.refresh_from_db()
+    assert forming.candles_healed == 1
+
+
+def test_a_clock_of_ours_that_is_fast_does_not_make_forming_minutes_final(broker: ScriptedServer) -> None:
+    instrument(1)
+    now = time.time_ns() // 1_000_000 // MINUTE * MINUTE
+    gap(now - 10 * MINUTE, now + 30 * MINUTE, instruments=[1])
+    broker.will(candles(*(row(start) for start in range(now - 10 * MINUTE, now + MINUTE, MINUTE))))
+    backfill.gaps_heal(now_ms=now + 3_600_000)
+    final = round(parsedate_to_datetime(date_of(broker)).timestamp() * 1000) - 60_000
+    assert max(stored(1)) + MINUTE <= final
+
+
+def date_of(broker: ScriptedServer) -> str:
+    """The broker's clock now, as its answers carry it."""
+    broker.will(Reply())
+    return httpx.get(broker.url).headers["Date"]
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+def test_history_comes_newest_first_a_month_a_call_and_only_once(broker: ScriptedServer) -> None:
+    subject = Subject(instrument(1).pk, "NSE_FO|1", "NSE_FO")
+    days = [date(2026, 9, 14), date(2026, 9, 30), date(2026, 10, 1), date(2026, 10, 30), date(2026, 11, 2), DAY]
+    rows = {day: row(day_ms(day) + 10 * 3_600_000) for day in days}
+    broker.will(candles(rows[DAY]), candles(rows[days[4]]), candles(rows[days[2]], rows[days[3]]), candles(rows[days[0]], rows[days[1]]))
+    mended = backfill.history_backfill([subject], first=days[0], last=DAY, now_ms=NOW)
+    assert [request.path.split("/minutes/1")[1] for request in broker.requests] == [
+        "", "/2026-11-19/2026-11-01", "/2026-10-31/2026-10-01", "/2026-09-30/2026-09-14",
+    ]  # fmt: skip
+    assert (mended.calls, mended.candles) == (4, 6)
+    assert {state for _, state in stored(1).values()} == {"backfilled"}
+    broker.will(candles(rows[DAY]))
+    again = backfill.history_backfill([subject], first=days[0], last=DAY, now_ms=NOW)
+    assert (again.calls, again.candles) == (1, 0), "only today is not over"
+    broker.will(*[candles()] * 4)
+    assert backfill.history_backfill([subject], first=days[0], last=DAY, now_ms=NOW, again=True).calls == 4
+
+
+def test_what_healing_fetched_is_not_taken_for_the_whole_day(broker: ScriptedServer) -> None:
+    subject = Subject(instrument(1).pk, "NSE_FO|1", "NSE_FO")
+    gap(OPEN, OPEN + MINUTE, instruments=[1])
+    rows = [row(OPEN + number * MINUTE) for number in range(5)]
+    broker.will(candles(*rows), candles(*rows))
+    later = NOW + 2 * 86_400_000
+    backfill.gaps_heal(now_ms=later)
+    assert len(stored(1)) == 1
+    backfill.history_backfill([subject], first=DAY, last=DAY, now_ms=later)
+    assert len(stored(1)) == 5
+
+
+def test_a_month_of_history_equals_the_exchange_s(exchange: RunningExchange, market: list[Instrument]) -> None:
+    chosen = market[0]
+    last = day_of(time.time_ns() // 1_000_000) - timedelta(days=1)
+    first = last - timedelta(days=9)
+    subject = Subject(chosen.pk, chosen.instrument_key, chosen.segment)
+    mended = backfill.history_backfill([subject], first=first, last=last)
+    bars = bars_of(exchange, chosen.instrument_key, f"{{key}}/minutes/1/{last}/{first}")
+    assert mended.candles == len(bars) > 1000
+    assert {start: values for start, (values, _) in stored(chosen.pk).items()} == bars
+    assert mended.empty >= 2, "a weekend at least"
+
+
+# --- days -------------------------------------------------------------------------------------------------------------
+
+
+def days_stored(number: int) -> dict[int, tuple[float, float, float, float, int, str, bool | None]]:
+    return {
+        store.time_ms(row.start): (row.open, row.high, row.low, row.close, row.volume, row.state, row.final)
+        for row in OHLC.objects.filter(instrument=number, interval="1d")
+    }
+
+
+def test_daily_candles_are_confirmed_by_the_broker_s_own_after_five_past_seven(exchange: RunningExchange, market: list[Instrument]) -> None:
+    chosen = market[0]
+    day, bars = last_trading_day(exchange, chosen.instrument_key)
+    give(chosen.pk, dict(list(bars.items())[:30]))
+    next_morning = day_ms(day) + 86_400_000 + 7 * 3_600_000
+    assert days_stored(chosen.pk)[day_ms(day)][5:] == ("closed", None)
+    assert backfill.days_confirm(now_ms=next_morning).calls == 0, "at 07:00 the broker may not have it"
+    mended = backfill.days_confirm(now_ms=next_morning + 600_000)
+    theirs = bars_of(exchange, chosen.instrument_key, f"{{key}}/days/1/{day}/{day}")
+    assert mended.calls == 1
+    assert days_stored(chosen.pk)[day_ms(day)] == (*theirs[day_ms(day)], "confirmed", True)
+    assert backfill.days_confirm(now_ms=next_morning + 1_200_000).calls == 0
+    candles_roll_up_minutes([(chosen.pk, min(bars))])
+    assert days_stored(chosen.pk)[day_ms(day)] == (*theirs[day_ms(day)], "confirmed", True), "the roll-up leaves it so"
+
+
+def test_years_of_days_come_by_decades(broker: ScriptedServer) -> None:
+    subject = Subject(instrument(1).pk, "NSE_FO|1", "NSE_FO")
+    daily = [row(day_ms(date(2016, 12, 30))), row(day_ms(date(2026, 11, 19)))]
+    broker.will(candles(daily[1]), candles(daily[0]))
+    mended = backfill.history_backfill([subject], first=date(2010, 1, 1), last=DAY, interval="1d", now_ms=NOW)
+    assert [request.path.split("/days/1")[1] for request in broker.requests] == ["/2026-11-19/2017-01-01", "/2016-12-31/2010-01-01"]
+    assert mended.candles == 2
+    assert sorted(days_stored(1)) == [day_ms(date(2016, 12, 30)), day_ms(date(2026, 11, 19))]
