@@ -89,6 +89,11 @@ class Pipeline:
         return min(broker_ms, self.market_ms)
 
     @property
+    def doubts(self) -> bool:
+        """Whether the newest frame's clock is a leap that no second frame has confirmed."""
+        return abs(self._leapt_ms - self.market_ms) > LEAP_MS if self._leapt_ms else False
+
+    @property
     def waiting(self) -> int:
         """How many quotes `drain` would return."""
         return len(self._dirty)

@@ -1,4 +1,4 @@
-"""The feed's voice: changed quotes to the hubs once a window, to the shared hash once a second. Each is encoded once, here.
+"""The feed's voice: changed quotes and candles to the hubs once a window, quotes to the shared hash once a second. Each is encoded once.
 
 A server that does not answer costs this task its time-out and nothing else: changes merge in the pipeline meanwhile.
 """
@@ -9,12 +9,21 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 
+from broker.candles import ShardCandles
 from broker.pipeline import Pipeline
 from marketdata import bus, live_state
+from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.wire import QuoteEntry, quote_entry
 
-COUNTS = ("quotes_published_total", "quotes_unsent_total", "publish_failed_total", "live_state_failed_total")
+COUNTS = (
+    "quotes_published_total",
+    "quotes_unsent_total",
+    "publish_failed_total",
+    "live_state_failed_total",
+    "candles_published_total",
+    "candles_unsent_total",
+)
 
 
 class Publisher:
@@ -25,14 +34,16 @@ class Publisher:
         n: number of the last group message.
         counts: of the quotes that the pipeline gave: `quotes_published_total`, `quotes_unsent_total` (nobody took the message;
             hubs see the jump in `n` and load the hash); `publish_failed_total`, `live_state_failed_total` (messages, writes).
+            Of the candles that were drained, forming ones too: `candles_published_total`, `candles_unsent_total`.
         under_way: quotes that are being sent at this moment.
     """
 
-    def __init__(self, pipeline: Pipeline, *, shard: int, epoch: int) -> None:
+    def __init__(self, pipeline: Pipeline, candles: ShardCandles, *, shard: int, epoch: int) -> None:
         self.epoch = epoch
         self.n = self.under_way = 0
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self._pipeline = pipeline
+        self._candles = candles
         self._shard = shard
         self._entries: dict[int, QuoteEntry] = {}
         self._unsaved: dict[int, QuoteEntry] = {}
@@ -54,20 +65,22 @@ class Publisher:
             entry = quote_entry(quote, key, depth_changed, self._entries.get(instrument))
             self._entries[instrument] = self._unsaved[instrument] = entry
             changed.append(entry)
+        candles = self._candles.drain()
         self.under_way += len(changed)
-        outcome = "quotes_unsent_total"
+        outcome = "unsent"
         try:
             async with self._one_at_a_time:  # hubs take a number that is overtaken for a loss
-                await self._send(changed, status)
-            outcome = "quotes_published_total"
+                await self._send(changed, status, candles)
+            outcome = "published"
         finally:  # cancelled at the end of the process, too
             self.under_way -= len(changed)
-            self.counts[outcome] += len(changed)
+            self.counts[f"quotes_{outcome}_total"] += len(changed)
+            self.counts[f"candles_{outcome}_total"] += len(candles)
 
-    async def _send(self, changed: list[QuoteEntry], status: FeedStatus | None) -> None:
+    async def _send(self, changed: list[QuoteEntry], status: FeedStatus | None, candles: list[Candle]) -> None:
         self.n += 1
         try:
-            await bus.publish(bus.BusBatch(self._shard, self.epoch, self.n, changed, status))
+            await bus.publish(bus.BusBatch(self._shard, self.epoch, self.n, changed, status, candles))
         except bus.Unavailable:
             self.counts["publish_failed_total"] += 1
             raise

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from broker.candles import ShardCandles
 from broker.following import Following
 from broker.journal import Journal, Record
 from broker.liveness import Liveness
@@ -47,6 +48,7 @@ class Receiver:
         journal: Journal,
         following: Following,
         pipeline: Pipeline,
+        candles: ShardCandles,
         liveness: Liveness,
         writer: StoreWriter,
         counts: Counter[str],
@@ -55,6 +57,7 @@ class Receiver:
         self._journal = journal
         self._following = following
         self._pipeline = pipeline
+        self._candles = candles
         self._liveness = liveness
         self._writer = writer
         self._counts = counts
@@ -96,6 +99,7 @@ class Receiver:
             self._is_greeted = True
             self._pipeline.segments = {}
         self._pipeline.apply(frame)
+        self._candles.apply(frame, stamp, instruments, self._pipeline.market_ms, liveness.frame_at)
         if frame.unknown and not self._unasked_told:
             self._unasked_told = True
             log.warning("feed: keys that nobody asked for; they are stored and not shown: %s", ", ".join(frame.unknown[:5])[:300])

@@ -1,7 +1,8 @@
 """The feed process of one shard: startup, loops, shutdown; and what each loop does in one turn.
 
     socket ─▶ connecting ─▶ receiving: journal ─▶ decode ─▶ pipeline ─┬▶ store writer (own thread)
-                                                                      └▶ one group message a window, quotes each second (own task)
+                                     │                                └▶ one group message a window, quotes each second (own task)
+                                     └▶ candles: with the window's message; finished ones by the recorder into the store
 
 Nothing here waits for the slowest: the receiver only appends, decodes and folds. What clients want comes in as state that is
 read (`live_state.ademand_read`, the rules), compared with what is subscribed, and reconciled.
@@ -20,9 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.candles import ShardCandles
 from broker.connecting import Connector
 from broker.following import Following, name_unknown
 from broker.holes import Holes
+from broker.hours import TradingHours
 from broker.journal import Journal
 from broker.journal_keeping import JournalLimits
 from broker.liveness import Liveness, Mark, trading_segments
@@ -33,12 +36,17 @@ from broker.receiving import Receiver, spare_the_collector
 from broker.recording import Recorder
 from broker.report import Report
 from broker.sessions import Token
-from broker.store_calls import STORE_ERRORS
+from broker.store_calls import STORE_ERRORS, ask_store
 from broker.store_writer import StoreWriter
 from broker.tending import JournalTender
 from broker.upstox.protocol import FeedUnavailable
+from broker.warming import warm_up
+from instruments.models import Instrument
 from marketdata import bus, live_state
+from marketdata.calendar import calendar_read
+from marketdata.domain.candle import MINUTE_MS, day_start_ms
 from marketdata.domain.feed_status import FeedState, FeedStatus
+from marketdata.domain.session import Calendar
 from marketdata.domain.tick import stamp_to_ms
 
 log = logging.getLogger(__name__)
@@ -49,6 +57,13 @@ RETRY_SECONDS = 5.0
 """The store is asked again so long after it did not answer."""
 LEASE_SECONDS = 10.0
 STOP_SECONDS = 20.0
+CANDLE_SECONDS = 0.25
+"""Forming candles are published so often; and so often market time goes on while nothing comes."""
+CALENDAR_SECONDS = 60.0
+SILENCE_MS = 60_000
+"""So long in market time without a tick, in a session, is a gap. A few options may be silent for longer: then there is nothing to heal."""
+LONGEST_SILENCE_MINUTES = 10_000
+"""A week: of a longer silence its first week is looked at."""
 
 
 class ShardTaken(Exception):
@@ -64,6 +79,7 @@ class FeedConfig:
         shard, shards: its number, and how many there are; an instrument's shard is its id mod `shards`.
         api_url: the broker's REST address.
         window_ms: one group message a window.
+        candle_grace_ms: market time that a minute waits for its bar before it is told as closed.
         limits: mode → keys on this connection.
         batch_ticks, batch_ms, queue_ticks: of the store writer.
         segment_bytes: size at which a journal segment is closed.
@@ -75,6 +91,7 @@ class FeedConfig:
     shards: int
     api_url: str
     window_ms: int
+    candle_grace_ms: int
     limits: Mapping[str, int]
     batch_ticks: int
     batch_ms: int
@@ -95,13 +112,15 @@ class FeedRunner:
         self.journal = Journal(config.folder, shard=config.shard, segment_bytes=config.segment_bytes)
         self.holes = Holes(config.folder / "holes.json", shard=config.shard)
         self.following = Following(self.journal, self.pipeline, shard=config.shard, shards=config.shards, limits=config.limits)
-        self.publisher = Publisher(self.pipeline, shard=config.shard, epoch=time.time_ns() // 1_000_000)
+        self.hours = TradingHours()
+        self.candles = ShardCandles(self.hours, grace_ms=config.candle_grace_ms)
+        self.publisher = Publisher(self.pipeline, self.candles, shard=config.shard, epoch=time.time_ns() // 1_000_000)
         pacer = AuthorizePacer(config.folder.parent / "authorize.json")  # one for all shards: the limits are the user's
         self.connector = Connector(self, api_url=config.api_url, pacer=pacer, counts=self.counts)
         self._tender = JournalTender(
             self.journal, config.journal_limits, stored_us=lambda: self.writer.stored_us, flushed=lambda: self.writer.release()
         )
-        self._recorder = Recorder(self.pipeline, self.holes, self.report, shard=config.shard)
+        self._recorder = Recorder(self.pipeline, self.candles, self.holes, self.report, shard=config.shard)
         self.writer: StoreWriter
         self._receiver: Receiver
         self._lease: live_state.ShardLease | None = None
@@ -109,6 +128,8 @@ class FeedRunner:
         self._changed = asyncio.Event()
         self._reconcile = asyncio.Event()
         self._tell_state = False
+        self._ticks_ms = 0
+        """Market time of the newest frame with ticks."""
 
     def stop(self) -> None:
         """Ask for an orderly end. Safe to call more than once."""
@@ -137,6 +158,8 @@ class FeedRunner:
                 ("flushing", self._tender.flush),
                 ("keeping the journal", self._tender.keep),
                 ("recording", self._recorder.run),
+                ("the candles", self._candle_loop),
+                ("the calendar", self._calendar_loop),
             )
         ]
         stopped = asyncio.create_task(self._wait_for_stop(), name="stop")
@@ -166,7 +189,9 @@ class FeedRunner:
         except BaseException:
             self.journal.close()
             raise
-        self.holes.load(stamp_to_ms(self.journal.last_us) if self.journal.last_us else 0)
+        await self._learn_hours()
+        ended_ms = await asyncio.to_thread(warm_up, self.candles, config.folder, self.journal.last_us)
+        self.holes.load(ended_ms or (stamp_to_ms(self.journal.last_us) if self.journal.last_us else 0))
         self.writer = StoreWriter(
             config.folder,
             shard=config.shard,
@@ -175,11 +200,13 @@ class FeedRunner:
             batch_ticks=config.batch_ticks,
             batch_ms=config.batch_ms,
             queue_ticks=config.queue_ticks,
+            in_session=self.candles.in_session,
         )
         self._receiver = Receiver(
             journal=self.journal,
             following=self.following,
             pipeline=self.pipeline,
+            candles=self.candles,
             liveness=self.liveness,
             writer=self.writer,
             counts=self.counts,
@@ -243,21 +270,33 @@ class FeedRunner:
         return self.liveness.gave_data
 
     def lost(self, state: FeedState, detail: str) -> None:
-        """The connection is gone, or still is: note since when nothing comes."""
+        """The connection is gone, or still is: note since when, in market time, nothing comes."""
         if self.liveness.is_open:
             self._receiver.closed()
             if self.pipeline.market_ms:
-                start_ms = _now_ms() - round((time.monotonic() - self.liveness.heard_at) * 1000)
-                self.holes.begin(start_ms, detail, traded=bool(self.liveness.trading))
+                start_ms = self._ticks_ms if self.liveness.trading else 0  # a market_info or two may have come since
+                self.holes.begin(start_ms or self.pipeline.market_ms, detail, traded=bool(self.liveness.trading))
             self.liveness.closed()
             self.following.disconnected()
         self._change(state, detail)
 
     def _ticks_came(self) -> None:
+        self._changed.set()
+        if self.pipeline.doubts:
+            return
+        now_ms, before_ms, self._ticks_ms = self.pipeline.market_ms, self._ticks_ms, self.pipeline.market_ms
         if self.holes.open is not None:
             segments = self.following.by_segment()
-            self.holes.end(_now_ms(), segments=segments, traded=bool(trading_segments(segments, self.pipeline.segments)))
-        self._changed.set()
+            self.holes.end(now_ms, segments=segments, traded=bool(trading_segments(segments, self.pipeline.segments)))
+        elif before_ms and now_ms - before_ms >= SILENCE_MS and self._traded_between(before_ms, now_ms):
+            self.holes.silence(before_ms, now_ms, list(self.following.by_segment()))
+
+    def _traded_between(self, start_ms: int, end_ms: int) -> bool:
+        """Whether a whole minute of a followed segment's session lies in a stretch of market time, or as much of it."""
+        first_ms = (start_ms + MINUTE_MS // 2) // MINUTE_MS * MINUTE_MS
+        last_ms = min(end_ms - MINUTE_MS // 2, first_ms + LONGEST_SILENCE_MINUTES * MINUTE_MS)
+        minutes = range(first_ms, last_ms + 1, MINUTE_MS)
+        return any(self.hours.trades(segment, minute_ms) for segment in self.following.by_segment() for minute_ms in minutes)
 
     # --- the loops ----------------------------------------------------------------------------------------------------------
 
@@ -291,6 +330,31 @@ class FeedRunner:
             except (bus.Unavailable, live_state.Unavailable) as error:
                 self.report.failing("Redis", error)
             await asyncio.sleep(max(0.05, STATUS_SECONDS - (time.monotonic() - began)))
+
+    async def _candle_loop(self) -> None:
+        """A few times a second: let market time go on, which closes minutes over a silence, too, and have what changed published."""
+        while True:
+            await asyncio.sleep(CANDLE_SECONDS)
+            if self.candles.advance(time.monotonic()):
+                self.candles.due = True
+                self._changed.set()
+
+    async def _calendar_loop(self) -> None:
+        """Each minute, and on each new day of the market, ask the store when it trades."""
+        day_ms, due_at = day_start_ms(self.pipeline.market_ms), time.monotonic() + CALENDAR_SECONDS
+        while True:
+            await asyncio.sleep(1)
+            today_ms = day_start_ms(self.pipeline.market_ms)
+            if today_ms != day_ms or time.monotonic() >= due_at:
+                await self._learn_hours()
+                day_ms, due_at = today_ms, time.monotonic() + CALENDAR_SECONDS
+
+    async def _learn_hours(self) -> None:
+        try:
+            self.candles.take_calendar(*await ask_store(_market_known))
+            self.report.failing("asking for the calendar", None)
+        except STORE_ERRORS as error:
+            self.report.failing("asking for the calendar", error)
 
     async def _universe_loop(self) -> None:
         """Each second compare wanted with subscribed; resolve the rules anew from time to time, and once prices are known."""
@@ -350,9 +414,10 @@ class FeedRunner:
         """Forget quotes that nobody follows any more: frames may still come for a while after an `unsub`."""
         if not self.following.subscribed:
             return
-        ghosts = self.pipeline.quotes.keys() - self.following.followed()
+        ghosts = (self.pipeline.quotes.keys() | self.candles.known) - self.following.followed()
         if ghosts:
             self.pipeline.forget(ghosts)
+            self.candles.forget(ghosts)
             with contextlib.suppress(live_state.Unavailable):
                 await live_state.aquotes_remove(ghosts)
 
@@ -370,7 +435,7 @@ class FeedRunner:
         writer, limits = self.writer, self.config.limits
         modes = Counter(self.following.subscribed.values())
         counters: dict[str, float] = {}
-        parts = (self.journal, self._tender, self.pipeline, writer, self.publisher, self.following, self.holes)
+        parts = (self.journal, self._tender, self.pipeline, self.candles, writer, self.publisher, self.following, self.holes)
         for part in parts:
             counters |= part.counts
         counters |= {f"subscribed_{mode}": modes[mode] for mode in limits} | {f"limit_{mode}": limit for mode, limit in limits.items()}
@@ -379,6 +444,7 @@ class FeedRunner:
             "journal_bytes": self.journal.bytes_written,
             "quotes_waiting": self.pipeline.waiting + self.publisher.under_way,
             "gaps_waiting": len(self.holes.waiting),
+            "candles_waiting": self.candles.waiting,
             "store_lag_ticks": writer.queued_ticks,
             "store_lag_ms": writer.lag_us(self.journal.last_us) // 1000,
             "store_behind": int(writer.behind),
@@ -392,5 +458,7 @@ class FeedRunner:
         )
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _market_known() -> tuple[Calendar, frozenset[str]]:
+    """Return the calendar, and the keys of the shares that take part in the closing auction: those with derivatives (FACTS §5)."""
+    futures = Instrument.objects.filter(active=True, segment__in=("NSE_FO", "BSE_FO"), instrument_type="FUT")
+    return calendar_read(), frozenset(futures.exclude(underlying_key=None).values_list("underlying_key", flat=True).distinct())

@@ -75,6 +75,8 @@ class StoreWriter(threading.Thread):
             the same keys however often it is asked.
         batch_ticks, batch_ms: size and age at which a batch is written.
         queue_ticks: ticks that may wait in memory.
+        in_session: whether an instrument's minute belongs to its session: the broker's bars of other minutes are no candles. Called from
+            this thread.
 
     Attributes:
         counts: of ticks: `ticks_stored_total` (new in the store), `ticks_duplicate_total` (it had them), `ticks_unnamed_total`
@@ -95,12 +97,14 @@ class StoreWriter(threading.Thread):
         batch_ticks: int,
         batch_ms: int,
         queue_ticks: int,
+        in_session: Callable[[int, int], bool] = lambda instrument, minute_ms: True,
     ) -> None:
         super().__init__(name=f"store-{shard}", daemon=True)
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self.stored_us = 0
         self._folder = folder
         self._name_unknown = name_unknown
+        self._in_session = in_session
         self._shard = shard
         self._batch_ticks = batch_ticks
         self._batch_seconds = batch_ms / 1000
@@ -309,7 +313,7 @@ class StoreWriter(threading.Thread):
             broker_ms = frame.broker_ms
             self._documents.extend([tick_bson(tick, received_us, broker_ms, kind) for tick in ticks])
             self._collected_ticks += len(ticks)
-        self._bars.extend(frame.bars)
+        self._bars.extend([bar for bar in frame.bars if self._in_session(bar.instrument, bar.start_ms)])
         if received_us <= self._last_run_us:
             self.counts["ticks_replayed_total"] += len(ticks) + len(frame.unknown)
         self._pending_us = max(self._pending_us, received_us)

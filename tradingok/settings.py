@@ -194,6 +194,13 @@ WS_STALL_SECONDS = env.number("TRADINGOK_WS_STALL", 10.0, "A client that takes n
 EMISSION_WINDOW_MS = env.integer(
     "TRADINGOK_WINDOW_MS", 25, "Ticks are published to clients once in so many milliseconds.", low=5, high=1000
 )
+CANDLE_GRACE_MS = env.integer(
+    "TRADINGOK_CANDLE_GRACE_MS",
+    1500,
+    "Market time that a minute waits for the broker's bar before its candle, made of ticks, is told as closed.",
+    low=0,
+    high=60_000,
+)
 STORE_BATCH_TICKS = env.integer("TRADINGOK_BATCH_TICKS", 2000, "Ticks in one write to MongoDB at the most.", low=1, high=20_000)
 STORE_BATCH_MS = env.integer("TRADINGOK_BATCH_MS", 250, "Age in milliseconds at which a smaller batch is written.", low=10, high=10_000)
 STORE_QUEUE_TICKS = env.integer(

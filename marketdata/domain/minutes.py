@@ -223,9 +223,9 @@ class MinuteBuilder:
         return bool(self._ready or self._moved)
 
     @property
-    def ready(self) -> bool:
-        """Whether anything finished has changed."""
-        return bool(self._ready)
+    def known(self) -> Collection[int]:
+        """Instruments of which minutes are kept."""
+        return self._minutes.keys()
 
     def apply(self, frame: Updates, received_us: int) -> None:
         """Fold one frame. A price counts where its trade lies near the frame's own time: snapshots, and updates of the book alone,

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 from django.test import override_settings
 
+from broker.candles import ShardCandles
+from broker.hours import TradingHours
 from broker.pipeline import Pipeline
 from broker.publisher import Publisher
 from broker.upstox.decode import decode
@@ -29,7 +31,8 @@ class Shard:
 
     def __init__(self) -> None:
         self.pipeline = Pipeline()
-        self.publisher = Publisher(self.pipeline, shard=0, epoch=1_000)
+        self.candles = ShardCandles(TradingHours(), grace_ms=1500)
+        self.publisher = Publisher(self.pipeline, self.candles, shard=0, epoch=1_000)
         self.tick = 0
 
     def fold(self, *keys: str) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.candles import ShardCandles
 from broker.following import Following
+from broker.hours import TradingHours
 from broker.journal import Journal, JournalReader
 from broker.liveness import Liveness
 from broker.pipeline import Pipeline
@@ -43,10 +45,11 @@ class Bench:
         self.writer = StoreWriter(
             folder, shard=0, journal_last_us=0, name_unknown=lambda keys: {}, batch_ticks=100, batch_ms=100, queue_ticks=1000
         )
+        self.candles = ShardCandles(TradingHours(), grace_ms=1500)
         self.ticked = 0
         self.receiver = Receiver(
-            journal=self.journal, following=self.following, pipeline=self.pipeline, liveness=self.liveness, writer=self.writer,
-            counts=self.counts, on_ticks=self._tick,
+            journal=self.journal, following=self.following, pipeline=self.pipeline, candles=self.candles,
+            liveness=self.liveness, writer=self.writer, counts=self.counts, on_ticks=self._tick,
         )  # fmt: skip
         self.receiver.opened()
 

@@ -8,7 +8,9 @@ import pytest
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 
+from broker.candles import ShardCandles
 from broker.holes import Holes
+from broker.hours import TradingHours
 from broker.pipeline import Pipeline
 from broker.recording import Recorder
 from broker.report import Report
@@ -22,7 +24,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.pipeline, self.holes = Pipeline(), Holes(folder / "holes.json", shard=0)
-        self.recorder = Recorder(self.pipeline, self.holes, Report(shard=0), shard=0)
+        self.candles = ShardCandles(TradingHours(), grace_ms=1500)
+        self.recorder = Recorder(self.pipeline, self.candles, self.holes, Report(shard=0), shard=0)
 
     def hole(self, start_ms: int, *, traded: bool) -> None:
         self.holes.begin(start_ms, "the feed's connection broke", traded=traded)

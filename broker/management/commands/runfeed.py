@@ -114,6 +114,7 @@ def feed_config(shard: int, shards: int) -> FeedConfig:
         shards=shards,
         api_url=settings.UPSTOX_API_URL,
         window_ms=settings.EMISSION_WINDOW_MS,
+        candle_grace_ms=settings.CANDLE_GRACE_MS,
         limits=settings.BROKER_MODE_LIMITS,
         batch_ticks=settings.STORE_BATCH_TICKS,
         batch_ms=settings.STORE_BATCH_MS,

@@ -1,0 +1,48 @@
+"""What a feed that starts learns from its journal's end: the minutes that its last run had begun, and when in market time that ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from broker.candles import ShardCandles
+from broker.journal import JournalReader
+from broker.pipeline import Pipeline
+from broker.upstox.decode import decode
+
+log = logging.getLogger(__name__)
+
+WARM_US = 150_000_000
+"""So much of the journal's end is read: the minute that was forming, the one before for the day's volume, and half a minute."""
+WARM_SECONDS = 5.0
+"""A start takes no longer for it; the newest frames are missing then."""
+
+
+def warm_up(candles: ShardCandles, folder: Path, last_us: int) -> int:
+    """Give the candles the frames of the journal's end, as they came. Frames that cannot be read are left to the store's writer to count.
+
+    Args:
+        last_us: stamp of the journal's newest record; 0: there is none.
+
+    Returns:
+        Market time of its newest frame, ms UTC; 0 where there is none.
+    """
+    if not last_us:
+        return 0
+    reader = JournalReader(folder, after_us=max(last_us - WARM_US, 0))
+    market = Pipeline()
+    minutes: dict[int, bytes] = {}
+    until = time.monotonic() + WARM_SECONDS
+    while time.monotonic() < until and (records := reader.read()):
+        for record in records:
+            try:
+                frame = decode(record.data, record.instruments, minutes)
+            except Exception as error:
+                log.debug("a frame of the journal cannot be read: %s", error)
+                continue
+            market.apply(frame._replace(ticks=[], unknown=()))
+            candles.apply(frame, record.received_us, record.instruments, market.market_ms, time.monotonic())
+            candles.drain()
+    log.info("feed: the journal's last minutes are read, %d finished candles are written again", candles.waiting)
+    return market.market_ms
