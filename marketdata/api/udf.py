@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -29,6 +29,7 @@ from instruments.models import Instrument
 from instruments.search import CANDIDATES, SERIES_RANK, search
 from instruments.selectors import ID_PREFIX, UnknownInstrument, instrument_resolve, market_now
 from instruments.store import Document, instruments_collection
+from marketdata.api.ohlc import NewestKnown, newest_known
 from marketdata.api.parameters import EARLIEST_MS, LATEST_MS, Parameters
 from marketdata.domain.candle import DAY_MS, IST_OFFSET_MS, MINUTE_MS, Candle, interval_end_ms, interval_start_ms
 from marketdata.domain.session import Calendar, Hours
@@ -178,46 +179,55 @@ def _is_weekday(hours: Hours) -> bool:
 # --- history ----------------------------------------------------------------------------------------------------------
 
 
-def history(instrument: Instrument, interval: str, *, from_s: int, to_s: int, countback: int | None = None) -> Fields:
+Read = Callable[[str, int, int, int], list[Candle]]
+"""(interval, from_ms, to_ms, limit) → an instrument's newest candles in the span, oldest first."""
+
+
+def history(instrument: Instrument, interval: str, known: NewestKnown, *, from_s: int, to_s: int, countback: int | None = None) -> Fields:
     """Return a table of bars.
 
     Args:
         interval: ours.
+        known: what is not stored yet: the forming bar is made of it.
         from_s, to_s: from_s <= time < to_s, epoch seconds.
         countback: so many bars before `to_s`, whatever `from_s` says; None or 0: as many as there are.
 
     Returns:
         The newest MOST_BARS at the most, oldest first. "no_data" when there are none, with the time of the nearest older one if any.
     """
+
+    def read(interval: str, from_ms: int, to_ms: int, limit: int) -> list[Candle]:
+        span: Any = {"from_ms": from_ms, "to_ms": to_ms, "limit": limit, "newest_first": True}
+        return candles_of(instrument.pk, interval, segment=instrument.segment, **known._asdict(), **span)[::-1]
+
     count = min(countback or MOST_BARS, MOST_BARS)
-    bars = _bars(instrument, interval, EARLIEST_MS // 1000 if countback else from_s, to_s, count)
+    bars = _bars(read, interval, EARLIEST_MS // 1000 if countback else from_s, to_s, count)
     if bars:
         columns = zip(*((at, bar.open, bar.high, bar.low, bar.close, bar.volume) for at, bar in bars), strict=True)
         return {"s": "ok", **dict(zip("tohlcv", map(list, columns), strict=True))}
-    older = [] if countback else _bars(instrument, interval, EARLIEST_MS // 1000, from_s, 1)
+    older = [] if countback else _bars(read, interval, EARLIEST_MS // 1000, from_s, 1)
     return {"s": "no_data", **({"nextTime": older[-1][0]} if older else {})}
 
 
-def _bars(instrument: Instrument, interval: str, from_s: int, to_s: int, count: int) -> list[tuple[int, Candle]]:
+def _bars(read: Read, interval: str, from_s: int, to_s: int, count: int) -> list[tuple[int, Candle]]:
     """Return the newest `count` bars of a span, oldest first, each with the library's time of it."""
     start, end = max(from_s * 1000, EARLIEST_MS), min(to_s * 1000, LATEST_MS)
+    if start >= end:
+        return []
     if interval not in ("1d", "1w", "1M"):
-        found = candles_of(instrument.pk, interval, from_ms=start, to_ms=end, limit=count, newest_first=True)
-        return [(candle.start_ms // 1000, candle) for candle in reversed(found)]
-    first = interval_start_ms(start - IST_OFFSET_MS, interval)
-    found = candles_of(instrument.pk, interval, from_ms=first, to_ms=end - IST_OFFSET_MS, limit=count + 1, newest_first=True)
-    days = {} if interval == "1d" else _first_days(instrument, interval, found)
-    timed = [((days.get(candle.start_ms, candle.start_ms) + IST_OFFSET_MS) // 1000, candle) for candle in reversed(found)]
+        return [(candle.start_ms // 1000, candle) for candle in read(interval, start, end, count)]
+    found = read(interval, interval_start_ms(start - IST_OFFSET_MS, interval), end - IST_OFFSET_MS, count + 1)
+    days = {} if interval == "1d" else _first_days(read, interval, found)
+    timed = [((days.get(candle.start_ms, candle.start_ms) + IST_OFFSET_MS) // 1000, candle) for candle in found]
     return [(at, candle) for at, candle in timed if start <= at * 1000 < end][-count:]
 
 
-def _first_days(instrument: Instrument, interval: str, found: list[Candle]) -> Mapping[int, int]:
-    """Return the start of each week or month, newest first, with that of the first day in it that traded."""
+def _first_days(read: Read, interval: str, found: list[Candle]) -> dict[int, int]:
+    """Return the start of each week or month with that of the first day in it that traded."""
     if not found:
         return {}
-    first, end = found[-1].start_ms, interval_end_ms(found[0].start_ms, interval)
-    days = candles_of(instrument.pk, "1d", from_ms=first, to_ms=end, limit=31 * len(found), newest_first=True)
-    return {interval_start_ms(day.start_ms, interval): day.start_ms for day in days}
+    days = read("1d", found[0].start_ms, interval_end_ms(found[-1].start_ms, interval), 31 * len(found))
+    return {interval_start_ms(day.start_ms, interval): day.start_ms for day in reversed(days)}
 
 
 # --- the protocol -----------------------------------------------------------------------------------------------------
@@ -313,7 +323,8 @@ class HistoryView(UDFView):
         to_s = LATEST_MS // 1000 if to_s is None else to_s
         if not countback and from_s > to_s:
             raise BadInput("from", "Must not be later than `to`.")
-        return Response(history(symbol_resolve(name), interval, from_s=from_s, to_s=to_s, countback=countback))
+        instrument = symbol_resolve(name)
+        return Response(history(instrument, interval, newest_known(instrument.pk), from_s=from_s, to_s=to_s, countback=countback))
 
 
 class TimeView(UDFView):

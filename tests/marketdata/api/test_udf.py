@@ -12,7 +12,8 @@ from accounts.models import User
 from instruments.models import Instrument
 from instruments.store import spots_write
 from marketdata import store
-from marketdata.api.udf import RESOLUTIONS, price_scale, session_fields
+from marketdata.api.ohlc import NewestKnown
+from marketdata.api.udf import RESOLUTIONS, history, price_scale, session_fields
 from marketdata.calendar import calendar_forget, sessions_record
 from marketdata.domain.candle import DAY_MS, INTERVAL_MINUTES, MINUTE_MS, Candle, day_start_ms
 from marketdata.domain.session import Calendar, Hours
@@ -21,6 +22,9 @@ from tests.zones import host_zone, ist  # noqa: F401
 
 OPEN = OPEN_MS // 1000
 """2026-11-20 09:15 IST, a Friday · epoch seconds."""
+
+
+pytestmark = pytest.mark.usefixtures("valkey")
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +183,27 @@ def test_a_table_has_the_candles_values(client: APIClient, reliance: Instrument)
     store.candles_write([Candle(7, "1m", OPEN_MS, 100.05, 102.1, 99.5, 101.0, 1200, 5000.0, "closed")])
     answer = udf(client, "history", symbol="NSE:TEST7", resolution="1", **{"from": OPEN, "to": OPEN + 60})
     assert answer == {"s": "ok", "t": [OPEN], "o": [100.05], "h": [102.1], "l": [99.5], "c": [101.0], "v": [1200]}
+
+
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_the_forming_bar_is_there_in_every_resolution(reliance: Instrument, resolution: str) -> None:
+    store_minutes(7, 30)
+    forming = [Candle(7, "1m", OPEN_MS + at * MINUTE_MS, 500.0, 501.0, 499.0, close, 3, None, "live", 0, 2) for at, close in ((30, 500.5),)]
+    known = NewestKnown(OPEN_MS + 30 * MINUTE_MS + 20_000, forming)
+    table = history(reliance, RESOLUTIONS[resolution], known, from_s=OPEN - 86_400, to_s=OPEN + 31 * 60)
+    assert (table["c"][-1], table["h"][-1]) == (500.5, 501.0)
+    assert sum(table["v"]) == 30 * 10 + 3
+    assert len(table["t"]) == max(1, -(-31 // INTERVAL_MINUTES[RESOLUTIONS[resolution]]))
+    nothing = NewestKnown(OPEN_MS, [])
+    assert sum(history(reliance, RESOLUTIONS[resolution], nothing, from_s=OPEN - 86_400, to_s=OPEN + 31 * 60)["v"]) == 300
+
+
+def test_what_traded_outside_of_the_session_is_no_bar(client: APIClient, reliance: Instrument) -> None:
+    day = day_start_ms(OPEN_MS)
+    sessions_record([Hours("NSE", day, OPEN_MS, OPEN_MS + 375 * MINUTE_MS)])
+    for minute in (-5, 0, 374, 375, 380):  # before the open, and after the close
+        store.candles_write([Candle(7, "1m", OPEN_MS + minute * MINUTE_MS, 1, 1, 1, 1, 1, None, "closed")])
+    assert minutes(udf(client, "history", symbol="TEST7", resolution="1", countback=10)) == [0, 374]
 
 
 def test_where_nothing_is_the_nearest_older_bar_is_named_and_before_the_first_there_is_none(
