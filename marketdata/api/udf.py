@@ -150,8 +150,12 @@ def session_fields(calendar: Calendar, segment: str) -> Fields:
     if usual == ALL_DAY:
         return {"session": ALL_DAY}
     closed = [_date(hours) for hours in days if not hours.trades and _is_weekday(hours)]
-    other = [f"{_session(hours)}:{_date(hours)}" for hours in days if hours.trades and (_session(hours) != usual or not _is_weekday(hours))]
-    return {"session": usual, "session_holidays": ",".join(closed), "corrections": ";".join(other)}
+    other: dict[str, list[str]] = {}
+    for hours in days:
+        if hours.trades and (_session(hours) != usual or not _is_weekday(hours)):
+            other.setdefault(_session(hours), []).append(_date(hours))
+    corrections = [f"{session}:{','.join(dates)}" for session, dates in other.items()]
+    return {"session": usual, "session_holidays": ",".join(closed), "corrections": ";".join(corrections)}
 
 
 def _session(hours: Hours) -> str:
