@@ -39,6 +39,7 @@ class Instrument(models.Model):
     freeze_quantity = models.FloatField(null=True, blank=True, help_text="Units; an order above it is split.")
     exchange_token = models.CharField(max_length=20, null=True, blank=True)
     isin = models.CharField(max_length=12, null=True, blank=True)
+    cas_eligible = models.BooleanField(default=False, help_text="Takes part in the closing auction: its trading ends before its segment's.")
     placeholder = models.BooleanField(default=False, help_text="Seen in the feed, unknown to the master.")
     active = models.BooleanField(default=True)
     active_from = models.DateTimeField()

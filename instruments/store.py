@@ -175,6 +175,7 @@ def row_fields(row: InstrumentRow) -> Document:
         "freeze_quantity": row.freeze_quantity,
         "exchange_token": row.exchange_token,
         "isin": row.isin,
+        "cas_eligible": row.cas_eligible,
     }
 
 

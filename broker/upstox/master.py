@@ -48,6 +48,7 @@ class _Row(msgspec.Struct, gc=False):
     freeze_quantity: float | None = None
     exchange_token: str | int | None = None
     isin: str | None = None
+    cas_eligible: bool | None = None
 
 
 _decoder = msgspec.json.Decoder(list[_Row])
@@ -139,6 +140,7 @@ def _instrument(row: _Row) -> InstrumentRow:
         freeze_quantity=row.freeze_quantity,
         exchange_token=None if row.exchange_token is None else str(row.exchange_token),
         isin=row.isin or None,
+        cas_eligible=bool(row.cas_eligible),
     )
 
 

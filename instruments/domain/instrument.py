@@ -59,6 +59,7 @@ class InstrumentRow(msgspec.Struct, frozen=True, gc=False):
         weekly: the broker's flag, false in the monthly slot; None where it gives none.
         strike_price: INR; None on anything but options.
         lot_size, freeze_quantity: units · tick_size: INR.
+        cas_eligible: it takes part in the closing auction session, so that its continuous trading ends before its segment's.
     """
 
     instrument_key: str
@@ -77,6 +78,7 @@ class InstrumentRow(msgspec.Struct, frozen=True, gc=False):
     freeze_quantity: float | None = None
     exchange_token: str | None = None
     isin: str | None = None
+    cas_eligible: bool = False
 
 
 class InstrumentKey(NamedTuple):

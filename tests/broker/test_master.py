@@ -29,6 +29,7 @@ INDEX = {
     "segment": "NSE_INDEX", "name": "Nifty 50", "exchange": "NSE", "instrument_type": "INDEX", "instrument_key": "NSE_INDEX|Nifty 50",
     "exchange_token": "26000", "trading_symbol": "NIFTY",
 }  # fmt: skip
+EQUITY = {"segment": "NSE_EQ", "exchange": "NSE", "instrument_type": "EQ", "instrument_key": "NSE_EQ|Y", "trading_symbol": "Y"}
 
 
 def parsed(*rows: object) -> list[InstrumentRow]:
@@ -42,6 +43,11 @@ def test_an_option_in_rupees_and_our_own_words() -> None:
             "MIDCPNIFTY", ms_of(day_end(date(2026, 10, 27))), False, 15225.0, 120, 0.05, 2760.0, "50917", None,
         )
     ]  # fmt: skip
+
+
+def test_who_takes_part_in_the_closing_auction_is_as_the_file_says() -> None:
+    index, share, other = parsed({**INDEX, "cas_eligible": False}, EQUITY, {**EQUITY, "instrument_key": "NSE_EQ|X", "cas_eligible": True})
+    assert [row.cas_eligible for row in (index, share, other)] == [False, False, True]
 
 
 def test_an_index_has_what_the_file_gives_it() -> None:

@@ -54,6 +54,7 @@ def equity(
         freeze_quantity=1e5,
         exchange_token="2885",
         isin=isin,
+        cas_eligible=True,
     )
 
 
@@ -154,6 +155,7 @@ def _broker_row(row: InstrumentRow) -> dict[str, Any]:
         "asset_key": row.underlying_key,
         "underlying_symbol": row.underlying_symbol,
         "asset_symbol": row.underlying_symbol,
+        "cas_eligible": True if row.cas_eligible else None,
         "strike_price": 0.0 if row.instrument_type == "FUT" else row.strike_price,
     }
     return {name: value for name, value in written.items() if value is not None}
