@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from instruments.selectors import ID_PREFIX
-from marketdata.fan_out import Client
 from marketdata.hub import Hub
+from marketdata.hub_client import Client
 from marketdata.naming import resolve
 from marketdata.ohlc_series import Series
 from marketdata.wire import OHLC, ClientError, ItemResult, OhlcChannel, parse_channel

@@ -17,8 +17,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from operator import attrgetter
-from typing import Protocol
 
 from channels.db import database_sync_to_async
 from django.db import DatabaseError
@@ -31,6 +29,7 @@ from marketdata.domain.feed_status import FeedState, FeedStatus
 from marketdata.domain.gap import GapNotice
 from marketdata.feed_board import FeedBoard
 from marketdata.followers import Followers
+from marketdata.hub_client import COUNTS, OUTBOX_COUNTS, Client, totals
 from marketdata.models import LatestQuote
 from marketdata.ohlc_channels import OhlcChannels
 from marketdata.ohlc_series import Series
@@ -67,53 +66,10 @@ LEASE_SECONDS = 10.0
 FORGET_SECONDS = 3600.0
 FORGET_MS = 7 * 86_400_000
 """So often, quotes that nobody follows and that are so much older than the newest are dropped: contracts expire."""
-COUNTS = (
-    *("batches_received_total", "batches_lost_total", "entries_received_total", "entries_stale_total", "reloads_total"),
-    *("marked_total", "delivered_total", "merged_total", "forgotten_total", "controls_dropped_total", "sent_bytes_total"),
-    *("candles_received_total", "notices_received_total", "candles_drained_total", "candles_merged_total", "snapshots_drained_total"),
-    *("connections_accepted_total", "connections_refused_total", "clients_slow_told_total", "clients_aborted_total"),
-)
-"""Names of `Hub.counts`."""
-OUTBOX_COUNTS = {
-    "marked_total": "owed_total",
-    "delivered_total": "delivered_total",
-    "merged_total": "merged_total",
-    "forgotten_total": "forgotten_total",
-    "controls_dropped_total": "dropped_total",
-    "sent_bytes_total": "sent_bytes",
-    "candles_drained_total": "candles_drained_total",
-    "candles_merged_total": "candles_merged_total",
-    "snapshots_drained_total": "snapshots_drained_total",
-}
-"""Totals of this process → what each client adds to them."""
 TOGETHER_BATCHES = 8
 """Where more batches have come already, so many are sent as one: writing to a socket costs more than all the rest."""
 CLOSE_SECONDS = 1.0
 """Clients have so long to take their `bye`; less than the web server gives the whole farewell."""
-
-
-class Client(Protocol):
-    """A connection, as the hub sees it.
-
-    Attributes:
-        outbox: what it still has to get.
-        lease: (user, connection) of its place among the user's connections; None when it has none.
-    """
-
-    outbox: Outbox
-    lease: tuple[str, str] | None
-
-    def wake(self) -> None:
-        """Send what the outbox has collected, at once; let the writer drain the rest. Cheap, and idempotent until it has."""
-
-    def inspect(self, now: float) -> None:
-        """Look at the clocks: owe a heartbeat, abort a client that takes nothing. Called about once a second."""
-
-    def close(self, code: int) -> None:
-        """Say bye, then close."""
-
-    def abort(self) -> None:
-        """End the connection without another word."""
 
 
 class Hub:
@@ -281,8 +237,7 @@ class Hub:
         """
         outboxes = list(self.clients)
         return {
-            **self.counts,
-            **{name: self.counts[name] + sum(map(attrgetter(attribute), outboxes)) for name, attribute in OUTBOX_COUNTS.items()},
+            **totals(self.counts, outboxes),
             "batches_dropped_total": self._reading.dropped_total,
             "batches_rejected_total": self._reading.rejected_total,
             "waiting": sum(outbox.waiting for outbox in outboxes),
@@ -442,9 +397,8 @@ class Hub:
         return self.board.view(age_ms)
 
     def _market_ms(self) -> int:
-        """Return market time · ms UTC: the newest the feeds told; our own clock while none runs."""
-        told = 0 if self.board.is_closed else max((status.data_ms for status in self.board.statuses.values()), default=0)
-        return told or _now_ms()
+        """Return market time · ms UTC; our own clock while no feed runs."""
+        return self.board.market_ms or _now_ms()
 
     def _announce(self) -> None:
         """Tell every client the feed's state and the segments, where they differ from what was told."""

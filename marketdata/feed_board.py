@@ -75,6 +75,12 @@ class FeedBoard:
         """Whether every feed said that it stops: no report is expected then."""
         return bool(self.statuses) and all(status.state == FeedState.CLOSED for status in self.statuses.values())
 
+    @property
+    def market_ms(self) -> int | None:
+        """Market time · ms UTC: the newest that any feed told; None while no feed runs."""
+        told = max((status.data_ms for status in self.statuses.copy().values()), default=0)
+        return None if self.is_closed else told or None
+
     def hush(self, shard: int, now_ms: int) -> bool:
         """Note that a shard reports no more. False: that was known already, it said that it stops, or there is no such shard."""
         if shard in self._silent or shard not in self.statuses or self.statuses[shard].state == FeedState.CLOSED:

@@ -36,6 +36,8 @@ UNSURE_SECONDS = 20.0
 RETRY_SECONDS = 2.0
 IDLE_SECONDS = 60.0
 """A series that nobody has followed for so long is dropped."""
+BACK_MS = 3_600_000
+"""Market time that is so much earlier than before is another day's."""
 FORGET_MS = 86_400_000
 """Minutes so much older than the newest are dropped: contracts expire."""
 PARTS_MAX = 5_000
@@ -63,6 +65,7 @@ class OhlcChannels:
         self._idle: dict[Series, float] = {}
         self._changed = asyncio.Event()
         self._is_failing = False
+        self._known_ms = 0
 
     def __len__(self) -> int:
         """Return how many series there are."""
@@ -146,7 +149,10 @@ class OhlcChannels:
                 recent[minute.instrument] = tuple(better)
 
     def pass_time(self, market_ms: int) -> set[Outbox]:
-        """Note market time; return who has been given something."""
+        """Note market time; return who has been given something. Where it goes back (a replay begins), everything begins anew."""
+        was_ms, self._known_ms = self._known_ms, market_ms
+        if market_ms < was_ms - BACK_MS:
+            self._reset(self._series.values())
         touched: set[Outbox] = set()
         for followed in self._of.values():
             for series, outboxes in followed.items():
@@ -156,10 +162,12 @@ class OhlcChannels:
 
     def begin_again(self, shard: int) -> None:
         """Forget what a feed has told: it has started again, maybe with another day."""
-        for instrument in self._recent.pop(shard, {}):
-            for series in self._of.get(instrument, {}):
-                series.reset()
-                self._read(series)
+        self._reset(series for instrument in self._recent.pop(shard, {}) for series in self._of.get(instrument, {}))
+
+    def _reset(self, those: Iterable[Series]) -> None:
+        for series in those:
+            series.reset()
+            self._read(series)
 
     def read_again(self) -> None:
         """Read every series again: something may be missing."""
@@ -198,9 +206,11 @@ class OhlcChannels:
     async def _load(self, series: Series) -> None:
         self._due[series] = math.inf
         pause = REFRESH_SECONDS
+        market_ms = self._market_ms()
+        self._known_ms = max(self._known_ms, market_ms)
         try:
             stored = await database_sync_to_async(stored_read, thread_sensitive=False)(
-                series.instrument, series.key, series.interval, self._market_ms()
+                series.instrument, series.key, series.interval, market_ms
             )
         except (PyMongoError, DatabaseError) as error:
             if not self._is_failing:
@@ -249,8 +259,10 @@ def stored_read(instrument: int, key: str, interval: str, market_ms: int) -> Sto
     if interval == "1m":
         return Stored(calendar, market_ms, 0, [], 0, [], candles)
     newest = read("1m", limit=1, newest_first=True)
-    at_ms = newest[0].start_ms if newest else market_ms
-    days_from_ms = first_part_ms(at_ms, interval, anchors)
-    minutes_from_ms = first_part_ms(at_ms, "1d", anchors) if interval in BY_DAYS else days_from_ms
+    if not newest:  # whatever minutes come are whole
+        days = read("1d", first_part_ms(market_ms, interval, anchors)) if interval in BY_DAYS else []
+        return Stored(calendar, market_ms, 0, [], 0, days, candles)
+    days_from_ms = first_part_ms(newest[0].start_ms, interval, anchors)
+    minutes_from_ms = first_part_ms(newest[0].start_ms, "1d", anchors) if interval in BY_DAYS else days_from_ms
     days = read("1d", days_from_ms) if interval in BY_DAYS else []
     return Stored(calendar, market_ms, minutes_from_ms, read("1m", minutes_from_ms), days_from_ms, days, candles)

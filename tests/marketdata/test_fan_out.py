@@ -11,13 +11,15 @@ import pytest
 import pytest_asyncio
 import redis
 
-from marketdata.bus import Batches, BusBatch
+from marketdata.bus import Batches, BusBatch, Notice
+from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
+from marketdata.domain.gap import GapNotice
 from marketdata.fan_out import TOGETHER_BATCHES
 from marketdata.hub import Hub, close_hub, get_hub
 from marketdata.outbox import Outbox
 from marketdata.wire import FULL, LTPC
-from tests.marketdata.way_out import ScriptedFeed, auntil, entry_of
+from tests.marketdata.way_out import MINUTE_MS, NOON_MS, ScriptedFeed, auntil, entry_of, minute_of, store_candles
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
@@ -175,6 +177,99 @@ async def test_a_reader_that_fails_is_asked_again(hub: Hub, feed: ScriptedFeed, 
     await auntil(lambda: failures)  # the feed's next report ends the read under way
     await feed.tick(1, 10.0)
     await auntil(lambda: 1 in hub.entries and hub.settled)
+
+
+def minute(instrument: int, number: int, close: float, state: str = "live") -> Candle:
+    return minute_of(instrument, NOON_MS + number * MINUTE_MS, close, state)
+
+
+async def charted(hub: Hub, *instruments: int) -> RecordingClient:
+    """Return a client that has the charts of instruments and is owed nothing."""
+    client = client_of(hub)
+    for instrument in instruments:
+        hub.subscribe_chart(client, instrument, f"TEST|{instrument}", "1m", 300)
+    while hub._charts._due and min(hub._charts._due.values()) == 0.0:
+        await hub._charts.load_step()
+    assert len(list(client.outbox.drain_charts())) == len(instruments)
+    client.woken = 0
+    return client
+
+
+async def test_candles_and_quotes_of_a_batch_wake_a_client_once(quiet_hub: Hub) -> None:
+    client = await charted(quiet_hub, 1)
+    quiet_hub.subscribe(client, 1, "TEST|1", FULL)
+    client.woken = 0
+    assert client.outbox.open_window()
+    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
+    client.told("")
+    client.ticks(quiet_hub)
+    client.woken = 0
+    assert client.outbox.open_window()
+    both = batch(2, entry_of(1, 2, 11.0))._replace(candles=[minute(1, 0, 101.0), minute(2, 0, 102.0)])
+    quiet_hub._apply(both)
+    assert client.woken == 1
+    assert len(client.outbox.collected) == 1, "the quote goes out as ever"
+    assert [json.loads(push)["candle"][4] for push in client.outbox.drain_charts()] == [101.0]
+    assert quiet_hub.recent_minutes(2) == [minute(2, 0, 102.0)]
+    found = quiet_hub.counters()
+    assert (found["candles_received_total"], found["candles_drained_total"], found["snapshots_drained_total"]) == (2, 1, 1)
+    assert found["marked_total"] == found["delivered_total"] + found["merged_total"] + found["forgotten_total"] + found["waiting"]
+
+
+async def test_a_report_ends_candles_by_market_time(quiet_hub: Hub) -> None:
+    client = client_of(quiet_hub)
+    quiet_hub._apply(batch(0)._replace(status=ScriptedFeed().status()._replace(epoch=7, n=0, data_ms=NOON_MS)))
+    series = quiet_hub.subscribe_chart(client, 1, "TEST|1", "3m", 300)
+    await quiet_hub._charts.load_step()
+    quiet_hub._apply(batch(1)._replace(candles=[minute(1, 0, 101.0, "confirmed")]))
+    assert series.candles()[0].state == "live"
+    list(client.outbox.drain_charts())
+    client.woken = 0
+    quiet_hub._apply(batch(2)._replace(status=ScriptedFeed().status()._replace(epoch=7, n=2, data_ms=NOON_MS + 3 * MINUTE_MS)))
+    assert series.candles()[0].state == "confirmed"
+    assert client.woken > 0
+
+
+async def test_another_run_of_a_feed_gives_its_charts_anew(quiet_hub: Hub) -> None:
+    client = await charted(quiet_hub, 1)
+    quiet_hub._apply(batch(1)._replace(candles=[minute(1, 9, 101.0)]))
+    quiet_hub._apply(batch(1, epoch=8)._replace(candles=[minute(1, 2, 102.0)]))
+    assert list(client.outbox.drain_charts()) == []
+    await quiet_hub._charts.load_step()
+    (whole,) = map(json.loads, client.outbox.drain_charts())
+    assert (whole["snapshot"], [item["candle"][4] for item in whole["candles"]]) == (True, [102.0])
+
+
+async def test_after_a_loss_charts_are_read_again(hub: Hub, feed: ScriptedFeed) -> None:
+    await auntil(lambda: hub.settled)
+    client = client_of(hub)
+    series = hub.subscribe_chart(client, 1, "TEST|1", "1m", 300)
+    await auntil(lambda: series.is_filled)
+    await store_candles([minute(1, 0, 101.0, "confirmed")])  # told in a message that is lost
+    feed.n += 1
+    await auntil(lambda: not hub.settled)
+    await auntil(lambda: hub.settled)
+    await auntil(lambda: [candle.close for candle in series.candles()] == [101.0])
+
+
+def test_a_notice_that_fails_is_no_loss_of_quotes(quiet_hub: Hub) -> None:
+    client = client_of(quiet_hub, 1)
+    quiet_hub._take_notice(Notice([minute(1, 0, 5.0)._replace(interval="5m")], []))
+    assert client.told("gap") == []
+    assert quiet_hub.counts["notices_received_total"] == 1
+
+
+def test_gaps_are_told_to_whom_they_concern(quiet_hub: Hub) -> None:
+    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
+    one, two, other = client_of(quiet_hub, 1, 2), client_of(quiet_hub), client_of(quiet_hub, 3)
+    quiet_hub.subscribe_chart(two, 2, "TEST|2", "5m", 10)
+    gap = GapNotice("a", 0, 1, 2, "stale", "open", "", [1, 2], 0)
+    quiet_hub._take_notice(Notice([], [gap]))
+    told = [[message["keys"] for message in client.told("gap")] for client in (one, two, other)]
+    assert told == [[["TEST|1", "TEST|2"]], [["TEST|2"]], []]
+    other.outbox.all_gaps = True
+    quiet_hub._take_notice(Notice([], [gap, gap._replace(instruments=[])]))
+    assert [message["keys"] for message in other.told("gap")] == [[], None]
 
 
 def test_the_counters_add_up_whoever_comes_and_goes(quiet_hub: Hub) -> None:

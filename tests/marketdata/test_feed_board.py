@@ -132,3 +132,11 @@ def test_reports_of_shards_that_are_no_more_are_dropped(order: tuple[FeedStatus,
     made = board(*order)
     assert list(made.statuses) == [0]
     assert (made.view(1).state, made.view(1).scope) == ("live", "all")
+
+
+def test_market_time_is_the_newest_that_a_running_feed_has_told() -> None:
+    assert FeedBoard().market_ms is None
+    assert board(status(0, n=7), status(1, n=3)).market_ms == 107
+    assert board(status(0, n=7, state="closed"), status(1, n=3)).market_ms == 107
+    assert board(status(0, n=7, state="closed"), status(1, n=3, state="closed")).market_ms is None
+    assert board(status()._replace(data_ms=0)).market_ms is None, "no frame yet"

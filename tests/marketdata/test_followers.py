@@ -57,3 +57,18 @@ def test_who_unsubscribed_waits_no_more() -> None:
     assert list(followers.late(11.0)) == [(two, 5, "K")]
     followers.remove(two, 5)
     assert followers.arrived(5) == []
+
+
+def test_a_chart_wants_the_full_mode_until_its_last_follower_goes() -> None:
+    followers, one = Followers(), Outbox()
+    follow(followers, one, 5, LTPC)
+    assert followers.add_chart(5)
+    assert not followers.add_chart(5)
+    assert followers.add_chart(6)
+    assert followers.wanted() == {5: "full", 6: "full"}
+    assert followers.anyone(6)
+    assert not followers.remove_chart(5)
+    assert followers.remove_chart(5)
+    assert followers.remove_chart(6)
+    assert followers.wanted() == {5: "ltpc"}
+    assert not followers.anyone(6)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from marketdata.domain.candle import Candle
+from marketdata.domain.session import Calendar
+from marketdata.ohlc_series import Series, Stored
 from marketdata.outbox import CONTROL_BYTES, CONTROL_MESSAGES, Outbox
 from marketdata.wire import FULL, FULL_DEPTH, LTPC
 
@@ -182,3 +187,57 @@ def test_notices_are_state_the_newest_of_an_instrument_wins() -> None:
     outbox.unsubscribe(2)
     assert list(outbox.drain_control()) == [b"reply", b"active"]
     assert list(outbox.drain_control()) == []
+
+
+def chart_of(instrument: int) -> Series:
+    series = Series(instrument, f"K|{instrument}", "1m")
+    series.fill(Stored(Calendar(), 0, 0, [], 0, [], []))
+    return series
+
+
+def candle(instrument: int, minute: int, close: float) -> Candle:
+    return Candle(instrument, "1m", 1_789_972_200_000 + minute * 60_000, 1.0, 9.0, 1.0, close, 1, None, "live")
+
+
+def test_a_chart_that_moved_is_owed_once_and_its_changes_are_accounted_for() -> None:
+    outbox, first, second = Outbox(), chart_of(1), chart_of(2)
+    for series in (first, second):
+        outbox.follow_chart(series, 10)
+    assert not outbox.open_window()
+    assert len(list(outbox.drain_charts())) == 2, "both whole"
+    assert outbox.open_window()
+    changes = 0
+    for close in (2.0, 3.0, 4.0):
+        for minute in (0, 1):
+            changes += first.take(candle(1, minute, close))
+            outbox.mark_chart(first)
+    assert outbox.window is None
+    assert not outbox.open_window()
+    assert [json.loads(push)["candle"][4] for push in outbox.drain_charts()] == [4.0, 4.0]
+    assert list(outbox.drain_charts()) == []
+    assert changes == outbox.candles_drained_total + outbox.candles_merged_total == 2 + 4
+    assert outbox.snapshots_drained_total == 2
+
+
+def test_a_chart_is_drained_as_it_is_when_its_turn_comes() -> None:
+    outbox, first, second = Outbox(), chart_of(1), chart_of(2)
+    for series in (first, second):
+        outbox.follow_chart(series, 10)
+    list(outbox.drain_charts())
+    for series in (first, second):
+        series.take(candle(series.instrument, 0, 2.0))
+        outbox.mark_chart(series)
+    draining = outbox.drain_charts()
+    next(draining)  # the client takes its time
+    second.take(candle(2, 0, 3.0))
+    outbox.mark_chart(second)
+    assert [json.loads(push)["candle"][4] for push in draining] == [3.0]
+
+
+def test_nothing_is_owed_of_a_chart_that_is_followed_no_more() -> None:
+    outbox, series = Outbox(), chart_of(1)
+    outbox.follow_chart(series, 10)
+    assert outbox.unfollow_chart(series)
+    assert not outbox.unfollow_chart(series)
+    assert list(outbox.drain_charts()) == []
+    assert outbox.open_window()

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata import wire
+from marketdata.domain.candle import Candle
+from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
 from marketdata.domain.tick import NO_DEPTH, Level
 from tests.marketdata.way_out import Levels
@@ -109,6 +111,7 @@ def test_foreign_bytes_are_no_entry(packed: bytes) -> None:
             wire.Subscribe(id=1, instruments=["A"], mode="ltpc"),
         ),
         ('{"op":"subscribe","id":1,"channels":["feed"]}', wire.Subscribe(id=1, channels=["feed"])),
+        ('{"op":"subscribe","id":1,"channels":["ohlc:1m:A"],"candles":7}', wire.Subscribe(id=1, channels=["ohlc:1m:A"], candles=7)),
         ('{"id":2,"op":"unsubscribe","instruments":["A"]}', wire.Unsubscribe(id=2, instruments=["A"])),
         ('{"op":"list","id":-3}', wire.List(id=-3)),
         ('{"op":"ping","id":0}', wire.Ping(id=0)),
@@ -144,6 +147,10 @@ def test_commands_are_parsed(text: str, expected: wire.Command) -> None:
         ('{"op":"subscribe","id":5,"instrument":["A"]}', "instrument", 5),
         ('{"op":"resume","id":5,"epoch":1,"seq":{"A":"1"}}', "seq", 5),
         ('{"op":"resume","id":5,"seq":{}}', "epoch", 5),
+        ('{"op":"subscribe","id":5,"channels":"A"}', "channels", 5),
+        ('{"op":"subscribe","id":5,"channels":["ohlc:1m:A"],"candles":0}', "candles", 5),
+        ('{"op":"subscribe","id":5,"channels":["ohlc:1m:A"],"candles":501}', "candles", 5),
+        ('{"op":"unsubscribe","id":5,"channels":["ohlc:1m:A"],"candles":5}', "candles", 5),
     ],
 )
 def test_bad_commands_are_refused_with_the_field_and_the_id(text: str, field: str | None, command: int | None) -> None:
@@ -168,3 +175,50 @@ def test_every_error_has_its_word_and_can_be_told() -> None:
     for code, word in wire.ERRORS.items():
         push = json.loads(wire.ClientError(code, "Why.", "field", 3).push())
         assert (push["code"], push["error"], push["field"], push["id"]) == (code, word, "field", 3)
+
+
+@pytest.mark.parametrize(
+    ("channel", "interval", "name"),
+    [
+        ("ohlc:1m:NSE_INDEX|Nifty 50", "1m", "NSE_INDEX|Nifty 50"),
+        ("ohlc:1M:id:5", "1M", "id:5"),
+        ("ohlc:4h:A:B:C", "4h", "A:B:C"),
+    ],
+)
+def test_channels_of_candles_are_parsed(channel: str, interval: str, name: str) -> None:
+    assert wire.parse_channel(channel) == wire.OhlcChannel(interval, name)
+
+
+@pytest.mark.parametrize(
+    "channel", ["", "ohlc", "ohlc:", "ohlc:1m", "ohlc:1m:", "ohlc:7m:A", "ohlc::A", "OHLC:1m:A", "chain:NIFTY", "gossip"]
+)
+def test_other_channels_are_refused_with_the_field(channel: str) -> None:
+    with pytest.raises(wire.ClientError) as caught:
+        wire.parse_channel(channel)
+    assert (caught.value.code, caught.value.field) == (400, "channels")
+
+
+def test_a_candle_is_told_alone_or_among_others() -> None:
+    candle = Candle(5, "5m", 1_789_972_200_000, 100.0, 101.5, 99.95, 100.05, Int64(75), 12.0, "closed", 2, ticks=8)
+    fragment = wire.candle_fragment(candle)
+    said = {"candle": [1_789_972_200_000, 100.0, 101.5, 99.95, 100.05, 75, 12.0], "state": "closed", "revision": 2}
+    head = {"event": "market:ohlc", "key": 'K"1', "interval": "5m"}
+    assert json.loads(wire.ohlc_push('K"1', "5m", 7, fragment)) == {**head, "seq": 7, **said}
+    whole = json.loads(wire.ohlc_snapshot_push('K"1', "5m", 9, [fragment, fragment]))
+    assert whole == {**head, "seq": 9, "snapshot": True, "candles": [said, said]}
+    assert json.loads(wire.ohlc_snapshot_push("K", "5m", 0, []))["candles"] == []
+
+
+def test_the_longest_snapshot_is_one_frame() -> None:
+    candle = Candle(5, "5m", 1_789_972_200_000, 123456.05, 123456.05, 123456.05, 123456.05, 10**9, 123456789.0, "backfilled", 10)
+    assert len(wire.ohlc_snapshot_push("K", "5m", 10**6, [wire.candle_fragment(candle)] * wire.CANDLES_MAX)) < 80_000
+
+
+def test_a_gap_is_told_with_what_it_concerns() -> None:
+    gap = GapNotice("a1", 0, 1000, 2000, "stale", "impossible", "Why.", [1, 2], 3)
+    told = json.loads(wire.gap_push(gap, ["A"]))
+    assert told == {
+        "event": "gap", "gap": "a1", "from": 1000, "to": 2000, "cause": "stale", "heal_state": "impossible", "heal_detail": "Why.",
+        "candles_healed": 3, "keys": ["A"],
+    }  # fmt: skip
+    assert json.loads(wire.gap_push(gap, None))["keys"] is None
