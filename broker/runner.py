@@ -459,6 +459,7 @@ class FeedRunner:
 
 
 def _market_known() -> tuple[Calendar, frozenset[str]]:
-    """Return the calendar, and the keys of the shares that take part in the closing auction: those with derivatives (FACTS §5)."""
+    """Return the calendar, and the keys of the shares that take part in the closing auction: those with derivatives (FACTS §6)."""
     futures = Instrument.objects.filter(active=True, segment__in=("NSE_FO", "BSE_FO"), instrument_type="FUT")
-    return calendar_read(), frozenset(futures.exclude(underlying_key=None).values_list("underlying_key", flat=True).distinct())
+    keys = futures.values_list("underlying_key", flat=True).distinct()
+    return calendar_read(), frozenset(key for key in keys if key is not None)

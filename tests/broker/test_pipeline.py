@@ -35,6 +35,14 @@ def test_market_time_never_steps_back() -> None:
     assert pipeline.market_ms == T0 + 30
 
 
+def test_a_leap_is_doubted_until_a_second_frame_says_the_same() -> None:
+    pipeline, doubts = Pipeline(), []
+    for broker_ms in (T0, T0 + 18 * LEAP_MS, T0 + 20, T0 + 18 * LEAP_MS, T0 + 18 * LEAP_MS + 1, T0 + 18 * LEAP_MS + 2):
+        pipeline.apply(decode(frame({"A": option_feed()}, broker_ms=broker_ms), IDS))
+        doubts.append(pipeline.doubts)
+    assert doubts == [False, True, False, True, False, False]
+
+
 YEAR_2096 = 4_000_000_000_000
 
 

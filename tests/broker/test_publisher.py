@@ -39,7 +39,9 @@ class Shard:
         """A change of each of these."""
         self.tick += 1
         feeds = {key: option_feed(last_price=100 + self.tick, volume=750 + self.tick) for key in keys}
-        self.pipeline.apply(decode(frame(feeds, broker_ms=T0 + self.tick), IDS))
+        folded = decode(frame(feeds, broker_ms=T0 + self.tick), IDS)
+        self.pipeline.apply(folded)
+        self.candles.apply(folded, self.tick * 8, IDS, T0 + self.tick, heard_at=0.0)
 
     def status(self) -> FeedStatus:
         return FeedStatus(0, 1_000, self.publisher.n, "live", 1, T0, T0, {"NSE_FO": "NORMAL_OPEN"}, {})
@@ -94,6 +96,23 @@ async def test_what_changed_goes_out_once_merged_and_numbered() -> None:
     shard.assert_adds_up()
 
 
+async def test_finished_candles_go_with_the_next_window_and_forming_ones_when_they_are_due() -> None:
+    shard = Shard()
+    async with Reader() as reader:
+        shard.fold("NSE_FO|1")  # an update carries the bar of the minute before
+        await shard.publisher.publish(KEYS)
+        shard.fold("NSE_FO|1")
+        await shard.publisher.publish(KEYS)
+        shard.candles.due = True
+        await shard.publisher.publish(KEYS)
+        await auntil(lambda: len(reader.batches) == 3)
+    assert [[(candle.state, candle.close) for candle in batch.candles] for batch in reader.batches] == [
+        [("confirmed", 101)], [], [("live", 102)],
+    ]  # fmt: skip
+    assert shard.publisher.counts["candles_published_total"] == 2
+    assert shard.candles.waiting == 1, "for the store"
+
+
 async def test_at_any_moment_of_a_slow_publication_everything_is_accounted_for() -> None:
     shard = Shard()
     shard.fold(*IDS)
@@ -118,6 +137,7 @@ async def test_what_nobody_took_is_counted_and_the_number_jumps() -> None:
         with pytest.raises(bus.Unavailable):
             await shard.publisher.publish(KEYS)
     assert (shard.publisher.counts["quotes_unsent_total"], shard.publisher.counts["publish_failed_total"], shard.publisher.n) == (3, 1, 1)
+    assert (shard.publisher.counts["candles_unsent_total"], shard.candles.waiting) == (3, 3), "the store gets them all the same"
     shard.assert_adds_up()
     shard.fold("NSE_FO|2")
     async with Reader() as reader:

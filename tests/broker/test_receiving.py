@@ -129,6 +129,14 @@ def test_a_key_that_nobody_asked_for_is_offered_to_the_store_and_has_no_quote(be
     assert "NSE_FO|7, NSE_FO|8" in caplog.text
 
 
+def test_what_was_folded_is_in_the_candles_too(bench: Bench) -> None:
+    bench.receiver.take(frame({"NSE_FO|1": option_feed(), "NSE_FO|2": option_feed()}))
+    bench.candles.due = True
+    assert [(candle.instrument, candle.state, candle.close) for candle in bench.candles.drain()] == [
+        (1, "confirmed", 101), (2, "confirmed", 101), (1, "live", 101.5), (2, "live", 101.5),
+    ]  # fmt: skip
+
+
 def test_the_clocks_tell_frames_ticks_and_live_ticks_apart(bench: Bench) -> None:
     clocks = bench.liveness
     opened = clocks.frame_at

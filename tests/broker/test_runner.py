@@ -6,6 +6,7 @@ import asyncio
 import json
 import resource
 import signal
+import struct
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,16 +19,20 @@ from broker import sessions
 from broker.journal import segment_paths
 from broker.management.commands.runfeed import feed_config
 from broker.runner import FeedRunner
+from broker.upstox import MarketDataFeedV3_pb2 as pb
 from instruments.models import Instrument, SubscriptionRule
+from instruments.selectors import instrument_ids
 from marketdata import store
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.live_state import quotes_read
-from marketdata.models import Gap, MarketStatus
+from marketdata.models import OHLC, Gap, MarketStatus
 from tests.broker.test_sessions import allow, app_settings
 from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401 - a fixture
 from tests.fakes.feed import RunningFeed, StartFeed, start_feed  # noqa: F401 - a fixture
 from tests.faults.servers import paused
+from tests.payloads import option_feed
 from tests.payloads.figures import expected_ids
+from tests.zones import ist
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
 
@@ -48,6 +53,8 @@ def assert_adds_up(status: FeedStatus) -> None:
     assert frames == count["frames_decoded_total"] + count["frames_rejected_total"]
     folded = ("ticks_changed_total", "repeated_total", "out_of_order_total", "ticks_unknown_total")
     assert count["ticks_decoded_total"] == sum(count[name] for name in folded)
+    finished = ("candles_recorded_total", "candles_overtaken_total", "candles_unwritten_total", "candles_waiting")
+    assert count["candles_finished_total"] == sum(count[name] for name in finished)
     told = ("quotes_published_total", "merged_total", "quotes_forgotten_total", "quotes_unsent_total", "quotes_waiting")
     assert count["ticks_changed_total"] == sum(count[name] for name in told)
 
@@ -115,6 +122,67 @@ def test_a_connection_lost_while_the_store_hangs_is_made_anew_and_its_hole_is_on
     feed.wait_for(lambda status: status.counters["gaps_total"] == 1 and not status.counters["gaps_waiting"])
     assert feed.stop() == 0, feed.log()
     assert Gap.objects.count() == 1
+
+
+OPEN_MS = ist("2026-11-16 10:00")
+MINUTE_MS = 60_000
+HOLE = (OPEN_MS + 4 * MINUTE_MS + 50_000, OPEN_MS + 7 * MINUTE_MS + 20_000)
+"""In market time: from the last trade before it to the first one behind it."""
+
+
+def _recording(folder: Path) -> Path:
+    """Write ten minutes of two options that trade each ten seconds, with a hole; the first one's updates carry the minute before's bar."""
+    frames = [pb.FeedResponse(type=pb.market_info, currentTs=OPEN_MS)]
+    frames[0].marketInfo.segmentStatus["NSE_FO"] = pb.NORMAL_OPEN
+    for second in range(0, 600, 10):
+        now_ms = OPEN_MS + second * 1000
+        if HOLE[0] < now_ms < HOLE[1]:
+            continue
+        response = pb.FeedResponse(type=pb.live_feed, currentTs=now_ms)
+        for key in ("NSE_FO|51414", "NSE_FO|51420"):
+            feed = option_feed(last_price=100 + second / 10, volume=75 * (second + 1), last_trade_ms=now_ms)
+            bars = feed.fullFeed.marketFF.marketOHLC
+            bars.ohlc[1].ts = now_ms // MINUTE_MS * MINUTE_MS - MINUTE_MS
+            if key.endswith("20") or second < 60:
+                bars.ClearField("ohlc")
+            response.feeds[key].CopyFrom(feed)
+        frames.append(response)
+    path = folder / "minutes.frames.bin"
+    path.write_bytes(b"".join(struct.pack(">I", len(data)) + data for data in (each.SerializeToString() for each in frames)))
+    return path
+
+
+def test_candles_close_and_are_confirmed_in_market_time_and_a_leap_of_it_is_a_gap(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    exchange = start_exchange("--replay", str(_recording(tmp_path)), "--speed", "0")
+    call_command("refresh_instruments", source=f"{exchange.url}/market-quote/instruments/exchange/complete.json.gz", verbosity=0)
+    keys = ["NSE_FO|51414", "NSE_FO|51420"]
+    SubscriptionRule.objects.create(name="recorded", what="keys", keys=keys)
+    feed = start_feed(exchange.url)
+    exchange.wait_for(lambda state: bool(state["finished"]), seconds=60)
+    feed.wait_for(lambda status: status.counters["gaps_total"] == 1)
+    status = feed.wait_for(lambda status: status.counters["candles_recorded_total"] >= 15 and not status.counters["candles_waiting"])
+    assert feed.stop() == 0, feed.log()
+    assert status.counters["candles_published_total"] >= 15
+    assert_adds_up(status)
+    ids = instrument_ids(keys)
+    minutes = {
+        key: [
+            ((round(row.start.timestamp() * 1000) - OPEN_MS) // MINUTE_MS, row.state)
+            for row in OHLC.objects.filter(instrument=number).order_by("start")
+        ]
+        for key, number in ids.items()
+    }
+    traded = [0, 1, 2, 3, 4, 7, 8]
+    assert minutes["NSE_FO|51420"] == [(minute, "closed") for minute in traded]
+    barred = sorted({*traded, 6})  # the first update behind the hole has the bar of a minute that we did not see
+    assert minutes["NSE_FO|51414"] == [(minute, "closed" if minute == 4 else "confirmed") for minute in barred]
+    (gap,) = Gap.objects.all()
+    assert gap.end is not None
+    assert (gap.cause, round(gap.start.timestamp() * 1000), round(gap.end.timestamp() * 1000)) == ("silent", *HOLE)
 
 
 def test_a_killed_feed_resumes_with_nothing_lost_and_nothing_doubled(

@@ -52,7 +52,8 @@ def tick(
 
 def bar(start_ms: int, *values: float, instrument: int = 1) -> Candle:
     """The broker's bar of a minute."""
-    return Candle(instrument, "1m", start_ms, *values, None, "confirmed")  # type: ignore[arg-type]  # the volume is whole
+    first, high, low, last, volume = values
+    return Candle(instrument, "1m", start_ms, first, high, low, last, int(volume), None, "confirmed")
 
 
 class Bench:
