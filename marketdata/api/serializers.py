@@ -166,11 +166,46 @@ class SegmentSerializer(serializers.Serializer[Fields]):
     since_ms = serializers.IntegerField(allow_null=True)
 
 
+class SessionSerializer(serializers.Serializer[Fields]):
+    """One day's continuous trading of an exchange, as the broker plans it."""
+
+    day = serializers.DateField(help_text="In India.")
+    open_ms = serializers.IntegerField(allow_null=True, help_text="ms UTC; null on a day without trading.")
+    close_ms = serializers.IntegerField(allow_null=True, help_text="Not included.")
+    description = serializers.CharField(allow_blank=True, help_text="A holiday's or special session's name.")
+
+
+class ExchangeHoursSerializer(serializers.Serializer[Fields]):
+    """When an exchange trades."""
+
+    exchange = serializers.CharField()
+    segments = serializers.ListField(child=serializers.CharField())
+    today = SessionSerializer(allow_null=True, help_text="null: the broker has not said yet.")
+    next = SessionSerializer(allow_null=True, help_text="The next session of a later day.")
+
+
+class HolidaySerializer(serializers.Serializer[Fields]):
+    """A day on which exchanges are closed that has a name; weekends have none."""
+
+    day = serializers.DateField()
+    description = serializers.CharField()
+    exchanges = serializers.ListField(child=serializers.CharField())
+
+
+class CalendarSerializer(serializers.Serializer[Fields]):
+    """The broker's calendar from the market's own day on."""
+
+    day = serializers.DateField(help_text="The market's day: in a replay the recorded one.")
+    exchanges = ExchangeHoursSerializer(many=True)
+    holidays = HolidaySerializer(many=True)
+
+
 class MarketStatusSerializer(serializers.Serializer[Fields]):
-    """All segments."""
+    """All segments, and the calendar."""
 
     time = serializers.IntegerField()
     segments = SegmentSerializer(many=True)
+    calendar = CalendarSerializer()
 
 
 class GapSerializer(serializers.Serializer[Fields]):

@@ -12,18 +12,24 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.api.problems import BadInput
+from instruments.domain.instrument import ist_date
 from instruments.selectors import UnknownInstrument, instrument_resolve
 from marketdata import live_state
 from marketdata.api.parameters import Parameters
 from marketdata.api.serializers import BrokerStatusSerializer, ContinuitySerializer, GapPageSerializer, MarketStatusSerializer
 from marketdata.api.series import LIMIT, MOST_ROWS, next_url
+from marketdata.calendar import calendar_read
+from marketdata.domain.candle import DAY_MS, day_start_ms
 from marketdata.domain.continuity import continuity
-from marketdata.domain.feed_status import FeedStatus
+from marketdata.domain.feed_status import FeedState, FeedStatus
+from marketdata.domain.session import EXCHANGES, Calendar, Hours
 from marketdata.feed_board import FeedBoard
 from marketdata.hub import current_hub
 from marketdata.selectors import gaps, market_statuses
 from marketdata.wire import FeedView
 
+DAYS_SHOWN = 400
+"""The calendar is shown so many days ahead: the coming holidays of the year, as far as the broker has told them."""
 SILENT_MS = 10_000
 """A feed that has not reported for so long is gone, where no hub hears it: three times a hub's patience, as clocks may differ."""
 
@@ -107,12 +113,13 @@ class ContinuityView(APIView):
 
 
 class MarketStatusView(APIView):
-    """Each segment's state, as the broker told it last, and since when."""
+    """Each segment's state, as the broker told it last, and since when; and when the exchanges trade, and when not."""
 
     @extend_schema(operation_id="market_status", responses=MarketStatusSerializer)
     def get(self, request: Request) -> Response:
         Parameters(request, ())
-        told = feed_now()[1].segments()
+        feed, board = feed_now()
+        told, now_ms = board.segments(), time.time_ns() // 1_000_000
         segments = {
             row.segment: {"segment": row.segment, "status": row.status, "since_ms": row.since_ms}
             for row in market_statuses()
@@ -120,7 +127,51 @@ class MarketStatusView(APIView):
         }
         for name, status_name in told.items():
             segments.setdefault(name, {"segment": name, "status": status_name, "since_ms": None})
-        return Response({"time": time.time_ns() // 1_000_000, "segments": [segments[name] for name in sorted(segments)]})
+        market_ms = feed.data_ms if feed.data_ms and feed.state != FeedState.CLOSED else now_ms
+        return Response(
+            {
+                "time": now_ms,
+                "segments": [segments[name] for name in sorted(segments)],
+                "calendar": _calendar_row(calendar_read(), day_start_ms(market_ms)),
+            }
+        )
+
+
+def _calendar_row(calendar: Calendar, day_ms: int) -> dict[str, Any]:
+    """Return what is known of the day and of those after it."""
+    coming = calendar.between(day_ms, day_ms + DAYS_SHOWN * DAY_MS)
+    closed: dict[tuple[int, str], list[str]] = {}
+    for hours in coming:
+        if hours.description and not hours.trades:
+            closed.setdefault((hours.day_ms, hours.description), []).append(hours.exchange)
+    return {
+        "day": _day(day_ms),
+        "exchanges": [
+            {
+                "exchange": exchange,
+                "segments": sorted(segment for segment, whose in EXCHANGES.items() if whose == exchange),
+                "today": _session_row(calendar.hours(exchange, day_ms)),
+                "next": _session_row(
+                    next((hours for hours in coming if hours.exchange == exchange and hours.trades and hours.day_ms > day_ms), None)
+                ),
+            }
+            for exchange in sorted(set(EXCHANGES.values()))
+        ],
+        "holidays": [
+            {"day": _day(day), "description": description, "exchanges": exchanges} for (day, description), exchanges in closed.items()
+        ],
+    }
+
+
+def _session_row(hours: Hours | None) -> dict[str, Any] | None:
+    if hours is None:
+        return None
+    times = (hours.open_ms, hours.close_ms) if hours.trades else (None, None)
+    return {"day": _day(hours.day_ms), "open_ms": times[0], "close_ms": times[1], "description": hours.description}
+
+
+def _day(day_ms: int) -> str:
+    return ist_date(day_ms).isoformat()
 
 
 def _instrument_id(name: str) -> int:

@@ -11,6 +11,9 @@ from rest_framework.test import APIClient
 
 from instruments.models import Instrument
 from marketdata.api import serializers
+from marketdata.calendar import sessions_record
+from marketdata.domain.candle import DAY_MS, day_start_ms
+from marketdata.domain.session import Hours
 from marketdata.models import Gap
 from marketdata.store import market_status_write
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes, store_ticks
@@ -20,7 +23,9 @@ from tests.marketdata.way_out import entry_of
 
 def check(documented: Any, value: Any, path: str) -> None:
     """Compare names with names, through lists and dictionaries; a field that may be missing may."""
-    if isinstance(documented, ListSerializer):
+    if value is None:
+        assert documented.allow_null, path
+    elif isinstance(documented, ListSerializer):
         assert value, f"{path} has nothing to compare"
         for item in value:
             check(documented.child, item, f"{path}[]")
@@ -33,8 +38,6 @@ def check(documented: Any, value: Any, path: str) -> None:
         assert {name for name, field in fields.items() if field.required} <= set(value), path
         for name, item in value.items():
             check(fields[name], item, f"{path}.{name}")
-    elif value is None:
-        assert documented.allow_null, path
     else:
         documented.run_validation(value)
 
@@ -55,7 +58,10 @@ def check(documented: Any, value: Any, path: str) -> None:
 )
 def test_each_answer_is_as_documented(client: APIClient, reliance: Instrument, path: str, serializer: type[BaseSerializer[Any]]) -> None:
     entries = [entry_of(7, 1, 101.5, key="NSE_EQ|7"), entry_of(8, 1, 99.5, key="NSE_EQ|8")]
-    publish_latest(entries, status_of(now_ms=time.time_ns() // 1_000_000))
+    status = status_of(now_ms=time.time_ns() // 1_000_000)
+    publish_latest(entries, status)
+    today, morning = day_start_ms(status.data_ms), day_start_ms(status.data_ms) + DAY_MS
+    sessions_record([Hours("NSE", today, 0, 0, "Holiday"), Hours("NSE", morning, morning + 1, morning + 2)])
     store_ticks(7, [OPEN_MS, OPEN_MS + 1])
     store_minutes(7, 3)
     market_status_write("NSE_EQ", "NORMAL_OPEN", OPEN_MS)

@@ -10,9 +10,12 @@ import pytest
 from rest_framework.test import APIClient
 
 from instruments.models import Instrument
+from marketdata.calendar import sessions_record
+from marketdata.domain.session import Hours
 from marketdata.models import Gap
 from marketdata.store import market_status_write
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of
+from tests.zones import IST, ist
 
 BROKER = "/api/broker-status"
 MARKET = "/api/marketdata/status/"
@@ -102,6 +105,40 @@ def test_market_status_is_what_the_feed_says_now_and_since_when(client: APIClien
         {"segment": "NSE_EQ", "status": "CLOSING_START", "since_ms": None},
         {"segment": "NSE_FO", "status": "NORMAL_OPEN", "since_ms": OPEN_MS},
     ]
+
+
+def test_the_calendar_begins_on_the_markets_own_day(client: APIClient, valkey: object) -> None:
+    sessions_record(
+        [
+            Hours("NSE", ist("2025-12-15 00:00"), ist("2025-12-15 09:15"), ist("2025-12-15 15:30")),
+            Hours("NSE", ist("2025-12-16 00:00"), 0, 0),
+            Hours("NSE", ist("2025-12-17 00:00"), ist("2025-12-17 18:00"), ist("2025-12-17 19:15"), "Special"),
+            Hours("MCX", ist("2025-12-25 00:00"), 0, 0, "Christmas"),
+            Hours("NSE", ist("2025-12-25 00:00"), 0, 0, "Christmas"),
+            Hours("NSE", ist("2025-12-12 00:00"), 0, 0, "long ago"),
+        ]
+    )
+    publish_latest([], status_of(now_ms=time.time_ns() // 1_000_000)._replace(data_ms=ist("2025-12-15 10:00")))
+    calendar = client.get(MARKET).json()["calendar"]
+    assert calendar["day"] == "2025-12-15"
+    exchanges = {row["exchange"]: row for row in calendar["exchanges"]}
+    assert exchanges["NSE"] == {
+        "exchange": "NSE",
+        "segments": ["NSE_EQ", "NSE_INDEX"],
+        "today": {"day": "2025-12-15", "open_ms": 1_765_770_300_000, "close_ms": 1_765_792_800_000, "description": ""},
+        "next": {"day": "2025-12-17", "open_ms": 1_765_974_600_000, "close_ms": 1_765_979_100_000, "description": "Special"},
+    }
+    assert (exchanges["MCX"]["today"], exchanges["MCX"]["next"]) == (None, None)
+    assert set(exchanges) == {"BCD", "BFO", "BSE", "CDS", "MCX", "NFO", "NSCOM", "NSE"}
+    assert calendar["holidays"] == [{"day": "2025-12-25", "description": "Christmas", "exchanges": ["MCX", "NSE"]}]
+
+
+def test_without_a_feed_the_calendar_begins_today(client: APIClient, valkey: object) -> None:
+    today = datetime.now(IST).date()
+    sessions_record([Hours("NSE", ist(f"{today} 00:00"), 0, 0, "Nothing")])
+    calendar = client.get(MARKET).json()["calendar"]
+    assert calendar["day"] in (f"{today}", f"{today + timedelta(days=1)}")
+    assert [row["day"] for row in calendar["holidays"]] == [f"{today}"]
 
 
 def make_gaps(*minutes: int) -> None:
