@@ -428,7 +428,7 @@ def test_the_exchange_s_own_limit_is_kept_to(start_exchange: StartExchange) -> N
     exchange = start_exchange("--instruments", "20", "--seed", "1")
     with at(exchange.url):
         subject = master_of(exchange, 1)[0]
-        path = f"/v3/historical-candle/intraday/{quote(subject.instrument_key, safe='')}/minutes/1"
+        path = f"/v3/historical-candle/intraday/{quote(subject.instrument_key, safe='')}/days/1"
         asked, begin = 0, time.monotonic()
         with httpx.Client(base_url=exchange.url, headers=exchange.headers, timeout=30) as client:
             while asked < 500:  # its limit a minute; past 50 a second it says no, too
