@@ -109,7 +109,9 @@ async def test_history_goes_over_into_the_stream_without_a_hole(server: WebServe
             return await chart_of(client, interval, 777.0)
 
     intervals = ("1m", "3m", "1m", "15m", "1h")
-    _, *charts = await asyncio.gather(feed_goes_on(), *(program(0.15 * number, interval) for number, interval in enumerate(intervals)))
+    going = asyncio.create_task(feed_goes_on())
+    charts = await asyncio.gather(*(program(0.15 * number, interval) for number, interval in enumerate(intervals)))
+    await going
     for chart in charts:
         expected = [*whole, last] if chart.interval == "1m" else fold_candles([*whole, last], chart.interval)
         assert chart.shown() == [(list(candle[2:9]), candle.state) for candle in expected]

@@ -167,7 +167,7 @@ async def test_a_reader_that_fails_is_asked_again(hub: Hub, feed: ScriptedFeed, 
     failures: list[int] = []
     read = Batches.__anext__
 
-    async def fail_once(reading: Batches) -> BusBatch:
+    async def fail_once(reading: Batches) -> BusBatch | Notice:
         if not failures:
             failures.append(1)
             raise RuntimeError("the layer failed")

@@ -13,12 +13,7 @@ def test_totals_are_of_those_that_are_gone_and_of_those_that_are_here() -> None:
     one, two = Outbox(), Outbox()
     one.merged_total, two.merged_total, two.sent_bytes, two.candles_merged_total = 1, 2, 70, 4
     found = totals(counts, [one, two])
-    assert (found["merged_total"], found["sent_bytes_total"], found["candles_merged_total"], found["batches_received_total"]) == (
-        6,
-        70,
-        4,
-        5,
-    )
+    assert [found[name] for name in ("merged_total", "sent_bytes_total", "candles_merged_total", "batches_received_total")] == [6, 70, 4, 5]
 
 
 def test_every_count_of_a_client_has_its_total() -> None:
