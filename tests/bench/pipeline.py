@@ -24,6 +24,7 @@ from broker.receiving import spare_the_collector
 from broker.store_writer import StoreWriter
 from broker.upstox.decode import decode
 from marketdata import store
+from marketdata.domain.minutes import MinuteBuilder
 from marketdata.domain.tick import Tick, stamp_to_ms, tick_id
 from marketdata.models import OHLC, MarketTick
 from tests.bench.frames import INSTRUMENTS, PER_FRAME, ROUNDS_A_MINUTE, frames, keys
@@ -102,6 +103,7 @@ def _sustain(prepared: Sequence[bytes], seconds: float) -> Sustained:
     journal.instruments_add(instruments, time.time_ns() // 1000)
     writer.start()
     pipeline = Pipeline()
+    builder = MinuteBuilder(lambda instrument, minute_ms: True)
     minutes: dict[int, bytes] = {}
     spare_the_collector()
     cpu, began = time.process_time(), time.perf_counter()
@@ -112,12 +114,15 @@ def _sustain(prepared: Sequence[bytes], seconds: float) -> Sustained:
         frame = decode(data, instruments, minutes)
         writer.offer(Record(stamp, data, instruments), frame)
         pipeline.apply(frame)
+        builder.apply(frame, stamp)
+        builder.advance(pipeline.market_ms)
         done += 1
         now = time.perf_counter()
         if now - flushed > FLUSH_SECONDS:
             journal.flush()
             writer.release()
             pipeline.drain()
+            builder.drain()
             flushed = now
             if now - began > seconds:
                 break

@@ -64,6 +64,7 @@ class Reader:
 
     async def _read(self) -> None:
         async for batch in self._reading:
+            assert isinstance(batch, BusBatch)
             self.batches.append(batch)
 
     async def __aenter__(self) -> Reader:
