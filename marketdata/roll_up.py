@@ -39,8 +39,8 @@ from marketdata.domain.session import Hours
 from marketdata.models import OHLC
 
 OVERLAP = timedelta(seconds=120)
-"""The roll-up looks so far behind its watermark: a write is stamped before it is acknowledged (at most 20 s later), and a clock that
-was set back stamps lower than before (the watermark is never taken as later than now)."""
+"""So much of the past is always looked at again: a write is stamped before it is acknowledged (at most 20 s later), and a clock that
+was set back stamps lower than before. Older stamps are passed once only, so that each run gets further, whatever there is to do."""
 CHUNK_MINUTES = 200_000
 """Changed 1-minute candles whose coarser ones are made at once; the watermark moves behind them."""
 CHUNK_SPANS = 500
@@ -91,15 +91,15 @@ def candles_roll_up(*, seconds: float = 45.0) -> RollUp:
     marks = store.collection(WATERMARKS)
     mark = marks.find_one({"_id": ROLL_UP})
     now = datetime.now(UTC).replace(tzinfo=None)
-    stamp = DatetimeMS(now)
-    span: Document = {"$gte": min(mark["u"].replace(tzinfo=None), now) - OVERLAP if mark else datetime(2020, 1, 1)}
+    stamp, settled = DatetimeMS(now), now - OVERLAP
+    span: Document = {"$gte": min(mark["u"].replace(tzinfo=None), settled) if mark else datetime(2020, 1, 1)}
     changed, complete = 0, False
     while not complete:
         until = _chunk_end(span)
         spans, minutes, newest = _changed(span if until is None else {**span, "$lte": until})
         if minutes:
             _roll_up(spans, stamp)
-            marks.update_one({"_id": ROLL_UP}, {"$set": {"u": min(newest, now)}}, upsert=True)
+            marks.update_one({"_id": ROLL_UP}, {"$set": {"u": min(newest, settled)}}, upsert=True)
         changed, complete, span = changed + minutes, until is None, {"$gt": until}
         if time.monotonic() > deadline:
             break
