@@ -185,6 +185,30 @@ def test_candles_close_and_are_confirmed_in_market_time_and_a_leap_of_it_is_a_ga
     assert (gap.cause, round(gap.start.timestamp() * 1000), round(gap.end.timestamp() * 1000)) == ("silent", *HOLE)
 
 
+def test_a_feed_killed_in_mid_minute_closes_that_minute_whole(
+    start_exchange: StartExchange,  # noqa: F811
+    start_feed: StartFeed,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    exchange = start_exchange("--replay", str(_recording(tmp_path)), "--speed", "20")
+    call_command("refresh_instruments", source=f"{exchange.url}/market-quote/instruments/exchange/complete.json.gz", verbosity=0)
+    SubscriptionRule.objects.create(name="recorded", what="keys", keys=["NSE_FO|51414", "NSE_FO|51420"])
+    var = tmp_path / "var"
+    var.mkdir()
+    feed = start_feed(exchange.url, var)
+    feed.wait_for(lambda status: status.data_ms >= OPEN_MS + 2 * MINUTE_MS + 20_000)
+    feed.process.send_signal(signal.SIGKILL)
+    assert feed.process.wait(10) == -signal.SIGKILL
+    again = start_feed(exchange.url, var)
+    again.wait_for(lambda status: status.data_ms >= OPEN_MS + 4 * MINUTE_MS and not status.counters["candles_waiting"])
+    assert again.stop() == 0, again.log()
+    without_bars = instrument_ids(["NSE_FO|51420"])["NSE_FO|51420"]
+    rows = OHLC.objects.filter(instrument=without_bars).order_by("start")[:3]
+    assert [(row.state, row.open) for row in rows] == [("closed", 100.0), ("closed", 106.0), ("closed", 112.0)], "each from its first trade"
+    killed = rows[2]
+    assert killed.volume == 75 * (int(killed.close * 10) - 1000 - 110), "counted from the minute before"
+
+
 def test_a_killed_feed_resumes_with_nothing_lost_and_nothing_doubled(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811

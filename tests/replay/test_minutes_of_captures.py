@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -54,30 +53,44 @@ def last_prices(updates: list[dict[str, Any]]) -> dict[int, Bar]:
     return built
 
 
-def build(name: str) -> Iterator[tuple[set[int], Candle, Values | None]]:
-    """Give each finished candle as it is told, with the starts of the bars that its frame carried."""
+class Told(NamedTuple):
+    """A finished candle as it was told, and whether the frame before it carried its bar."""
+
+    candle: Candle
+    built: Values | None
+    carried: bool
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, list[Told]]:
+    """Every finished candle of the four captures, played together as one feed, by key."""
     builder = MinuteBuilder(lambda instrument, minute_ms: OPEN_MS <= minute_ms < CLOSE_MS)
-    (key,) = [key for key, capture in CAPTURES.items() if capture == name]
+    keys = list(CAPTURES)
+    instruments = {key: number for number, key in enumerate(keys)}
     minutes: dict[int, bytes] = {}
+    found: dict[str, list[Told]] = {key: [] for key in keys}
     stamp = 0
-    for data in read_recording([real_data(name)]):
+    for data in read_recording([real_data(name) for name in CAPTURES.values()]):
         stamp = received_stamp_us(0, stamp, 0)
-        frame = decode(data, {key: 1}, minutes)
+        frame = decode(data, instruments, minutes)
         builder.apply(frame, stamp)
         builder.advance(frame.broker_ms)
+        carried = {(bar.instrument, bar.start_ms) for bar in frame.bars}
         for candle, built in builder.drain().finished:
-            yield {bar.start_ms for bar in frame.bars}, candle, built
+            found[keys[candle.instrument]].append(Told(candle, built, (candle.instrument, candle.start_ms) in carried))
+    return found
 
 
 @pytest.mark.parametrize("key", CAPTURES)
-def test_every_minute_whose_bar_was_in_the_stream_ends_confirmed_and_equal_at_once(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_minute_whose_bar_was_in_the_stream_ends_confirmed_and_equal_at_once(
+    key: str, told: dict[str, list[Told]], capsys: pytest.CaptureFixture[str]
+) -> None:
     updates = captured_updates(CAPTURES[key])
     bars = captured_bars(updates)
     last: dict[int, Candle] = {}
     built: dict[int, Bar] = {}
-    for carried, candle, values in build(CAPTURES[key]):
-        if candle.state == "confirmed" and candle.start_ms not in built:
-            assert candle.start_ms in carried, "in the first update that has it"
+    for candle, values, carried in told[key]:
+        assert carried == (candle.state == "confirmed"), "confirmed with the first update that has the bar, and told no more"
         last[candle.start_ms] = candle
         if values is not None:
             built[candle.start_ms] = Bar(*values)
@@ -89,8 +102,10 @@ def test_every_minute_whose_bar_was_in_the_stream_ends_confirmed_and_equal_at_on
 
     plain, ours = shares(last_prices(updates), bars), shares(built, bars)
     with capsys.disabled():
-        closed, revised = len(last) - len(confirmed), sum(candle.revision > 0 for candle in last.values())
-        print(f"\n{key}: {len(confirmed)} of {len(bars)} bars confirmed and equal; {closed} minutes closed only, {revised} revised")
+        closed = [candle for candle, _, _ in told[key] if candle.state == "closed"]
+        revised = sum(candle.revision > 0 for candle in last.values())
+        print(f"\n{key}: {len(confirmed)} of {len(bars)} bars confirmed and equal; {len(last) - len(confirmed)} minutes without a bar")
+        print(f"  {len(closed)} told as closed before, {revised} of them revised by their bar")
         print(f"  equal before, in percent: last prices {plain}, built {ours}: {', '.join(FIELDS)}, all of OHLC")
     assert plain == README[key], "what the data's README says"
     for mine, theirs in zip(ours, plain, strict=True):
