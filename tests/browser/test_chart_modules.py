@@ -63,10 +63,12 @@ def test_a_new_snapshot_replaces_everything_from_its_first_candle_on(page: Page)
             const candles = new Candles(300);
             candles.snapshot([candle(10, 1), candle(20, 1), candle(30, 1)]);
             candles.snapshot([candle(20, 2), candle(40, 2)]);
-            return told(candles);
+            const second = told(candles);
+            candles.snapshot([]);
+            return [second, told(candles)];
         }"""
     )
-    assert found == [[10, 1], [20, 2], [40, 2]]
+    assert found == [[[10, 1], [20, 2], [40, 2]], []]
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ export class Candles {
     return found?.start === start ? found : undefined;
   }
 
-  /** Take the channel's snapshot: it replaces everything from its first candle on. */
+  /** Take the channel's snapshot: it replaces everything from its first candle on; an empty one everything. */
   snapshot(rows) {
     this.first = rows[0]?.start ?? Infinity;
-    this.rows = [...this.rows.slice(0, rows.length ? this.position(this.first) : undefined), ...rows];
+    this.rows = [...this.rows.slice(0, rows.length && this.position(this.first)), ...rows];
   }
 
   /** Take one candle of the channel. */

@@ -106,7 +106,7 @@ export class Chart {
   }
 
   begin(rows) {
-    const again = this.begun && this.candles.rows.length > 0;
+    const again = this.begun && rows.length > 0 && this.candles.rows.length > 0;
     const { oldest } = this.candles;
     this.candles.snapshot(rows);
     this.drawSoon("all");
