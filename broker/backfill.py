@@ -491,10 +491,10 @@ class Mender:
             return False
         bars, odd = plan.usable(answer.bars, days, length_ms=DAY_MS)
         self._counts["odd"] += answer.odd + odd
-        span = {"from_ms": day_ms(first), "to_ms": day_ms(last) + DAY_MS, "limit": len(days)}
-        before = set(store.candles_read(subject.instrument, "1d", **span))
+        read = partial(store.candles_read, subject.instrument, "1d", from_ms=day_ms(first), to_ms=day_ms(last) + DAY_MS, limit=len(days))
+        before = set(read())
         self._counts["candles"] += roll_up.daily_confirm([plan.candle_of(subject, bar, "1d", "confirmed") for bar in bars])
-        self._changed += [candle for candle in store.candles_read(subject.instrument, "1d", **span) if candle not in before]
+        self._changed += [candle for candle in read() if candle not in before]
         self._tell_sometimes()
         return True
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 from pymongo import DESCENDING, ReturnDocument
+from pymongo.collection import Collection
 
 from marketdata import store
 from marketdata.domain.candle import MINUTE_MS
@@ -96,7 +97,7 @@ def filled_text(filled: Filled) -> str:
     return f"{candles} candle{'' if candles == 1 else 's'} filled, {instruments} instrument{'' if instruments == 1 else 's'}"
 
 
-def _gaps() -> store.Collection[Document]:
+def _gaps() -> Collection[Document]:
     return store.collection(Gap._meta.db_table)
 
 

@@ -82,7 +82,13 @@ def market(exchange: RunningExchange) -> Iterator[list[Instrument]]:
 
 def instrument(number: int, key: str = "", **fields: Any) -> Instrument:
     key = key or f"NSE_FO|{number}"
-    values = {"identity": key, "instrument_key": key, "segment": key.split("|")[0], "exchange": "NSE", "instrument_type": "CE"}
+    values: dict[str, Any] = {
+        "identity": key,
+        "instrument_key": key,
+        "segment": key.split("|")[0],
+        "exchange": "NSE",
+        "instrument_type": "CE",
+    }
     values |= {"trading_symbol": key, "name": key, "active_from": moment(0)}
     return Instrument.objects.create(pk=number, **(values | fields))
 
