@@ -45,6 +45,7 @@ TICK_COLUMNS = (
 )  # fmt: skip
 """A tick's fields in the API, in order."""
 _STORED = ("p", "q", "c", "v", "a", "oi", "iv", "d", "th", "g", "ve", "rh", "bp", "bq", "ap", "aq", "tb", "ts")
+EVER_MS = 1 << 62
 LATE_MS = 60 * MINUTE_MS
 """Minutes so much older than the newest rolled-up candle may still be corrected before the roll-up comes again."""
 MOST_MINUTES = 500_000
@@ -81,8 +82,8 @@ def candles_of(
     to_ms: int,
     limit: int,
     newest_first: bool,
-    segment: str = "",
-    market_ms: int = 1 << 62,
+    segment: str,
+    market_ms: int = EVER_MS,
     recent: Iterable[Candle] = (),
     fill: bool = False,
 ) -> list[Candle]:
@@ -95,7 +96,7 @@ def candles_of(
         interval: one of INTERVAL_MINUTES.
         limit: candles at the most.
         segment: of the instrument: from where its intervals are counted, and when it trades.
-        market_ms: market time: what has not ended then is "live".
+        market_ms: market time: what has not ended then is "live"; without it, everything has ended.
         recent: the feed's newest 1-minute candles, which may not be stored yet.
         fill: put flat candles, state "filled", where nobody traded; see `silences_filled`.
 

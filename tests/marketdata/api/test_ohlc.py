@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 from instruments.models import Instrument
 from marketdata import store
 from marketdata.domain.candle import MINUTE_MS, STORED_INTERVALS, Candle, candle_id
-from tests.marketdata.api.fixtures import OPEN_MS, store_minutes
+from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes
 
 OHLC = "/api/marketdata/ohlc/"
 
@@ -94,6 +94,40 @@ def test_stored_intervals_are_read_as_they_are(client: APIClient, reliance: Inst
     assert [row["candle"][0] for row in body["results"]] == [start]
 
 
+@pytest.mark.usefixtures("valkey")
+def test_finished_candles_and_the_forming_one_come_in_one_answer(client: APIClient, reliance: Instrument) -> None:
+    store_minutes(7, 12)
+    status = status_of(now_ms=OPEN_MS + 12 * MINUTE_MS + 20_000)
+    publish_latest([], status)
+    rows = client.get(OHLC, {"instrument": "id:7", "interval": "5m"}).json()["results"]
+    assert [(row["candle"][0], row["candle"][4], row["state"]) for row in rows] == [
+        (OPEN_MS + 10 * MINUTE_MS, 11.5, "live"),
+        (OPEN_MS + 5 * MINUTE_MS, 9.5, "confirmed"),
+        (OPEN_MS, 4.5, "confirmed"),
+    ]
+    (day,) = client.get(OHLC, {"instrument": "id:7", "interval": "1d"}).json()["results"]
+    assert (day["candle"][1:6], day["state"]) == ([0, 12, -1, 11.5, 120], "live")
+
+
+@pytest.mark.usefixtures("valkey")
+@pytest.mark.parametrize("interval", ["1m", "3m", "5m", "10m", "15m", "30m", "1h", "2h", "4h", "1d", "1w", "1M"])
+def test_nothing_is_live_when_no_feed_runs_and_the_day_is_over(client: APIClient, reliance: Instrument, interval: str) -> None:
+    store_minutes(7, 12, start_ms=OPEN_MS - 366 * 86_400_000)
+    (row,) = client.get(OHLC, {"instrument": "id:7", "interval": interval, "limit": 1}).json()["results"]
+    assert row["state"] == ("closed" if interval in ("1d", "1w", "1M") else "confirmed")
+
+
+def test_silences_are_filled_when_asked(client: APIClient, reliance: Instrument) -> None:
+    store_minutes(7, 1)
+    store_minutes(7, 1, start_ms=OPEN_MS + 3 * MINUTE_MS)
+    query = {"instrument": "id:7", "from": OPEN_MS}
+    assert starts(client.get(OHLC, query).json()) == [0, 3]
+    body = client.get(OHLC, {**query, "fill": "prev"}).json()
+    assert starts(body) == [0, 1, 2, 3]
+    flat = {"candle": [OPEN_MS + MINUTE_MS, 0.5, 0.5, 0.5, 0.5, 0, None], "state": "filled", "revision": 0, "ticks": 0}
+    assert body["results"][1] == flat
+
+
 def test_every_format_has_the_same_candles(client: APIClient, reliance: Instrument) -> None:
     store_minutes(7, 5)
     rows = client.get(OHLC, {"instrument": "id:7"}).json()["results"]
@@ -112,6 +146,7 @@ def test_every_format_has_the_same_candles(client: APIClient, reliance: Instrume
         ({"instrument": "id:7", "interval": "7m"}, 400, "interval"),
         ({"instrument": "id:7", "interval": "1y"}, 400, "interval"),
         ({"instrument": "id:7", "after": "1"}, 400, "after"),
+        ({"instrument": "id:7", "fill": "next"}, 400, "fill"),
         ({"instrument": "id:8"}, 404, "instrument"),
         ({"interval": "1m"}, 400, "instrument"),
     ],
