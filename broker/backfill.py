@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 1800.0
 """After an answer that may not have been the broker's last word: yesterday's minutes in the small hours."""
-CONFIRM_AFTER_MS = 90_000
+CONFIRM_AFTER_MS = 120_000
 """A minute that still has its candle from ticks alone so long after its end is asked for; the feed's own bar nearly always comes sooner."""
 CONFIRM_BACK_MS = 30 * MINUTE_MS
 """How far back each run looks for such minutes; the rest of the day comes with them, or with the audit."""
@@ -251,14 +251,14 @@ class Mender:
         if refused:
             reasons.append(f"{len(refused)} refused: {next(iter(refused.values()))}")
         if any(note.bars for note in notes.values()) or (subjects and not due):
-            self._judge(gap, Gap.Heal.HEALED, "; ".join([gaps.filled_text(gaps.candles_filled(gap)), *reasons]))
+            self._judge(gap, Gap.Heal.HEALED, "; ".join([gaps.filled_text(gaps.candles_filled(gap, shards=self._shards)), *reasons]))
         elif subjects and len(refused) < len(subjects):
             self._judge(gap, Gap.Heal.IMPOSSIBLE, "; ".join(["the broker has no bars of these days", *reasons]))
         else:
             self._judge(gap, Gap.Heal.IMPOSSIBLE, "; ".join(reasons) or "nobody knows an instrument that was followed then")
 
     def _judge(self, gap: GapNotice, state: str, detail: str) -> None:
-        self._moved.append(gaps.gap_judge(gap, state, detail))
+        self._moved.append(gaps.gap_judge(gap, state, detail, shards=self._shards))
         self._counts[{Gap.Heal.HEALED: "healed", Gap.Heal.IMPOSSIBLE: "impossible"}.get(Gap.Heal(state), "waiting")] += 1
         self._tell_sometimes()
 

@@ -37,13 +37,16 @@ def gaps_open(*, ended_before_ms: int, limit: int = 1000) -> list[GapNotice]:
     return [_notice(row) for row in _gaps().find(wanted).sort("start", DESCENDING).limit(limit)]
 
 
-def gap_judge(gap: GapNotice, state: str, detail: str) -> GapNotice:
+def gap_judge(gap: GapNotice, state: str, detail: str, *, shards: int = 1) -> GapNotice:
     """Record what healing came to: "healed", "impossible", or still "open". Counts an attempt, and the candles that it has now.
+
+    Args:
+        shards: how many feeds there are, each with the instruments whose id is its number mod `shards`.
 
     Returns:
         The gap as it is now.
     """
-    filled = candles_filled(gap)
+    filled = candles_filled(gap, shards=shards)
     changes: Document = {"heal_state": state, "heal_detail": detail[:DETAIL_LENGTH], "candles_healed": filled.candles}
     if state == Gap.Heal.HEALED:
         changes["healed_at"] = datetime.now(UTC)
@@ -81,12 +84,11 @@ def gap_missing_record(*, shard: int, start_ms: int, end_ms: int, instruments: I
     return _notice(row | changes)
 
 
-def candles_filled(gap: GapNotice) -> Filled:
-    """Count the back-filled minutes within a gap."""
+def candles_filled(gap: GapNotice, *, shards: int = 1) -> Filled:
+    """Count the back-filled minutes within a gap, of the instruments that it concerns; `shards` as of `gap_judge`."""
     start = gap.start_ms // MINUTE_MS * MINUTE_MS
     within: Document = {"n": "1m", "t": {"$gte": DatetimeMS(start), "$lt": DatetimeMS(gap.end_ms)}, "s": OHLC.State.BACKFILLED}
-    if gap.instruments:
-        within["i"] = {"$in": gap.instruments}
+    within["i"] = {"$in": gap.instruments} if gap.instruments else {"$mod": [shards, gap.shard % shards]}
     counts = list(store.candles_collection().aggregate([{"$match": within}, {"$group": {"_id": "$i", "candles": {"$sum": 1}}}]))
     return Filled(sum(row["candles"] for row in counts), len(counts))
 

@@ -46,6 +46,7 @@ def test_a_verdict_counts_what_is_filled_within_and_the_attempt() -> None:
     (notice,) = gaps.gaps_open(ended_before_ms=START + 9 * MINUTE)
     assert gaps.candles_filled(notice) == Filled(3, 2)
     assert gaps.candles_filled(notice._replace(instruments=[2, 3])) == Filled(1, 1)
+    assert gaps.candles_filled(notice, shards=2) == Filled(1, 1), "the first of two feeds has the even ones"
     waiting = gaps.gap_judge(notice, "open", "not yet")
     assert (waiting.heal_state, waiting.heal_detail, waiting.candles_healed) == ("open", "not yet", 3)
     healed = gaps.gap_judge(notice, "healed", "x" * 300)
