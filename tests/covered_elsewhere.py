@@ -12,6 +12,7 @@ TRIED_BY = {
     "accounts/middleware.py": "accounts/api/test_problems.py",
     "accounts/models.py": "accounts/test_services.py",
     "accounts/sessions.py": "accounts/test_queries.py",
+    "broker/candle_fetches.py": "broker/test_backfill.py",
     "broker/certificate.py": "broker/test_verification.py",
     "broker/management/commands/brokerlogin.py": "broker/test_sessions.py",
     "broker/management/commands/refresh_instruments.py": "broker/test_master_refresh.py",
