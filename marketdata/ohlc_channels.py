@@ -35,7 +35,8 @@ UNSURE_SECONDS = 20.0
 """After a loss it is read at once, and again so much later: what was lost may not have been in the store yet."""
 RETRY_SECONDS = 2.0
 IDLE_SECONDS = 60.0
-"""A series that nobody has followed for so long is dropped."""
+IDLE_MAX = 200
+"""A series that nobody has followed for so long is dropped, and the oldest of more than so many."""
 BACK_MS = 3_600_000
 """Market time that is so much earlier than before is another day's."""
 FORGET_MS = 86_400_000
@@ -90,6 +91,8 @@ class OhlcChannels:
         outboxes.discard(outbox)
         if not outboxes and series in self._due:
             self._idle[series] = time.monotonic()
+            if len(self._idle) > IDLE_MAX:
+                self._drop(next(iter(self._idle)))
         return outbox.unfollow_chart(series)
 
     def _drop(self, series: Series) -> None:
@@ -205,27 +208,30 @@ class OhlcChannels:
 
     async def _load(self, series: Series) -> None:
         self._due[series] = math.inf
-        pause = REFRESH_SECONDS
-        market_ms = self._market_ms()
-        self._known_ms = max(self._known_ms, market_ms)
+        pause = RETRY_SECONDS
         try:
-            stored = await database_sync_to_async(stored_read, thread_sensitive=False)(
-                series.instrument, series.key, series.interval, market_ms
-            )
+            if await self._filled(series):
+                self._wake(_mark(series, self._of.get(series.instrument, {}).get(series, set())))
+            pause = REFRESH_SECONDS
+            if self._due.get(series) == math.inf and series in self._unsure:
+                self._unsure.discard(series)
+                pause = UNSURE_SECONDS
+            self._is_failing = False
         except (PyMongoError, DatabaseError) as error:
             if not self._is_failing:
                 logger.warning("candles cannot be read; trying on: %s", error)
             self._is_failing = True
-            pause = RETRY_SECONDS
-        else:
-            self._is_failing = False
-            if self._due.get(series) is math.inf and series in self._unsure:
-                self._unsure.discard(series)
-                pause = UNSURE_SECONDS
-            if series.fill(stored, self.recent_minutes(series.instrument)):
-                self._wake(_mark(series, self._of.get(series.instrument, {}).get(series, set())))
-        if series in self._due:
-            self._due[series] = min(self._due[series], time.monotonic() + pause)
+        finally:
+            if series in self._due:
+                self._due[series] = min(self._due[series], time.monotonic() + pause)
+
+    async def _filled(self, series: Series) -> bool:
+        """Read the store; return whether clients have to be told."""
+        market_ms = self._market_ms()
+        self._known_ms = max(self._known_ms, market_ms)
+        read = database_sync_to_async(stored_read, thread_sensitive=False)
+        stored = await read(series.instrument, series.key, series.interval, market_ms)
+        return series.fill(stored, self.recent_minutes(series.instrument))
 
 
 def _with(held: tuple[Candle, ...], minute: Candle) -> tuple[Candle, ...]:

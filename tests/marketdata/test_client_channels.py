@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import redis
+from channels.db import database_sync_to_async
 
 from marketdata import bus, client_channels, live_state
-from marketdata.domain.candle import fold_candles
+from marketdata.domain.candle import INTERVAL_MINUTES, Candle, fold_candles
 from marketdata.domain.gap import GapNotice
+from marketdata.roll_up import candles_roll_up
+from marketdata.selectors import candles_of
 from tests.marketdata.way_out import (
     MINUTE_MS,
     NOON_MS,
@@ -261,3 +264,37 @@ async def test_healing_is_told_as_candles_and_as_a_gap_to_whom_it_concerns(serve
             message = await charts.next(event="market:ohlc")
             shown[message["interval"]].take(message)
         assert shown["1m"].candles[NOON_MS] == ([NOON_MS, 100.0, 102.0, 100.0, 102.0, 75, None], "backfilled", 0)
+
+
+async def test_every_interval_begins_with_what_rest_answers(server: WebServer, feed: ScriptedFeed) -> None:
+    await instruments(1)
+    days = [NOON_MS - back * 86_400_000 for back in (34, 10, 4, 3, 0)]
+    stored = [minute_of(1, noon + number * MINUTE_MS, 101.0 + number % 9) for noon in days for number in range(-165, 0, 4)]
+    late = [minute_of(1, NOON_MS + number * MINUTE_MS, 120.0, state) for number, state in ((-1, "closed"), (0, "live"))]
+
+    @database_sync_to_async
+    def roll_up() -> None:
+        candles_roll_up()
+
+    @database_sync_to_async
+    def answered(interval: str) -> list[Candle]:
+        recent, market_ms = server.hub.recent_minutes(1), server.hub.board.market_ms or 0
+        return candles_of(
+            1, interval, from_ms=0, to_ms=market_ms + 1, limit=500, newest_first=False, segment="TEST", market_ms=market_ms, recent=recent
+        )
+
+    await store_candles(stored[:-5])
+    await roll_up()
+    await store_candles(stored[-5:])  # the roll-up lags
+    async with market_client(server.url, await api_key()) as client:
+        await feed.publish(candles=late, report=True)
+        await auntil(lambda: len(server.hub.recent_minutes(1)) == 2)
+        await client.send(op="subscribe", id=1, channels=[f"ohlc:{interval}:TEST|1" for interval in INTERVAL_MINUTES], candles=500)
+        shown = {interval: Chart(interval) for interval in INTERVAL_MINUTES}
+        while any(not chart.snapshots for chart in shown.values()):
+            message = await client.next(event="market:ohlc")
+            shown[message["interval"]].take(message)
+        for interval, chart in shown.items():
+            assert chart.shown() == [(list(candle[2:9]), candle.state) for candle in await answered(interval)], interval
+            assert chart.shown()[-1][1] == "live"
+            assert len(chart.candles) >= (2 if interval == "1M" else 3)

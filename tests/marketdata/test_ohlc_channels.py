@@ -254,6 +254,32 @@ async def test_a_series_that_nobody_follows_is_dropped_after_a_while(market: Mar
     await market.charts.load_step()
 
 
+async def test_series_that_nobody_follows_are_bounded(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ohlc_channels, "IDLE_MAX", 3)
+    for instrument in range(10):
+        market.charts.unfollow(market.client, market.charts.follow(market.client, instrument, f"K|{instrument}", "1m", 10))
+    assert len(market.charts) == 3
+    kept = market.charts.follow(market.client, 9, "K|9", "1m", 10)
+    await market.charts.load_step()
+    assert kept.is_filled
+
+
+async def test_a_reading_that_breaks_is_tried_again(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ohlc_channels, "RETRY_SECONDS", 0.0)
+    market.charts.follow(market.client, 1, KEY, "1m", 10)
+    with monkeypatch.context() as broken:
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("nobody thought of this")
+
+        broken.setattr(ohlc_channels, "stored_read", fail)
+        with pytest.raises(RuntimeError):
+            await market.charts.load_step()
+    await store_candles(minutes_of(0))
+    await market.charts.load_step()
+    assert market.drain() == closes(0)
+
+
 # --- what is read ---------------------------------------------------------------------------------------------------------
 def write(candles: Iterable[Candle]) -> None:
     from marketdata import store
