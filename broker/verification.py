@@ -24,12 +24,16 @@ from django.db.models import Q
 from pymongo import ASCENDING
 
 from broker.certificate import NAMED, Certificate, Finding, InstrumentProof, ShardProof
+from broker.hours import TradingHours
 from broker.journal import JournalReader, Record, segment_paths
+from broker.liveness import segment_of
 from broker.position import position_read
 from broker.upstox.decode import Frame, decode
-from instruments.domain.instrument import IST
+from instruments.domain.instrument import INDEX_TYPE, IST
+from instruments.models import Instrument
 from instruments.selectors import instrument_ids, instrument_keys
 from marketdata import live_state
+from marketdata.calendar import calendar_read
 from marketdata.domain.candle import Candle, candle_id
 from marketdata.domain.continuity import continuity
 from marketdata.domain.tick import EPOCH_2020_US, MAX_RANK, SHARD_BITS, stamp_to_ms, tick_id, tick_id_received_us
@@ -178,6 +182,7 @@ class _Verification:
         self._keys: dict[int, str] = {}
         self._map: Mapping[str, int] = {}
         self._unknown: dict[str, int | None] = {}
+        self._hours = TradingHours()
         self._bars: dict[int, bytes] = {}
         self._minutes: dict[int, bytes] = {}
         self._young_bars: set[int] = set()
@@ -188,6 +193,7 @@ class _Verification:
         """Stored documents under ids of the day whose time of receipt is of the day."""
 
     def run(self) -> Certificate:
+        self._hours.take_calendar(calendar_read())
         for number, folder in self._folders.items():
             self._open(number, folder)
         self._stored = _StoredTicks(tick_id(self._from_us, 0), tick_id(self._until_us, 0))
@@ -265,6 +271,8 @@ class _Verification:
             self._counts["frames_rejected"] += 1
             return
         self._counts["frames_decoded"] += 1
+        self._hours.observe(frame.segments, frame.broker_ms)
+        self._hours.observe_auctions(frame.auctions)
         young = stamp > self._positions[shard]
         for bar in frame.bars:
             self._bar(bar, young=young)
@@ -405,6 +413,8 @@ class _Verification:
                 self._candle(identifier, stored.get(identifier))
 
     def _candle(self, identifier: int, row: Document | None) -> None:
+        if row is None and not self._in_session(identifier):
+            return  # the feed leaves such a bar alone: no candle of the pre-open, the closing auction or the post-close
         self._counts["candles_expected"] += 1
         figures = dict(zip("ohlcv", _FIGURES.unpack(self._bars[identifier]), strict=True)) | {"s": "confirmed"}
         differences = [] if row is None else _differences(figures, {name: row.get(name) for name in figures})
@@ -419,6 +429,15 @@ class _Verification:
             kind = "candles_missing" if row is None else "candles_altered"
             key = self._keys.get(instrument, "")
             self._certificate.find(Finding(kind, str(identifier), instrument, key, start_ms, "; ".join(differences)))
+
+    def _in_session(self, identifier: int) -> bool:
+        """Whether the broker's bar belongs to continuous trading, by the calendar and by what the journal's frames said of the market."""
+        instrument, start_ms = candle_id_parts(identifier)
+        key = self._keys.get(instrument)
+        if key is None:
+            return True
+        cas = Instrument.objects.filter(pk=instrument, cas_eligible=True).exclude(instrument_type=INDEX_TYPE).exists()
+        return self._hours.trades(segment_of(key), start_ms, cas=cas)
 
     # --- small things -------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ IDS = {"A": 1, "B": 2}
 class Bench:
     """A journal and a writer on it, as the runner has them."""
 
-    def __init__(self, folder: Path, **changes: int) -> None:
+    def __init__(self, folder: Path, in_session: Callable[[int, int], bool] = lambda instrument, minute_ms: True, **changes: int) -> None:
         self.journal = Journal(folder, shard=0, segment_bytes=1 << 30)
         self.journal.open()
         last_us = self.journal.last_us
@@ -38,7 +38,7 @@ class Bench:
         self.may_name = threading.Event()
         self.may_name.set()
         options = {"batch_ticks": 50, "batch_ms": 20, "queue_ticks": 10_000} | changes
-        self.writer = StoreWriter(folder, shard=0, journal_last_us=last_us, name_unknown=self._name, **options)
+        self.writer = StoreWriter(folder, shard=0, journal_last_us=last_us, name_unknown=self._name, in_session=in_session, **options)
 
     def _name(self, keys: Sequence[str]) -> dict[str, int]:
         self.named.append(keys)
@@ -315,3 +315,12 @@ def test_the_brokers_minute_is_written_once_until_it_changes(tmp_path: Path) -> 
     (candle,) = OHLC.objects.all()
     assert (candle.close, candle.revision, candle.state) == (101.75, 1, "confirmed")
     assert bench.writer.counts["candles_written_total"] == 2
+
+
+def test_a_bar_of_a_minute_outside_the_session_is_no_candle(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, in_session=lambda instrument, minute_ms: instrument == 2 and minute_ms == 1_769_160_480_000)
+    bench.writer.start()
+    bench.take(0)
+    bench.close()
+    assert [row["i"] for row in store.candles_collection().find({})] == [2]
+    assert bench.writer.counts["ticks_stored_total"] == 2, "its ticks are stored all the same"

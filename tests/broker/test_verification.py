@@ -19,6 +19,9 @@ from broker.upstox.decode import decode
 from broker.verification import _Verification, day_verify
 from instruments.domain.instrument import IST
 from marketdata import live_state, store
+from marketdata.calendar import sessions_record
+from marketdata.domain.candle import day_start_ms
+from marketdata.domain.session import Hours
 from marketdata.domain.tick import tick_id
 from marketdata.models import Gap
 from tests.marketdata.api.fixtures import publish_latest, status_of
@@ -381,6 +384,17 @@ def test_a_finished_minute_that_is_missing_or_altered_is_named(clock_day: Day) -
         ("candles_altered", str(altered["_id"]), "NSE_FO|B", "h: journal 102.0, store 103.0"),
     }
     assert certificate.verdict == "NOT CLEAN: 1 candles missing, 1 candles altered."
+
+
+def test_a_bar_outside_the_session_is_no_candle_and_none_is_missed(clock_day: Day) -> None:
+    store.candles_collection().delete_many({})
+    assert clock_day.verify().counts["candles_missing"] == 2
+    bar_ms = 1_769_160_480_000
+    sessions_record([Hours("NFO", day_start_ms(bar_ms), bar_ms - 3_600_000, bar_ms)])
+    certificate = clock_day.verify()
+    assert_it_adds_up(certificate)
+    assert certificate.findings == []
+    assert certificate.counts["candles_expected"] == 0
 
 
 def test_a_minute_that_is_less_certain_than_the_broker_made_it_is_altered(clock_day: Day) -> None:
