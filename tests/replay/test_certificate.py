@@ -50,7 +50,12 @@ def assert_clean(var: Path, journal: Path, source: dict[str, list[Figures]]) -> 
     assert certificate["findings"] == []
     assert {row["hop"]: row["equation"] for row in certificate["continuity"] if row["holds"] is False} == {}
     assert certificate["continuity"]
-    assert counts["candles_equal"] == counts["candles_expected"] == store.candles_collection().count_documents({"n": "1m"}) > 0
+    assert (
+        counts["candles_equal"]
+        == counts["candles_expected"]
+        == store.candles_collection().count_documents({"n": "1m", "s": "confirmed"})
+        > 0
+    )
     print("\n".join(done.stderr.splitlines()[-1:]), certificate["verdict"])
     return certificate
 

@@ -16,14 +16,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.core.management import call_command
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from accounts.models import User
 from accounts.services import api_key_create
 from broker.simulator.captures import FRAME_MS
-from instruments.models import SubscriptionRule
 from instruments.selectors import instrument_ids
 from marketdata import store
 from marketdata.models import Gap
@@ -32,7 +30,7 @@ from tests.fakes.feed import StartFeed, start_feed  # noqa: F401 - a fixture
 from tests.fakes.stack import Process
 from tests.payloads.bars import Bar, Minutes, captured_bars, clock, folded
 from tests.replay.candle_proof import Updates, assert_gaps, excerpt, stored_bars, stored_candles, traded_ms, whole_days
-from tests.replay.test_real_data import answers, wait_until
+from tests.replay.test_real_data import answers, prepare, wait_until
 from tradingok import ports
 from tradingok.celery import app
 
@@ -139,8 +137,7 @@ def test_ten_minutes_that_were_cut_out_are_healed_and_charts_repair_themselves(
     unbroken = {key: captured_bars(rows) for key, rows in updates.items()}
     lost = {key: lost_minutes(rows) for key, rows in updates.items()}
     exchange = start_exchange("--replay", *paths, "--speed", "120", "--cut-out", f"{CUT}-{MENDED}")
-    call_command("refresh_instruments", source=f"{exchange.url}/market-quote/instruments/exchange/complete.json.gz")
-    SubscriptionRule.objects.create(name="recorded", what="keys", keys=list(updates))
+    prepare(exchange, list(updates))
     ids = instrument_ids(updates)
     api_key = api_key_create(user=User.objects.create_user("reader"), name="chart")
     with web_and_worker(exchange.url, tmp_path) as host, following(host, api_key, FOLLOWED) as client:

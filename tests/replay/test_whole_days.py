@@ -13,9 +13,9 @@ import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
 from instruments.selectors import instrument_ids
-from marketdata import store
-from marketdata.domain.candle import INTERVAL_MINUTES
-from marketdata.services import candles_roll_up
+from marketdata.domain.candle import INTERVAL_MINUTES, STORED_INTERVALS
+from marketdata.roll_up import candles_roll_up
+from marketdata.selectors import candles_of
 from tests.fakes.exchange import RunningExchange
 from tests.fakes.feed import RunningFeed
 from tests.fakes.stack import empty_namespace
@@ -114,7 +114,11 @@ def test_every_interval_is_a_fold_of_the_minutes(days: WholeDays) -> None:
     candles_roll_up()
     for key in CAPTURES:
         minutes = stored_bars(days.ids[key])
+        for interval in STORED_INTERVALS:
+            assert stored_bars(days.ids[key], interval) == folded(minutes, interval), (key, interval)
         for interval in INTERVAL_MINUTES:
-            read = store.candles_read(days.ids[key], interval, from_ms=0, to_ms=2**42, limit=1000)
+            read = candles_of(
+                days.ids[key], interval, from_ms=0, to_ms=2**42, limit=1000, newest_first=False, segment=key.partition("|")[0]
+            )
             got = {row.start_ms: Bar(row.open, row.high, row.low, row.close, row.volume) for row in read}
             assert got == folded(minutes, interval), (key, interval)
