@@ -163,7 +163,7 @@ async def test_a_user_has_so_many_connections(server: WebServer, settings: Any) 
 
     async def is_admitted() -> bool:
         async with market_client(server.url, secret) as again:
-            return (await again.next())["event"] == "hello"
+            return bool((await again.next())["event"] == "hello")
 
     await auntil(is_admitted)  # places are given back after the close
 

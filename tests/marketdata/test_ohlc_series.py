@@ -15,6 +15,7 @@ from marketdata.domain.candle import MINUTE_MS, NSE_ANCHORS, Candle, day_start_m
 from marketdata.domain.session import Calendar, Hours
 from marketdata.ohlc_series import LATE_MS, MANY, NOTHING, Series, Stored, first_part_ms, supersedes
 from marketdata.wire import CANDLES_MAX
+from tests.zones import host_zone  # noqa: F401
 
 INDIA = ZoneInfo("Asia/Kolkata")
 OPEN = datetime(2026, 9, 21, 9, 15, tzinfo=INDIA)
@@ -295,6 +296,7 @@ STARTS = {
 """Interval → start of the candle of Wednesday, 2026-09-23 10:32 IST, read off a calendar."""
 
 
+@pytest.mark.usefixtures("host_zone")
 @pytest.mark.parametrize("interval", STARTS)
 def test_every_interval_goes_on_from_what_is_stored(interval: str) -> None:
     at = datetime(2026, 9, 23, 10, 32, tzinfo=INDIA)
