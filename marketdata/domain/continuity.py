@@ -30,6 +30,11 @@ FEED_HOPS: tuple[Hop, ...] = (
         ("ticks_changed_total",),
         ("quotes_published_total", "merged_total", "quotes_forgotten_total", "quotes_unsent_total", "quotes_waiting"),
     ),
+    (
+        "candles to store",
+        ("candles_finished_total",),
+        ("candles_recorded_total", "candles_overtaken_total", "candles_unwritten_total", "candles_waiting"),
+    ),
 )
 """Of one feed shard."""
 

@@ -30,6 +30,11 @@ FEED = {
     "quotes_forgotten_total": 20,
     "quotes_unsent_total": 25,
     "quotes_waiting": 5,
+    "candles_finished_total": 60,
+    "candles_recorded_total": 45,
+    "candles_overtaken_total": 8,
+    "candles_unwritten_total": 3,
+    "candles_waiting": 4,
 }
 HUB = {"marked_total": 500, "delivered_total": 400, "merged_total": 70, "forgotten_total": 20, "waiting": 10}
 TERMS = sorted({name for _, into, out in FEED_HOPS for name in (*into, *out)})
