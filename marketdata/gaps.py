@@ -72,6 +72,7 @@ def gap_missing_record(*, shard: int, start_ms: int, end_ms: int, instruments: I
         upsert=True,
         return_document=ReturnDocument.AFTER,
     )
+    assert row is not None  # it was made where there was none
     missed = len(row["instruments"])
     candles = missed * (end_ms - start_ms) // MINUTE_MS
     changes: Document = {

@@ -41,6 +41,7 @@ TRIED_BY = {
     "broker/simulator/source.py": "broker/simulator/test_market.py",
     "instruments/api/serializers.py": "instruments/api/test_views.py",
     "marketdata/api/series.py": "marketdata/api/test_ticks.py",
+    "marketdata/domain/gap.py": "marketdata/test_gaps.py",
     "marketdata/domain/feed_status.py": "marketdata/test_feed_board.py",
     "marketdata/models.py": "marketdata/test_store.py",
     "marketdata/routing.py": "marketdata/test_consumers.py",
