@@ -1,19 +1,23 @@
 """The exchanges' calendar, from the broker's timings and holidays into MarketSession.
 
-A beat task refreshes it a few times a day. The feed does not wait for beat, and a replay needs the days of its own time: about each
-minute, in a thread, it calls (the hook, in `broker.runner`):
+A beat task refreshes it a few times a day. The feed does not wait for beat, and a replay needs the days of its own time: each minute, and
+when the market's day changes, it asks (in a thread):
 
-    calendar, failure = await asyncio.to_thread(calendar_ensure, self.pipeline.market_ms)
+    calendar, failure = calendar_ensure(self.pipeline.market_ms, api_url=self.config.api_url)
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.db import Error as DjangoError
+from django.db import connections
+from pymongo.errors import PyMongoError
 
 from broker.rest_pacing import RestPacer
 from broker.sessions import token_current
@@ -31,17 +35,26 @@ PACE_SECONDS = 20.0
 """Longest wait for a call's turn among the broker's limits."""
 CLOSED = "TRADING_HOLIDAY"
 
-_ensured: set[int] = set()
-"""Days that this process has fetched. Other processes' rows may be of another exchange, or of a market that never closed."""
-_ask_again_at = 0.0
-_last_failure: BrokerError | None = None
+
+class _Fetched:
+    """What this process has fetched for its feed: rows of other processes may be of another exchange, or of a market that never closed."""
+
+    def __init__(self) -> None:
+        self.days: set[int] = set()
+        self.failure: Exception | None = None
+        self.ask_again_at = 0.0
+        self.thread: threading.Thread | None = None
 
 
-def calendar_refresh(market_ms: int = 0) -> int:
+_fetched = _Fetched()
+
+
+def calendar_refresh(market_ms: int = 0, *, api_url: str = "") -> int:
     """Fetch the hours of the days around the market's own, and the year's holidays. About 23 calls; what was fetched is kept.
 
     Args:
         market_ms: a moment of the market's day, ms UTC; by default the newest one of the feeds, without a feed our clock.
+        api_url: the broker's REST address; by default that of the settings.
 
     Returns:
         How many sessions were new or other than before.
@@ -53,7 +66,7 @@ def calendar_refresh(market_ms: int = 0) -> int:
     ahead = range(day, day + DAYS_AHEAD * DAY_MS + 1, DAY_MS)
     back = range(day - DAY_MS, day - DAYS_BACK * DAY_MS - 1, -DAY_MS)
     pacer = RestPacer()
-    with UpstoxRest(settings.UPSTOX_API_URL, token_current().token) as rest:
+    with UpstoxRest(api_url or settings.UPSTOX_API_URL, token_current().token) as rest:
         _take_turn(pacer)
         holidays = rest.holidays()
         names = {str(row.get("date")): str(row.get("description") or "") for row in holidays}
@@ -71,29 +84,44 @@ def calendar_refresh(market_ms: int = 0) -> int:
     return changed
 
 
-def calendar_ensure(market_ms: int) -> tuple[Calendar, BrokerError | None]:
-    """Return the calendar, once this process has fetched the market's day, and what prevents that. Call it each minute; it may block.
+def calendar_ensure(market_ms: int, *, api_url: str = "", seconds: float = 4.0) -> tuple[Calendar, Exception | None]:
+    """Return the calendar, and see to it that this process fetches the market's day once. Call it as often as wanted.
+
+    The broker is asked in a thread of its own, which nobody has to wait for, and after a failure not again for RETRY_SECONDS.
 
     Args:
         market_ms: the market's own time, ms UTC; 0: nothing is fetched.
+        api_url: as in `calendar_refresh`.
+        seconds: wait so long for what is under way.
 
     Returns:
-        All days that are known, and the broker's last error while the market's day could not be fetched.
+        All days that are known, and why the market's day could not be fetched; None where it was, or is being fetched.
 
     Raises:
-        pymongo.errors.PyMongoError, django.db.Error, live_state.Unavailable: worth a retry.
+        pymongo.errors.PyMongoError: worth a retry.
     """
-    global _ask_again_at, _last_failure
-    day = day_start_ms(market_ms)
-    if market_ms and day not in _ensured and time.monotonic() >= _ask_again_at:
-        try:
-            calendar_refresh(market_ms)
-        except BrokerError as error:
-            _last_failure, _ask_again_at = error, time.monotonic() + RETRY_SECONDS
-        else:
-            _last_failure = None
-            _ensured.update(range(day - DAYS_BACK * DAY_MS, day + DAYS_AHEAD * DAY_MS + 1, DAY_MS))
-    return calendar_read(), _last_failure
+    now = time.monotonic()
+    under_way = _fetched.thread
+    if under_way is None and market_ms and day_start_ms(market_ms) not in _fetched.days and now >= _fetched.ask_again_at:
+        _fetched.ask_again_at = now + RETRY_SECONDS
+        under_way = _fetched.thread = threading.Thread(target=_fetch, args=(market_ms, api_url), name="calendar", daemon=True)
+        under_way.start()
+    if under_way is not None:
+        under_way.join(seconds)
+    return calendar_read(), _fetched.failure
+
+
+def _fetch(market_ms: int, api_url: str) -> None:
+    try:
+        calendar_refresh(market_ms, api_url=api_url)
+        day = day_start_ms(market_ms)
+        _fetched.days.update(range(day - DAYS_BACK * DAY_MS, day + DAYS_AHEAD * DAY_MS + 1, DAY_MS))
+        _fetched.failure, _fetched.ask_again_at = None, 0.0
+    except (BrokerError, PyMongoError, DjangoError) as error:
+        _fetched.failure = error
+    finally:
+        _fetched.thread = None
+        connections.close_all()  # this thread's own
 
 
 def market_now_ms() -> int:

@@ -4,8 +4,8 @@ A hole lies in a small file beside the journal from the moment that the connecti
 and leaves the file when the store has it. A Gap is named by shard and start, so saving it twice changes nothing. A hole in which no
 followed segment traded (a night, a weekend, a holiday) is none: nobody missed anything. A segment traded in a hole if one of these says so:
 
-    the calendar          a planned session of it lies wholly or partly in the hole
     the statuses          it traded when the hole began or ended, or began to trade in it, as another feed or REST has recorded
+    the calendar          a planned session of it begins or ends in the hole; or the hole lies in one, and no status is known
     neither knows         of a weekday whose hours are not known the hole holds the usual open, and at its end the market is closed:
                           the whole session may lie in it (a holiday so gives a Gap too many: better than a session that nobody misses)
 """
@@ -151,7 +151,8 @@ def gap_record(hole: Hole, shard: int) -> bool:
     Raises:
         pymongo.errors.PyMongoError, django.db.DatabaseError: worth a retry.
     """
-    if not (hole.traded or holds_session(calendar_read(), hole) or _traded_meanwhile(hole)):
+    calendar = calendar_read()
+    if not (hole.traded or holds_session(calendar, hole) or _traded_meanwhile(calendar, hole)):
         return False
     Gap.objects.get_or_create(
         shard=shard,
@@ -161,34 +162,34 @@ def gap_record(hole: Hole, shard: int) -> bool:
     return True
 
 
-def _traded_meanwhile(hole: Hole) -> bool:
-    """Whether a followed segment began to trade within a hole, or traded before it where we do not know that otherwise."""
+def _traded_meanwhile(calendar: Calendar, hole: Hole) -> bool:
+    """Whether a followed segment began to trade within a hole, or traded before it where we do not know that otherwise: by its last
+    status, without one by the calendar."""
     start, end = _moment(hole.start_ms), _moment(hole.end_ms)
     rows = MarketStatus.objects.filter(segment__in=hole.segments)
     if rows.filter(status=TRADING, since__gt=start, since__lte=end).exists():
         return True
     if hole.traded is not None:
         return False
-    last = [rows.filter(segment=segment, since__lte=start).order_by("-since").first() for segment in hole.segments]
-    return any(row is not None and row.status == TRADING for row in last)
-
-
-def holds_session(calendar: Calendar, hole: Hole) -> bool:
-    """Whether a hole holds some of a planned session of a followed segment, or, where nothing is planned, perhaps a whole one."""
+    last = {segment: rows.filter(segment=segment, since__lte=start).order_by("-since").first() for segment in hole.segments}
     return any(
-        calendar.trades_within(segment, hole.start_ms, hole.end_ms) or _may_hold_session(calendar, segment, hole)
-        for segment in hole.segments
+        calendar.trades_within(segment, hole.start_ms, hole.end_ms) if row is None else row.status == TRADING
+        for segment, row in last.items()
     )
 
 
-def _may_hold_session(calendar: Calendar, segment: str, hole: Hole) -> bool:
-    """Whether the usual open of a weekday that the calendar does not know lies in the hole."""
-    anchors = calendar.anchors(segment)
-    for day_ms in range(day_start_ms(hole.start_ms), hole.end_ms, DAY_MS):
-        open_ms = day_ms + anchors.of(day_ms)
-        if calendar.hours(segment, day_ms) is None and hole.start_ms <= open_ms < hole.end_ms and _moment(open_ms).weekday() < 5:
-            return True
-    return False
+def holds_session(calendar: Calendar, hole: Hole) -> bool:
+    """Whether a planned session of a followed segment begins or ends in a hole, or, where nothing is planned, perhaps lies in it."""
+    days = range(day_start_ms(hole.start_ms), hole.end_ms, DAY_MS)
+    return any(_holds_session_of(calendar, segment, day_ms, hole) for segment in hole.segments for day_ms in days)
+
+
+def _holds_session_of(calendar: Calendar, segment: str, day_ms: int, hole: Hole) -> bool:
+    hours = calendar.hours(segment, day_ms)
+    if hours is None:
+        open_ms = day_ms + calendar.anchors(segment).of(day_ms)
+        return hole.start_ms <= open_ms < hole.end_ms and _moment(open_ms).weekday() < 5
+    return hours.trades and (hole.start_ms <= hours.open_ms < hole.end_ms or hole.start_ms < hours.close_ms <= hole.end_ms)
 
 
 def _moment(ms: int) -> datetime:

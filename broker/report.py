@@ -22,6 +22,7 @@ COUNTS = (
     "mute_total",
     "ungreeted_total",
     "universe_failed_total",
+    "calendar_failed_total",
 )
 """What the loops and the receiver count. All are in every report, 0 before they first happen."""
 

@@ -19,8 +19,10 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from broker.calendar import calendar_ensure
 from broker.candles import ShardCandles
 from broker.connecting import Connector
 from broker.following import Following, name_unknown
@@ -41,12 +43,11 @@ from broker.store_writer import StoreWriter
 from broker.tending import JournalTender
 from broker.upstox.protocol import FeedUnavailable
 from broker.warming import warm_up
+from instruments.domain.instrument import INDEX_TYPE
 from instruments.models import Instrument
 from marketdata import bus, live_state
-from marketdata.calendar import calendar_read
 from marketdata.domain.candle import MINUTE_MS, day_start_ms
 from marketdata.domain.feed_status import FeedState, FeedStatus
-from marketdata.domain.session import Calendar
 from marketdata.domain.tick import stamp_to_ms
 
 log = logging.getLogger(__name__)
@@ -340,7 +341,7 @@ class FeedRunner:
                 self._changed.set()
 
     async def _calendar_loop(self) -> None:
-        """Each minute, and on each new day of the market, ask the store when it trades."""
+        """Each minute, and on each new day of the market, ask when it trades."""
         day_ms, due_at = day_start_ms(self.pipeline.market_ms), time.monotonic() + CALENDAR_SECONDS
         while True:
             await asyncio.sleep(1)
@@ -351,10 +352,12 @@ class FeedRunner:
 
     async def _learn_hours(self) -> None:
         try:
-            self.candles.take_calendar(*await ask_store(_market_known))
-            self.report.failing("asking for the calendar", None)
+            calendar, failure = await ask_store(partial(calendar_ensure, self.pipeline.market_ms, api_url=self.config.api_url))
+            self.candles.take_calendar(calendar, await ask_store(_auctioned_keys))
         except STORE_ERRORS as error:
-            self.report.failing("asking for the calendar", error)
+            failure = error
+        self.counts["calendar_failed_total"] += failure is not None
+        self.report.failing("asking for the calendar", failure)
 
     async def _universe_loop(self) -> None:
         """Each second compare wanted with subscribed; resolve the rules anew from time to time, and once prices are known."""
@@ -458,8 +461,7 @@ class FeedRunner:
         )
 
 
-def _market_known() -> tuple[Calendar, frozenset[str]]:
-    """Return the calendar, and the keys of the shares that take part in the closing auction: those with derivatives (FACTS §6)."""
-    futures = Instrument.objects.filter(active=True, segment__in=("NSE_FO", "BSE_FO"), instrument_type="FUT")
-    keys = futures.values_list("underlying_key", flat=True).distinct()
-    return calendar_read(), frozenset(key for key in keys if key is not None)
+def _auctioned_keys() -> frozenset[str]:
+    """Return the keys of the shares that take part in the closing auction. An index goes on through it."""
+    shares = Instrument.objects.filter(active=True, cas_eligible=True).exclude(instrument_type=INDEX_TYPE)
+    return frozenset(shares.values_list("instrument_key", flat=True))

@@ -54,6 +54,8 @@ class ScriptedBroker:
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP; None lets an upgrade pass."""
+        if request.path.startswith("/v2/market/"):  # the calendar: this broker does not know it
+            return Response(503, "Service Unavailable", Headers())
         if request.path.startswith(AUTHORIZE_PATH):
             self.authorized.append((time.monotonic(), request.headers.get("Authorization", "").removeprefix("Bearer ")))
             answer = self._authorize.pop(0) if self._authorize else None

@@ -16,7 +16,7 @@ from broker.upstox.protocol import ProtocolViolation
 from marketdata import live_state
 from marketdata.calendar import calendar_read
 from marketdata.domain.feed_status import FeedStatus
-from marketdata.domain.session import Hours
+from marketdata.domain.session import Calendar, Hours
 from marketdata.models import MarketSession
 from tests.broker.scripted_http import Reply, ScriptedServer, scripted_server
 from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401
@@ -29,9 +29,7 @@ DAYS = 22
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has fetched nothing yet."""
-    monkeypatch.setattr(module, "_ensured", set())
-    monkeypatch.setattr(module, "_ask_again_at", 0.0)
-    monkeypatch.setattr(module, "_last_failure", None)
+    monkeypatch.setattr(module, "_fetched", module._Fetched())
 
 
 @pytest.fixture
@@ -49,6 +47,11 @@ def exchange() -> Iterator[RunningExchange]:
 
 def at(url: str) -> override_settings:
     return override_settings(EXCHANGE_URL=url, UPSTOX_API_URL=url)
+
+
+def ensure(market_ms: int) -> tuple[Calendar, Exception | None]:
+    """Ask with patience: the paced calls take three seconds."""
+    return calendar_ensure(market_ms, seconds=60)
 
 
 def answer(data: object) -> Reply:
@@ -147,29 +150,29 @@ def test_holidays_that_are_none_are_refused(server: ScriptedServer, row: dict[st
 
 def test_a_day_is_ensured_once_and_days_that_were_fetched_with_it(server: ScriptedServer) -> None:
     server.will(answer(HOLIDAYS), answer(MONDAY), answer(TUESDAY), *[answer([])] * (DAYS - 2))
-    known, failure = calendar_ensure(ist("2026-11-23 11:00"))
+    known, failure = ensure(ist("2026-11-23 11:00"))
     assert failure is None
     assert known.hours("NSE_EQ", ist("2026-11-23 12:00")) is not None
     asked = len(server.requests)
     assert asked == DAYS + 1
     for moment in ("2026-11-23 11:01", "2026-11-24 09:00", "2026-12-07 10:00"):
-        assert calendar_ensure(ist(moment)) == (known, None)
+        assert ensure(ist(moment))[1] is None
     assert len(server.requests) == asked
-    calendar_ensure(ist("2026-12-08 10:00"))
+    ensure(ist("2026-12-08 10:00"))
     assert len(server.requests) > asked
 
 
 def test_a_broker_that_fails_is_asked_again_later_and_what_is_known_stays(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.will(answer(HOLIDAYS), answer(MONDAY), Reply(503, b""))
-    known, failure = calendar_ensure(ist("2026-11-23 11:00"))
+    known, failure = ensure(ist("2026-11-23 11:00"))
     assert failure is not None
     assert known.hours("NSE_EQ", ist("2026-11-23 11:00")) is not None, "today was fetched before it failed"
     asked = len(server.requests)
-    assert calendar_ensure(ist("2026-11-23 11:00")) == (known, failure)
+    assert ensure(ist("2026-11-23 11:00"))[1] is failure
     assert len(server.requests) == asked, "not at once"
-    monkeypatch.setattr(module, "_ask_again_at", 0.0)
+    monkeypatch.setattr(module._fetched, "ask_again_at", 0.0)
     server.will(answer(HOLIDAYS), *[answer([])] * DAYS)
-    known, failure = calendar_ensure(ist("2026-11-23 11:01"))
+    known, failure = ensure(ist("2026-11-23 11:01"))
     assert failure is None
     assert len(server.requests) == asked + 1 + DAYS
 
@@ -177,11 +180,29 @@ def test_a_broker_that_fails_is_asked_again_later_and_what_is_known_stays(server
 def test_a_day_of_another_year_gets_its_name_too(server: ScriptedServer) -> None:
     christmas = {**HOLIDAYS[2], "date": "2025-12-25"}
     server.will(answer(HOLIDAYS), answer([]), answer([christmas]), Reply(503, b""))
-    calendar_ensure(ist("2025-12-25 11:00"))
+    ensure(ist("2025-12-25 11:00"))
     assert server.requests[2].path == "/v2/market/holidays/2025-12-25"
     hours = calendar_read().hours("NSE_EQ", ist("2025-12-25 11:00"))
     assert hours is not None
     assert (hours.trades, hours.description) == (False, "Christmas")
+
+
+def test_who_does_not_wait_gets_what_is_known(server: ScriptedServer) -> None:
+    server.will(answer(HOLIDAYS), answer(MONDAY), answer(TUESDAY), *[answer([])] * (DAYS - 2))
+    first, failure = calendar_ensure(ist("2026-11-23 11:00"), seconds=0)
+    assert failure is None
+    assert first.hours("NSE_EQ", ist("2026-12-07 11:00")) is None
+    whole, _ = ensure(ist("2026-11-23 11:00"))
+    assert whole.hours("NSE_EQ", ist("2026-12-07 11:00")) is not None
+    assert len(server.requests) == DAYS + 1, "fetched once"
+
+
+def test_a_feed_asks_the_broker_of_its_own_configuration(server: ScriptedServer) -> None:
+    server.will(answer(HOLIDAYS), *[answer([])] * DAYS)
+    with override_settings(UPSTOX_API_URL="http://127.0.0.1:9"):
+        _, failure = calendar_ensure(ist("2026-11-23 11:00"), api_url=server.url, seconds=60)
+    assert failure is None
+    assert len(server.requests) == DAYS + 1
 
 
 def test_nothing_is_asked_before_there_is_a_market_time(server: ScriptedServer) -> None:

@@ -208,6 +208,7 @@ KNOWN = [
         ("Muhurat", ist(8, 12), ist(8, 20), True),
         ("a Sunday's morning", ist(8, 8), ist(8, 17), False),
         ("the end of a session", ist(23, 15, 39), ist(24, 8), True),
+        ("within it, the feed said that nothing trades", ist(23, 11), ist(23, 12), False),
         ("after its end", ist(23, 15, 40), ist(24, 8), False),
         ("the first minute", ist(23, 8), ist(23, 9, 16), True),
         ("a weekday that is not known", ist(25, 16), ist(26, 16), True),
@@ -218,6 +219,15 @@ KNOWN = [
 def test_the_calendar_says_what_a_hole_has_missed(name: str, start: int, end: int, gap: bool) -> None:
     sessions_record(KNOWN)
     assert gap_record(hole(start, end), 0) is gap
+
+
+@pytest.mark.django_db
+def test_of_a_run_that_ended_within_a_session_the_calendar_knows_where_no_status_is_kept() -> None:
+    sessions_record(KNOWN)
+    assert gap_record(hole(ist(23, 11), ist(23, 12), traded=None), 0)
+    assert not gap_record(hole(ist(24, 11), ist(24, 12), traded=None), 0)
+    market_status_write("NSE_FO", "NORMAL_CLOSE", ist(23, 10))
+    assert not gap_record(hole(ist(23, 11), ist(23, 12), traded=None), 1)
 
 
 @pytest.mark.django_db
