@@ -24,6 +24,7 @@ class Pipeline:
     Attributes:
         quotes: instrument id → its quote.
         segments: segment → status name, as last reported.
+        auctions: name → status and since when, as last reported: as of Frame.
         market_ms: the newest broker time, ms UTC; 0 before the first. Market time does not step back, and leaps only where two
             frames in turn agree.
         counts: of ticks: `ticks_changed_total` (a quote moved), `repeated_total`, `out_of_order_total`, `ticks_unknown_total`
@@ -35,6 +36,7 @@ class Pipeline:
     def __init__(self) -> None:
         self.quotes: dict[int, Quote] = {}
         self.segments: dict[str, str] = {}
+        self.auctions: dict[str, tuple[str, int]] = {}
         self.market_ms = 0
         self._leapt_ms = 0
         """What the frame before said, where it was a leap."""
@@ -55,6 +57,8 @@ class Pipeline:
             broker_ms = self._leap(broker_ms)
         if frame.segments:
             self.segments = self.segments | frame.segments
+        if frame.auctions:
+            self.auctions = self.auctions | dict(frame.auctions)
         quotes, dirty, counts = self.quotes, self._dirty, self.counts
         snapshot = frame.kind is TickKind.SNAPSHOT
         changed = merged = repeated = 0

@@ -55,17 +55,18 @@ class Recorder:
             self._report.failing("recording gaps and the market's state", error)
 
     async def _record_segments(self) -> None:
-        changed = {name: status for name, status in self._pipeline.segments.items() if self._told.get(name) != status}
+        since_ms = self._pipeline.market_ms or time.time_ns() // 1_000_000
+        now = {name: (status, since_ms) for name, status in self._pipeline.segments.items()} | self._pipeline.auctions
+        changed = {name: told for name, told in now.items() if self._told.get(name) != told[0]}
         if not changed:
             return
-        since_ms = self._pipeline.market_ms or time.time_ns() // 1_000_000
 
         def write() -> None:
-            for name, status in changed.items():
-                market_status_write(name, status, since_ms)
+            for name, (status, told_ms) in changed.items():
+                market_status_write(name, status, told_ms)
 
         await ask_store(write)
-        self._told |= changed
+        self._told |= {name: status for name, (status, _) in changed.items()}
 
     async def _record_holes(self) -> None:
         while self._holes.waiting:

@@ -95,6 +95,19 @@ def test_segments_are_merged_from_market_info() -> None:
     assert pipeline.segments == {"NSE_FO": "NORMAL_CLOSE", "NSE_EQ": "PRE_OPEN_START"}
 
 
+def test_auctions_are_merged_from_market_info() -> None:
+    pipeline = Pipeline()
+    for segment, status, since_ms in (
+        ("NSE_EQ", "CTS_CLOSE", 1_769_160_569_400),
+        ("BSE_EQ", "CTS_CLOSE", 1_769_160_569_401),
+        ("NSE_EQ", "CAS_STOP", 1_769_160_569_402),
+    ):
+        response = pb.FeedResponse(type=pb.market_info, currentTs=1)
+        response.marketInfo.casMarketStatus[segment].CopyFrom(pb.StatusInfo(status=status, updatedTime=since_ms))
+        pipeline.apply(decode(response.SerializeToString(), {}))
+    assert pipeline.auctions == {"NSE_EQ:CAS": ("CAS_STOP", 1_769_160_569_402), "BSE_EQ:CAS": ("CTS_CLOSE", 1_769_160_569_401)}
+
+
 def test_what_is_forgotten_is_not_drained() -> None:
     pipeline = Pipeline()
     pipeline.apply(decode(frame({"A": option_feed(), "B": option_feed()}), IDS))

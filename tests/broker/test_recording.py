@@ -19,6 +19,7 @@ from broker.upstox.decode import decode
 from marketdata import bus
 from marketdata.domain.gap import GapNotice
 from marketdata.models import OHLC, Gap, MarketStatus
+from marketdata.store import time_ms
 from tests.marketdata.way_out import auntil
 from tests.payloads import frame, option_feed
 
@@ -77,6 +78,17 @@ async def test_each_change_of_a_segment_is_recorded_once(bench: Bench) -> None:
     await bench.recorder.step()
     rows = [row async for row in MarketStatus.objects.order_by("segment", "id").values_list("segment", "status")]
     assert rows == [("NSE_EQ", "NORMAL_OPEN"), ("NSE_FO", "NORMAL_OPEN"), ("NSE_FO", "NORMAL_CLOSE")]
+
+
+async def test_an_auction_is_recorded_from_when_it_began(bench: Bench) -> None:
+    bench.pipeline.market_ms = 1_795_427_160_000
+    for status, since_ms in (("CTS_CLOSE", 1_795_427_100_000), ("CTS_CLOSE", 1_795_427_100_000), ("CAS_LM_START", 1_795_427_400_000)):
+        bench.pipeline.auctions = {"NSE_EQ:CAS": (status, since_ms)}
+        await bench.recorder.step()
+    assert [(row.segment, row.status, time_ms(row.since)) async for row in MarketStatus.objects.order_by("since")] == [
+        ("NSE_EQ:CAS", "CTS_CLOSE", 1_795_427_100_000),
+        ("NSE_EQ:CAS", "CAS_LM_START", 1_795_427_400_000),
+    ]
 
 
 async def test_holes_become_gaps_in_order_and_idle_ones_are_counted(bench: Bench) -> None:
