@@ -153,19 +153,37 @@ def fold_candles(candles: Iterable[Candle], interval: str, anchors: Anchors = NS
         least certain part (CERTAINTY).
     """
     folded: list[Candle] = []
+    parts: list[Candle] = []
+    start = end = 0
     for part in candles:
-        start = interval_start_ms(part.start_ms, interval, anchors.of(day_start_ms(part.start_ms)))
-        if folded and folded[-1].start_ms == start:
-            last = folded[-1]
-            folded[-1] = last._replace(
-                high=max(last.high, part.high),
-                low=min(last.low, part.low),
-                close=part.close,
-                volume=last.volume + part.volume,
-                open_interest=part.open_interest,
-                state=min(last.state, part.state, key=CERTAINTY.__getitem__),
-                ticks=None if last.ticks is None or part.ticks is None else last.ticks + part.ticks,
-            )
-        else:
-            folded.append(part._replace(interval=interval, start_ms=start, revision=0))
+        if not start <= part.start_ms < end:
+            if parts:
+                folded.append(_fold(parts, interval, start))
+            anchor_ms = anchors.of(day_start_ms(part.start_ms))
+            start = interval_start_ms(part.start_ms, interval, anchor_ms)
+            end = interval_end_ms(start, interval, anchor_ms)
+            parts = []
+        parts.append(part)
+    if parts:
+        folded.append(_fold(parts, interval, start))
     return folded
+
+
+def _fold(parts: list[Candle], interval: str, start_ms: int) -> Candle:
+    """Return the candle of all its parts, oldest first."""
+    first, last = parts[0], parts[-1]
+    ticks = [part.ticks for part in parts if part.ticks is not None]
+    return Candle(
+        first.instrument,
+        interval,
+        start_ms,
+        first.open,
+        max([part.high for part in parts]),
+        min([part.low for part in parts]),
+        last.close,
+        sum([part.volume for part in parts]),
+        last.open_interest,
+        min([part.state for part in parts], key=CERTAINTY.__getitem__),
+        0,
+        sum(ticks) if len(ticks) == len(parts) else None,
+    )

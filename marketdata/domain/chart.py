@@ -115,6 +115,6 @@ def silences_filled(candles: list[Candle], segment: str, calendar: Calendar, mar
             end = bucket_end_ms(start, candle.interval, anchors)
             if is_last and min(end, until) > market_ms:
                 break
-            flat = dict.fromkeys(("open", "high", "low"), candle.close)
-            yield candle._replace(start_ms=start, **flat, volume=0, state=FILLED, revision=0, ticks=0)
+            close = candle.close
+            yield Candle(candle.instrument, candle.interval, start, close, close, close, close, 0, candle.open_interest, FILLED, 0, 0)
             start = end

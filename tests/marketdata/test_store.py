@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from broker.upstox.decode import decode
 from marketdata import store
-from marketdata.domain.candle import CERTAINTY, Candle
+from marketdata.domain.candle import CERTAINTY, Candle, candle_id
 from marketdata.domain.tick import NO_DEPTH, Tick, stamp_to_ms, tick_id
 from marketdata.models import OHLC, MarketTick
 from tests.instruments.explain import assert_by_index, profiled
@@ -146,7 +146,7 @@ def test_a_less_certain_candle_never_replaces_a_more_certain_one() -> None:
 
 
 def _stored(minute: int = 0) -> OHLC:
-    return OHLC.objects.get(pk=store.candle_id(7, "1m", T0 + minute * 60_000))
+    return OHLC.objects.get(pk=candle_id(7, "1m", T0 + minute * 60_000))
 
 
 def test_a_state_that_becomes_more_certain_is_no_revision_but_moves_the_mark_of_the_roll_up() -> None:
@@ -172,7 +172,7 @@ def test_what_ticks_had_made_stays_and_comes_also_late() -> None:
     built = (100.0, 102.0, 99.0, 101.0, 9.0)
     store.candles_write([_candle(0, close=103), _candle(1)])  # the writer of bars was quicker than the feed's own
     late = _candle(0, state="closed")._replace(ticks=12, open_interest=9.0)
-    assert store.candles_write([late], {store.candle_id(7, "1m", T0): built}) == 1
+    assert store.candles_write([late], {candle_id(7, "1m", T0): built}) == 1
     assert store.candles_write([_candle(0, close=103)._replace(open_interest=None)]) == 0
     assert store.candles_write([late._replace(ticks=13)]) == 0
     candle = _stored()
