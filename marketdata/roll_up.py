@@ -92,7 +92,7 @@ def candles_roll_up(*, seconds: float = 45.0) -> RollUp:
     mark = marks.find_one({"_id": ROLL_UP})
     now = datetime.now(UTC).replace(tzinfo=None)
     stamp, settled = DatetimeMS(now), now - OVERLAP
-    span: Document = {"$gte": min(mark["u"].replace(tzinfo=None), settled) if mark else datetime(2020, 1, 1)}
+    span: Document = {"$gt": min(mark["u"].replace(tzinfo=None), settled) if mark else datetime(2020, 1, 1)}
     changed, complete = 0, False
     while not complete:
         until = _chunk_end(span)
