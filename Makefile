@@ -44,7 +44,7 @@ run: setup
 	@$(BIN)/python manage.py up
 
 test: setup-dev
-	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 faults: setup-dev
 	@$(BIN)/python -m pytest tests/faults --faults=full --numprocesses=2 --dist=loadfile -v -rP --timeout=3600 $(ARGS)

@@ -18,8 +18,8 @@ from tests.fakes.exchange import StartExchange, real_data, start_exchange  # noq
 HUNDRED = "nifty_banknifty_100frames_2026-01-23.frames.bin"
 HUNDRED_JSON = "nifty_banknifty_36keys_100frames_2026-01-23.mongoexport.json.gz"
 SESSION_START = "session_start_market_info_then_initial_2025-03-19.jsonl"
-DAYS = [f"banknifty_options_NSE_FO_{token}_2025-12-15.json.gz" for token in (51414, 51420, 51461)]
-DAYS += ["equity_NSE_EQ_INE118H01025_2025-12-15.json.gz"]
+DAYS = ["banknifty_options_NSE_FO_51414_2025-12-15.json.gz", "equity_NSE_EQ_INE118H01025_2025-12-15.json.gz"]
+"""Two that are merged; tests/replay/test_whole_days.py takes all four on their whole way."""
 T0 = 1_769_160_000_000
 
 
