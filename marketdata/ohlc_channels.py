@@ -32,7 +32,7 @@ LOADS = 4
 REFRESH_SECONDS = 300.0
 """A series is read again so often: a lost notice, a late correction of what is old."""
 UNSURE_SECONDS = 20.0
-"""After a loss it is read at once, and again so much later: what was lost may not have been in the store yet."""
+"""At first, and after a loss, it is read at once and again so much later: what was missed may not have been in the store yet."""
 RETRY_SECONDS = 2.0
 IDLE_SECONDS = 60.0
 IDLE_MAX = 200
@@ -79,7 +79,7 @@ class OhlcChannels:
         if series is None:
             series = self._series[instrument, interval] = Series(instrument, key, interval)
             self._of.setdefault(instrument, {})[series] = set()
-            self._read(series)
+            self._read_twice(series)
         self._of[instrument][series].add(outbox)
         self._idle.pop(series, None)
         outbox.follow_chart(series, candles)
@@ -170,13 +170,12 @@ class OhlcChannels:
     def _reset(self, those: Iterable[Series]) -> None:
         for series in those:
             series.reset()
-            self._read(series)
+            self._read_twice(series)
 
     def read_again(self) -> None:
         """Read every series again: something may be missing."""
         for series in self._series.values():
-            self._read(series)
-            self._unsure.add(series)
+            self._read_twice(series)
 
     def forget_old(self) -> None:
         """Drop minutes of instruments that have not traded for long."""
@@ -189,6 +188,10 @@ class OhlcChannels:
     def _read(self, series: Series) -> None:
         self._due[series] = 0.0
         self._changed.set()
+
+    def _read_twice(self, series: Series) -> None:
+        self._read(series)
+        self._unsure.add(series)
 
     async def load_step(self) -> None:
         """Read what is due, or wait a second for something to be; drop what nobody follows."""
@@ -229,6 +232,7 @@ class OhlcChannels:
         """Read the store; return whether clients have to be told."""
         market_ms = self._market_ms()
         self._known_ms = max(self._known_ms, market_ms)
+        market_ms = max([market_ms, *(minute.start_ms for minute in self.recent_minutes(series.instrument))])  # a fast replay is ahead
         read = database_sync_to_async(stored_read, thread_sensitive=False)
         stored = await read(series.instrument, series.key, series.interval, market_ms)
         return series.fill(stored, self.recent_minutes(series.instrument))

@@ -213,6 +213,21 @@ async def test_after_a_loss_a_series_is_read_at_once_and_once_more(market: Marke
     assert market.drain() == closes(-2, -1), "not for ever"
 
 
+async def test_what_a_fast_replay_had_not_stored_yet_comes_with_the_second_reading(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a thousand times, reports and the store are many minutes behind what the feed tells."""
+    monkeypatch.setattr(ohlc_channels, "UNSURE_SECONDS", 0.0)
+    told = minutes_of(*range(30))
+    await store_candles(told[:10])
+    market.charts.take(0, told)
+    market.charts.follow(market.client, 1, KEY, "5m", 300)
+    await market.charts.load_step()
+    await store_candles(told[10:])
+    await market.charts.load_step()
+    market.drain()
+    volumes = [values[5] for (_interval, _start), values in sorted(market.candles.items())]
+    assert volumes == [5 * 75] * 6
+
+
 async def test_another_run_of_the_feed_forgets_the_last_ones_forming_candle(market: Market) -> None:
     market.charts.follow(market.client, 1, KEY, "1m", 10)
     market.take(*minutes_of(7, state="live"))
