@@ -18,11 +18,12 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.cache import cache
 from django.test import override_settings
 
 from broker import backfill
@@ -30,9 +31,12 @@ from broker.backfill import Mended
 from broker.backfill_plan import Subject, day_ms, day_of
 from broker.models import CandleFetch
 from broker.upstox.protocol import AuthExpired, FeedRefused, FeedUnavailable, ProtocolViolation, RateLimited
-from instruments.models import Instrument
+from instruments.models import Instrument, SubscriptionRule
+from instruments.store import spots_write
 from marketdata import bus, store
+from marketdata.calendar import sessions_record
 from marketdata.domain.candle import Candle, candle_id
+from marketdata.domain.session import Hours
 from marketdata.models import OHLC, Gap
 from marketdata.roll_up import candles_roll_up_minutes
 from tests.broker.scripted_http import Reply, ScriptedServer, scripted_server
@@ -51,6 +55,11 @@ def exchange() -> Iterator[RunningExchange]:
     running = RunningExchange("--instruments", "20", "--seed", "1")
     yield running
     running.stop()
+
+
+@pytest.fixture(autouse=True)
+def _nobody_was_followed_a_moment_ago() -> None:
+    cache.clear()
 
 
 @pytest.fixture
@@ -653,3 +662,54 @@ def test_years_of_days_come_by_decades(broker: ScriptedServer) -> None:
     assert [request.path.split("/days/1")[1] for request in broker.requests] == ["/2026-11-19/2017-01-01", "/2016-12-31/2010-01-01"]
     assert mended.candles == 2
     assert sorted(days_stored(1)) == [day_ms(date(2016, 12, 30)), day_ms(date(2026, 11, 19))]
+
+
+# --- whom a gap concerns ----------------------------------------------------------------------------------------------
+
+
+def test_a_gap_of_one_feed_concerns_its_own_instruments_alone(broker: ScriptedServer) -> None:
+    spots_write({}, NOW, shard=1, shards=2)
+    for number in (1, 2, 3):
+        instrument(number)
+        give(number, {OPEN: (100.0, 101.0, 99.0, 100.0, 5)})
+    broken = gap(OPEN + 5 * MINUTE, OPEN + 6 * MINUTE, shard=1)
+    broker.will(candles(row(OPEN + 5 * MINUTE)), candles(row(OPEN + 5 * MINUTE)))
+    assert backfill.gaps_heal(now_ms=NOW).calls == 2
+    assert [unquote(request.path).split("/")[4] for request in broker.requests] == ["NSE_FO|1", "NSE_FO|3"]
+    broken.refresh_from_db()
+    assert broken.heal_detail == "2 candles filled, 2 instruments"
+
+
+def test_a_whole_session_that_was_missed_concerns_who_was_there_the_last_time_and_who_is_followed_now(broker: ScriptedServer) -> None:
+    for number, key in ((1, "NSE_FO|1"), (2, "NSE_FO|2"), (3, "NSE_FO|3"), (4, "NSE_INDEX|Nifty 50")):
+        instrument(number, key)
+    SubscriptionRule.objects.create(name="one", what="keys", keys=["NSE_FO|3"], mode="full", priority=1)
+    before = OPEN - 86_400_000
+    give(1, {before: (100.0, 101.0, 99.0, 100.0, 5)})
+    give(4, {before: (100.0, 101.0, 99.0, 100.0, 0)})
+    gap(OPEN - MINUTE, OPEN + 375 * MINUTE)
+    broker.will(*[candles(row(OPEN, volume=0 if number == 0 else 50)) for number in range(3)])
+    later = day_ms(DAY) + 86_400_000 + 8 * 3_600_000
+    assert backfill.gaps_heal(now_ms=later).healed == 1
+    assert [unquote(request.path).split("/")[3] for request in broker.requests] == ["NSE_INDEX|Nifty 50", "NSE_FO|3", "NSE_FO|1"]
+
+
+def test_a_night_between_two_days_is_asked_for_once_an_instrument(broker: ScriptedServer) -> None:
+    instrument(1)
+    sessions_record(
+        Hours(exchange, day_ms(day), day_ms(day) + 33_300_000, day_ms(day) + 56_400_000)
+        for exchange in ("NSE", "NFO")
+        for day in (date(2026, 11, 19), DAY)
+    )
+    broken = gap(OPEN - 86_400_000 + 360 * MINUTE, OPEN + 10 * MINUTE, instruments=[1])  # from 15:15 until 09:25 of the day after
+    first = OPEN - 86_400_000 + 370 * MINUTE
+    broker.will(candles(row(OPEN - 10 * MINUTE), row(OPEN + 3 * MINUTE)), candles(row(first), row(first + 60 * MINUTE)))
+    backfill.gaps_heal(now_ms=NOW)
+    assert [request.path.split("/minutes/1")[1] for request in broker.requests] == ["", "/2026-11-19/2026-11-19"]
+    assert sorted(stored(1)) == [first, OPEN + 3 * MINUTE], "a bar before the open and one after the close are no candles"
+    broken.refresh_from_db()
+    assert (broken.heal_state, broken.candles_healed) == ("healed", 2)
+    closed = gap(OPEN - 86_400_000 + 400 * MINUTE, OPEN - 60 * MINUTE, instruments=[1])
+    assert backfill.gaps_heal(now_ms=NOW).calls == 0, "nothing traded then"
+    closed.refresh_from_db()
+    assert (closed.heal_state, closed.candles_healed) == ("healed", 0)
