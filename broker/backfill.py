@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 1800.0
 """After an answer that may not have been the broker's last word: yesterday's minutes in the small hours."""
+CLOCKS_MS = 5_000
+"""The broker's clock may be behind ours by so much: else the first call of a run at a full minute would come too early for its gap."""
 CONFIRM_AFTER_MS = 120_000
 """A minute that still has its candle from ticks alone so long after its end is asked for; the feed's own bar nearly always comes sooner."""
 CONFIRM_BACK_MS = 30 * MINUTE_MS
@@ -208,7 +210,7 @@ class Mender:
 
     def heal(self) -> None:
         """Heal the open gaps, the newest first. Raises as `candles_mend`."""
-        self._open = gaps.gaps_open(ended_before_ms=self._now_ms - plan.SETTLE_MS)
+        self._open = self._gaps_open()
         try:
             for gap in self._open:
                 if time.monotonic() > self._deadline:
@@ -218,6 +220,10 @@ class Mender:
             self._complete = False
         finally:
             self.tell()
+
+    def _gaps_open(self) -> list[GapNotice]:
+        """Return the gaps whose last minute is final at the broker, also by a clock of its that is a little slower than ours."""
+        return gaps.gaps_open(ended_before_ms=(self._now_ms - plan.SETTLE_MS - CLOCKS_MS) // MINUTE_MS * MINUTE_MS)
 
     def _heal(self, gap: GapNotice) -> None:
         hole = plan.minutes_around(gap.start_ms, gap.end_ms)
@@ -287,7 +293,7 @@ class Mender:
     def confirm(self) -> None:
         """Confirm minutes that ticks alone have made, the oldest first, then compare days that are over. Raises as `candles_mend`."""
         try:
-            self._open = gaps.gaps_open(ended_before_ms=self._now_ms - plan.SETTLE_MS)
+            self._open = self._gaps_open()
             self._confirm_recent()
             for day in (self._today - timedelta(days=back) for back in range(AUDIT_DAYS)):
                 self._audit(day)

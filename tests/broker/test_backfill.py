@@ -271,6 +271,17 @@ def test_a_gap_that_has_hardly_ended_waits(exchange: RunningExchange, market: li
     assert broken.heal_attempts == lasting.heal_attempts == 0
 
 
+def test_a_gap_waits_until_its_last_minute_is_final_so_that_one_answer_settles_it(broker: ScriptedServer) -> None:
+    instrument(1)
+    broken = gap(OPEN + 20_000, OPEN + 2 * MINUTE + 10_000, instruments=[1])
+    for early in (3 * MINUTE + 11_000, 4 * MINUTE, 4 * MINUTE + 4_999):
+        assert backfill.gaps_heal(now_ms=OPEN + early).calls == 0
+    broker.will(candles(*(row(OPEN + minute * MINUTE) for minute in range(5))))
+    assert backfill.gaps_heal(now_ms=OPEN + 4 * MINUTE + 5_000) == Mended(calls=1, candles=3, healed=1)
+    broken.refresh_from_db()
+    assert (broken.heal_state, broken.heal_attempts, broken.candles_healed) == ("healed", 1, 3)
+
+
 # --- killed, repeated -------------------------------------------------------------------------------------------------
 
 
@@ -557,12 +568,12 @@ def test_rows_that_are_odd_and_the_forming_one_are_left_out(broker: ScriptedServ
     zero[1:5] = [0, 0, 0, 0]
     rows = [row(OPEN), row(OPEN, 99.0), row(OPEN + MINUTE, volume=-2_147_483_648), row(OPEN + 2 * MINUTE), zero, row(OPEN + 4 * MINUTE)]
     broker.will(candles(*rows))
-    mended = backfill.gaps_heal(now_ms=OPEN + 7 * MINUTE)
+    mended = backfill.gaps_heal(now_ms=OPEN + 7 * MINUTE + 5000)
     assert (mended.odd, mended.candles) == (3, 3)
     assert sorted(stored(1)) == [OPEN, OPEN + 2 * MINUTE, OPEN + 4 * MINUTE]
     forming = gap(OPEN + 8 * MINUTE, OPEN + 9 * MINUTE, instruments=[1])
     broker.will(candles(row(OPEN + 8 * MINUTE), row(OPEN + 9 * MINUTE), row(OPEN + 10 * MINUTE)))
-    assert backfill.gaps_heal(now_ms=OPEN + 10 * MINUTE + 1000).candles == 1
+    assert backfill.gaps_heal(now_ms=OPEN + 10 * MINUTE + 5000).candles == 1
     forming.refresh_from_db()
     assert forming.candles_healed == 1
 
