@@ -9,11 +9,12 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import SyncToAsync
 
 from marketdata import live_state
+from marketdata.domain.candle import Candle
 from marketdata.fan_out import Hub, stored_entries
 from marketdata.feed_board import FeedBoard
 from marketdata.wire import CloseCode, QuoteEntry
 
-__all__ = ["Hub", "close_hub", "current_hub", "get_hub", "latest_entries"]
+__all__ = ["Hub", "close_hub", "current_hub", "get_hub", "latest_entries", "recent_minutes"]
 
 START_SECONDS = 5.0
 """A sync view waits so long for the first start."""
@@ -77,6 +78,15 @@ def latest_entries(instruments: Iterable[int]) -> tuple[dict[int, QuoteEntry], s
     if missing:
         found |= {entry.instrument: entry for _epoch, entry in stored_entries(missing)}
     return found, board.view(None).state
+
+
+def recent_minutes(instrument: int) -> list[Candle]:
+    """Return the newest 1-minute candles of an instrument that the feed has told, oldest first. For sync code.
+
+    None outside of a web process. A hub that is started for the request knows them from its next batches on.
+    """
+    hub = current_hub() or _hub_of_request()
+    return hub.recent_minutes(instrument) if hub is not None else []
 
 
 def _hub_of_request() -> Hub | None:

@@ -16,7 +16,7 @@ from marketdata.api.serializers import CandlePageSerializer
 from marketdata.api.series import SERIES_NAMES, SERIES_PARAMETERS, SERIES_RENDERERS, Asked, Series, asked_for, series_response
 from marketdata.api.status import feed_now
 from marketdata.domain.candle import INTERVAL_MINUTES, Candle
-from marketdata.hub import current_hub
+from marketdata.hub import recent_minutes
 from marketdata.selectors import Row, candles_of
 
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "open_interest", "state", "revision", "ticks")
@@ -68,10 +68,8 @@ class NewestKnown(NamedTuple):
 
 def newest_known(instrument: int) -> NewestKnown:
     """Return market time and the newest minutes of an instrument."""
-    view, board = feed_now()
-    told = None if board.is_closed else view.data_ms
-    hub = current_hub()
-    return NewestKnown(told or time.time_ns() // 1_000_000, hub.recent_minutes(instrument) if hub is not None else [])
+    recent = recent_minutes(instrument)
+    return NewestKnown(feed_now()[1].market_ms or time.time_ns() // 1_000_000, recent)
 
 
 def _candle_series(asked: Asked, interval: str, *, fill: bool) -> Series:

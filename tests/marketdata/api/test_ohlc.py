@@ -8,12 +8,14 @@ import json
 from typing import Any
 
 import pytest
+from channels.db import database_sync_to_async
 from rest_framework.test import APIClient
 
 from instruments.models import Instrument
 from marketdata import store
 from marketdata.domain.candle import MINUTE_MS, STORED_INTERVALS, Candle, candle_id
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes
+from tests.marketdata.way_out import ScriptedFeed, api_key, auntil, market_client, minute_of, web_server
 
 OHLC = "/api/marketdata/ohlc/"
 
@@ -107,6 +109,28 @@ def test_finished_candles_and_the_forming_one_come_in_one_answer(client: APIClie
     ]
     (day,) = client.get(OHLC, {"instrument": "id:7", "interval": "1d"}).json()["results"]
     assert (day["candle"][1:6], day["state"]) == ([0, 12, -1, 11.5, 120], "live")
+
+
+@pytest.mark.usefixtures("valkey")
+async def test_the_forming_candle_is_that_of_the_feed(client: APIClient, reliance: Instrument) -> None:
+    stored = database_sync_to_async(store_minutes)
+    await stored(7, 12)
+    feed = ScriptedFeed()
+    feed.market_ms = OPEN_MS + 12 * MINUTE_MS + 20_000
+    told = [minute_of(7, OPEN_MS + 11 * MINUTE_MS, 99.0, "closed"), minute_of(7, OPEN_MS + 12 * MINUTE_MS, 50.0, "live")]
+
+    def newest(interval: str) -> Any:
+        return client.get(OHLC, {"instrument": "id:7", "interval": interval, "limit": 1}).json()["results"][0]
+
+    with web_server() as server:
+        async with feed.reporting(), market_client(server.url, await api_key()):
+            await server.settled()
+            await feed.publish(candles=told, report=True)
+            await auntil(lambda: len(server.hub.recent_minutes(7)) == 2)
+            rows = {interval: await database_sync_to_async(newest)(interval) for interval in ("1m", "5m", "1h", "1w")}
+    assert {row["state"] for row in rows.values()} == {"live"}
+    assert {row["candle"][4] for row in rows.values()} == {50.0}
+    assert {interval: row["candle"][5] for interval, row in rows.items()} == {"1m": 75, "5m": 95, "1h": 195, "1w": 195}
 
 
 @pytest.mark.usefixtures("valkey")
