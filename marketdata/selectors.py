@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
+from django.conf import settings
 from pymongo import DESCENDING, timeout
 from pymongo.errors import PyMongoError
 
@@ -186,7 +187,9 @@ def gaps(*, from_ms: int, to_ms: int, limit: int, instrument: int | None = None)
     there may be a few more than `limit`.
     """
     collection = store.collection(Gap._meta.db_table)
-    whose: Row = {} if instrument is None else {"instruments": {"$in": [[], instrument]}}
+    whose: Row = {}
+    if instrument is not None:
+        whose = {"$or": [{"instruments": instrument}, {"instruments": [], "shard": instrument % settings.FEED_SHARDS}]}
     span = whose | {"start": {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(to_ms)}}
     rows = list(collection.find(span).sort("start", DESCENDING).limit(limit))
     if len(rows) == limit:

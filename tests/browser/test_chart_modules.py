@@ -76,6 +76,7 @@ def test_a_new_snapshot_replaces_everything_from_its_first_candle_on(page: Page)
     [
         ("1m", "10:57:54", "10:59:58", ["10:57", "10:58"]),  # 10:59 is confirmed: it was not lost
         ("5m", "10:57:54", "10:59:58", ["10:55"]),
+        ("5m", "10:57:54", "10:58:30", []),  # the bars of 10:57 and 10:58 came behind it
         ("1h", "10:57:54", "11:20:00", ["10:15", "11:15"]),
         ("1m", "12:00:00", None, []),  # after the newest candle
     ],

@@ -78,7 +78,10 @@ const dayOf = (ms) => Math.floor((ms + IST_MS) / DAY_MS);
 const timeOfDay = (ms) => (ms + IST_MS) % DAY_MS;
 const weekend = (day) => [2, 3].includes(day % 7); // 1970-01-01, day 0, was a Thursday
 
-/** The steps of time that lie in a gap and are not whole: [start…], in ms UTC.
+/** The steps of time that lie in a gap and may lack something: [start…], in ms UTC.
+ *
+ * A minute that is confirmed or back-filled lacks nothing. A longer step may, though all minutes that it has are confirmed; but not by
+ * a gap of less than a minute, behind which the broker's bars of the minutes before and in it still come.
  *
  * Steps are counted as the candles are that the chart has. In a gap over several days those outside of the hours that the candles
  * have shown are left out, as are weekends: nothing was missed there.
@@ -89,13 +92,14 @@ export function gapSteps(candles, interval, { from, to }) {
   const length = LENGTH_MS[interval];
   if (!rows.length) return [];
   const end = Math.min(to ?? Infinity, rows.at(-1).start + length);
-  if (length >= DAY_MS) return rows.slice(candles.position(from - length + 1), candles.position(end)).map(({ start }) => start);
+  const mayLack = (start) => (interval !== "1m" && end - from >= MINUTE_MS) || !["confirmed", "backfilled"].includes(candles.at(start)?.state);
+  if (length >= DAY_MS) return rows.slice(candles.position(from - length + 1), candles.position(end)).map(({ start }) => start).filter(mayLack);
   const phase = rows.at(-1).start % length;
   const first = Math.max(Math.floor((from - phase) / length) * length + phase, candles.oldest);
   const steps = [];
   for (let start = first; start < end && steps.length < MOST_SLOTS; start += length) steps.push(start);
   const open = dayOf(from) === dayOf(end - 1) ? steps : withinHours(steps, rows);
-  return interval === "1m" ? open.filter((start) => !["confirmed", "backfilled"].includes(candles.at(start)?.state)) : open;
+  return open.filter(mayLack);
 }
 
 function withinHours(steps, rows) {

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from rest_framework.test import APIClient
 
 from instruments.models import Instrument
@@ -165,6 +166,7 @@ def test_gaps_of_one_instrument_are_those_that_name_it_and_those_of_all(client: 
     start = datetime.fromtimestamp(OPEN_MS / 1000, UTC)
     for cause, instruments in (("stopped", []), ("silent", [reliance.pk, 99]), ("missing", [99])):
         Gap.objects.create(start=start, cause=cause, instruments=instruments)
+    Gap.objects.create(start=start, cause="stale", shard=reliance.pk % settings.FEED_SHARDS + 1)  # another feed's
     found = client.get(GAPS, {"instrument": f"id:{reliance.pk}"}).json()["results"]
     assert {row["cause"] for row in found} == {"stopped", "silent"}
     answer = client.get(GAPS, {"instrument": "NSE_EQ|NOBODY"})
