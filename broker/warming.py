@@ -10,6 +10,7 @@ from broker.candles import ShardCandles
 from broker.journal import JournalReader
 from broker.pipeline import Pipeline
 from broker.upstox.decode import decode
+from marketdata.domain.candle import Candle
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def warm_up(candles: ShardCandles, folder: Path, last_us: int) -> int:
     reader = JournalReader(folder, after_us=max(last_us - WARM_US, 0))
     market = Pipeline()
     minutes: dict[int, bytes] = {}
+    finished: dict[tuple[int, int], Candle] = {}
     until = time.monotonic() + WARM_SECONDS
     while time.monotonic() < until and (records := reader.read()):
         for record in records:
@@ -43,6 +45,7 @@ def warm_up(candles: ShardCandles, folder: Path, last_us: int) -> int:
                 continue
             market.apply(frame._replace(ticks=[], unknown=()))
             candles.apply(frame, record.received_us, record.instruments, market.market_ms, time.monotonic())
-            candles.drain()
-    log.info("feed: the journal's last minutes are read, %d finished candles are written again", candles.waiting)
+            finished |= {(candle.instrument, candle.start_ms): candle for candle in candles.drain()}
+    candles.tell_again(finished.values())
+    log.info("feed: the journal's last minutes are read, %d finished candles are told again", len(finished))
     return market.market_ms

@@ -38,7 +38,8 @@ def test_the_minute_that_was_forming_goes_on_where_it_was(tmp_path: Path) -> Non
     assert warm_up(candles, tmp_path, last_us) == OPEN + 75_040
     assert [(each.candle.start_ms, each.candle.state) for each in candles.take(10)] == [(OPEN, "closed")], "for the store once more"
     candles.due = True
-    (forming,) = candles.drain()
+    closed, forming = candles.drain()
+    assert (closed.start_ms, closed.state) == (OPEN, "closed"), "and for the hubs"
     assert forming[2:7] == (OPEN + MINUTE_MS, 101, 102, 101, 102)
     assert (forming.volume, forming.state, forming.ticks) == (150, "live", 2)
 
