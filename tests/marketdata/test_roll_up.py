@@ -30,6 +30,7 @@ from marketdata.domain.candle import (
 )
 from marketdata.domain.session import Hours
 from tests.instruments.explain import profiled
+from tests.zones import host_zone  # noqa: F401
 
 pytestmark = pytest.mark.django_db
 
@@ -134,6 +135,7 @@ def test_minutes_filled_in_days_later_are_seen() -> None:
     assert [candle.start_ms for candle in stored(2, "1d")] == [DAY]
 
 
+@pytest.mark.usefixtures("host_zone")
 def test_what_is_older_than_the_watermark_is_not_read_again() -> None:
     store.candles_write([minute(1, OPEN + at * MINUTE_MS) for at in range(2)])
     for at, hours in ((0, 2), (1, 1)):
@@ -155,6 +157,7 @@ def test_a_clock_that_ran_ahead_does_not_blind_the_roll_up() -> None:
     assert len(stored(2, "1d")) == 1
 
 
+@pytest.mark.usefixtures("host_zone")
 def test_a_clock_that_was_set_back_does_not_blind_the_roll_up() -> None:
     store.collection(roll_up.WATERMARKS).insert_one({"_id": roll_up.ROLL_UP, "u": datetime.now(UTC) + timedelta(hours=2)})
     store.candles_write([minute(1, OPEN)])
@@ -271,6 +274,7 @@ def table(instrument: int, interval: str, day_ms: int = DAY) -> list[tuple[str, 
     return found
 
 
+@pytest.mark.usefixtures("host_zone")
 def test_commodities_count_from_nine_to_the_night() -> None:
     make_instrument(9, "MCX_FO")
     sessions_record([Hours("MCX", DAY, at(DAY, 9, 0), at(DAY, 23, 30))])
@@ -297,6 +301,7 @@ def test_commodities_count_from_nine_to_the_night() -> None:
     assert table(9, "1d") == [("00:00", 1, 6.5, 60)]
 
 
+@pytest.mark.usefixtures("host_zone")
 def test_an_hour_of_muhurat_counts_from_its_own_open() -> None:
     make_instrument(8, "NSE_EQ")
     muhurat = at(day_start_ms(1_730_457_000_000), 0, 0)  # 2024-11-01

@@ -15,6 +15,7 @@ from marketdata.domain.candle import DAY_MS, INTERVAL_MINUTES, MINUTE_MS, SESSIO
 from marketdata.domain.session import Hours
 from marketdata.selectors import candles_of
 from tests.instruments.explain import assert_by_index, profiled
+from tests.zones import host_zone  # noqa: F401
 
 pytestmark = pytest.mark.django_db
 
@@ -49,6 +50,7 @@ def told(candles: list[Candle]) -> list[tuple[int, float, float, int, str]]:
 # --- the newest parts -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("host_zone")
 def test_candles_do_not_wait_for_the_roll_up() -> None:
     store.candles_write(minute(at, float(at)) for at in range(40))
     market_ms = OPEN + 40 * MINUTE_MS
@@ -105,6 +107,7 @@ def test_a_day_is_the_brokers_own_once_confirmed() -> None:
 # --- sessions ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("host_zone")
 def test_only_sessions_are_shown_and_pages_are_full_all_the_same() -> None:
     sessions_record(Hours("NSE", DAY + day * DAY_MS, OPEN + day * DAY_MS, OPEN + day * DAY_MS + 375 * MINUTE_MS) for day in range(3))
     times = [(day, at) for day in range(3) for at in (-8, -7, 0, 1, 2, 374, 375, 376, 390)]
@@ -122,6 +125,7 @@ def test_only_sessions_are_shown_and_pages_are_full_all_the_same() -> None:
     assert [row[0] for row in told(read("5m"))] == [day * 1440 + at for day in range(3) for at in (0, 370)]
 
 
+@pytest.mark.usefixtures("host_zone")
 def test_commodities_count_their_hours_from_nine() -> None:
     store.candles_write(minute(at, float(at)) for at in (-15, 44, 45, 105, 164, 165, 224, 225))
     assert told(read("2h", segment="MCX_FO")) == [
@@ -132,6 +136,7 @@ def test_commodities_count_their_hours_from_nine() -> None:
     assert [row[0] for row in told(read("4h", segment="MCX_FO"))] == [-15, 225]
 
 
+@pytest.mark.usefixtures("host_zone")
 def test_an_evening_of_muhurat_counts_from_its_own_open() -> None:
     opens = DAY + 18 * 60 * MINUTE_MS
     sessions_record([Hours("NSE", DAY, opens, opens + 60 * MINUTE_MS, "Muhurat Trading")])

@@ -120,7 +120,7 @@ async def test_the_forming_candle_is_that_of_the_feed(client: APIClient, relianc
     told = [minute_of(7, OPEN_MS + 11 * MINUTE_MS, 99.0, "closed"), minute_of(7, OPEN_MS + 12 * MINUTE_MS, 50.0, "live")]
 
     def newest(interval: str) -> Any:
-        return client.get(OHLC, {"instrument": "id:7", "interval": interval, "limit": 1}).json()["results"][0]
+        return client.get(OHLC, {"instrument": "id:7", "interval": interval, "limit": "1"}).json()["results"][0]
 
     with web_server() as server:
         async with feed.reporting(), market_client(server.url, await api_key()):
@@ -137,14 +137,14 @@ async def test_the_forming_candle_is_that_of_the_feed(client: APIClient, relianc
 @pytest.mark.parametrize("interval", ["1m", "3m", "5m", "10m", "15m", "30m", "1h", "2h", "4h", "1d", "1w", "1M"])
 def test_nothing_is_live_when_no_feed_runs_and_the_day_is_over(client: APIClient, reliance: Instrument, interval: str) -> None:
     store_minutes(7, 12, start_ms=OPEN_MS - 366 * 86_400_000)
-    (row,) = client.get(OHLC, {"instrument": "id:7", "interval": interval, "limit": 1}).json()["results"]
+    (row,) = client.get(OHLC, {"instrument": "id:7", "interval": interval, "limit": "1"}).json()["results"]
     assert row["state"] == ("closed" if interval in ("1d", "1w", "1M") else "confirmed")
 
 
 def test_silences_are_filled_when_asked(client: APIClient, reliance: Instrument) -> None:
     store_minutes(7, 1)
     store_minutes(7, 1, start_ms=OPEN_MS + 3 * MINUTE_MS)
-    query = {"instrument": "id:7", "from": OPEN_MS}
+    query = {"instrument": "id:7", "from": str(OPEN_MS)}
     assert starts(client.get(OHLC, query).json()) == [0, 3]
     body = client.get(OHLC, {**query, "fill": "prev"}).json()
     assert starts(body) == [0, 1, 2, 3]
