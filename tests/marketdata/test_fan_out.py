@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 import redis
 
+from marketdata import ohlc_channels
 from marketdata.bus import Batches, BusBatch, Notice
 from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
@@ -240,7 +241,8 @@ async def test_another_run_of_a_feed_gives_its_charts_anew(quiet_hub: Hub) -> No
     assert (whole["snapshot"], [item["candle"][4] for item in whole["candles"]]) == (True, [102.0])
 
 
-async def test_after_a_loss_charts_are_read_again(hub: Hub, feed: ScriptedFeed) -> None:
+async def test_after_a_loss_charts_are_read_again(hub: Hub, feed: ScriptedFeed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ohlc_channels, "UNSURE_SECONDS", 3600.0)
     await auntil(lambda: hub.settled)
     client = client_of(hub)
     series = hub.subscribe_chart(client, 1, "TEST|1", "1m", 300)
