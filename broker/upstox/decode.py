@@ -1,7 +1,8 @@
 """Bytes of the broker's feed to domain objects: the end of the broker's abbreviations. Pure; protobuf by attribute access.
 
-Every object that protobuf makes costs time, so bars stay bytes until they are needed: the last finished minute comes with each
-update and is the same one for a minute, and of the day's bar only three figures are wanted. What that is worth: docs/performance.md.
+Every object that protobuf makes costs time, so bars and greeks stay bytes until they are needed: the last finished minute comes with
+each update and is the same one for a minute, of the day's bar only three figures are wanted, and five greeks without a zero are five
+doubles at known places. What that is worth: docs/performance.md.
 
 Zero against absent: proto3 leaves zeroes out, so a bare 0 may mean "not sent". A figure that comes in a group that was
 sent is a real 0 (volume beside a last price, quantities beside levels); alone it is None. A last price of 0 is a contract
@@ -11,7 +12,7 @@ that never traded: None. See FACTS §3.6.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -37,26 +38,43 @@ _new = tuple.__new__
 """Makes a NamedTuple of a ready tuple, without the detour of its own constructor."""
 
 
-def _with_bars_as_bytes() -> type[pb.FeedResponse]:
-    """Return the FeedResponse of a schema that differs in one thing: a bar is bytes, as a nested message lies on the wire anyway."""
+_AS_BYTES = {("MarketFullFeed", "marketOHLC"), ("IndexFullFeed", "marketOHLC"), ("MarketOHLC", "ohlc"), ("MarketFullFeed", "optionGreeks")}
+
+
+def _with_fields_as_bytes() -> DescriptorPool:
+    """Return the schema, differing in one thing: these messages are bytes, as a nested message lies on the wire anyway."""
     schema = FileDescriptorProto()
     pb.DESCRIPTOR.CopyToProto(schema)
-    (bars,) = [field for message in schema.message_type for field in message.field if (message.name, field.name) == ("MarketOHLC", "ohlc")]
-    bars.type = bars.TYPE_BYTES
-    bars.ClearField("type_name")
+    for message in schema.message_type:
+        for field in message.field:
+            if (message.name, field.name) in _AS_BYTES:
+                field.type = field.TYPE_BYTES
+                field.ClearField("type_name")
     pool = DescriptorPool()
     for needed in pb.DESCRIPTOR.dependencies:
         pool.AddSerializedFile(needed.serialized_pb)
     pool.AddSerializedFile(schema.SerializeToString())
-    return cast("type[pb.FeedResponse]", GetMessageClass(pool.FindMessageTypeByName(pb.FeedResponse.DESCRIPTOR.full_name)))
+    return pool
 
 
-_parse = _with_bars_as_bytes().FromString
+_pool = _with_fields_as_bytes()
+_parse = cast(
+    "Callable[[bytes], pb.FeedResponse]", GetMessageClass(_pool.FindMessageTypeByName(pb.FeedResponse.DESCRIPTOR.full_name)).FromString
+)
+_parse_bars: Any = GetMessageClass(_pool.FindMessageTypeByName(pb.MarketOHLC.DESCRIPTOR.full_name)).FromString
 _parse_bar = pb.OHLC.FromString
+_parse_greeks = pb.OptionGreeks.FromString
+_BAR_TAG = 0x0A
 _day_layout = struct.Struct("<5sdBdBd").unpack_from
 """How every writer of protobuf lays out a day's bar without zeroes: interval, open, high, low. Otherwise it is parsed."""
+_first_day_layout = struct.Struct("<BB5sdBdBd").unpack_from
+"""The same with the bar's own tag and size before it."""
+_OTHER_LAYOUT: tuple[int, int, bytes, None, int, None, int, None] = (0, -1, b"", None, 0, None, 0, None)
 _DAY_HEAD, _HIGH_TAG, _LOW_TAG = b"\n\x021d\x11", 0x19, 0x21
 _DAY_BYTES = 32
+_greeks_layout = struct.Struct("<xdxdxdxdxd").unpack
+"""The same of five greeks, each behind its tag."""
+_GREEKS_BYTES, _GREEKS_TAGS = 45, b"\t\x11\x19!)"
 
 
 class Frame(NamedTuple):
@@ -178,12 +196,16 @@ _Day = tuple[float | None, float | None, float | None]
 """The day's open, high, low."""
 
 
-def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dict[int, bytes], out: list[Candle]) -> _Day:
+def _bars(instrument: int, wires: bytes, open_interest: float | None, minutes: dict[int, bytes], out: list[Candle]) -> _Day:
     """Append the finished minute to `out` if it is new; return the day's figures. An empty bar (before the first trade) is none, nor is
     one whose bytes are no bar."""
     day: _Day = (None, None, None)
     seen = minutes.get(instrument)
-    for wire in wires[:]:  # a slice is made at once, an iterator in steps
+    try:
+        each = _parse_bars(wires).ohlc
+    except DecodeError:
+        return day
+    for wire in each:
         if wire == seen:
             continue
         if len(wire) >= _DAY_BYTES:
@@ -208,7 +230,7 @@ def _bars(instrument: int, wires: Any, open_interest: float | None, minutes: dic
 def _market_tick(
     instrument: int,
     rank: int,
-    feed: pb.MarketFullFeed,
+    feed: Any,  # a MarketFullFeed with bytes in it
     ltpc: pb.LTPC,
     traded_ms: int,
     latest_ms: int,
@@ -216,15 +238,18 @@ def _market_tick(
     bars: list[Candle],
 ) -> Tick:
     open_interest = feed.oi or None
-    day_open, day_high, day_low = _bars(instrument, feed.marketOHLC.ohlc, open_interest, minutes, bars)
+    wires = feed.marketOHLC
+    seen = minutes.get(instrument, b"")
+    day_size = len(wires) - len(seen) - 4
+    minute = day_size + 2  # where its tag and size are
+    usual = seen and day_size >= _DAY_BYTES and wires.endswith(seen) and wires[minute] == _BAR_TAG and wires[minute + 1] == len(seen)
+    tag, size, head, day_open, high_tag, day_high, low_tag, day_low = _first_day_layout(wires) if usual else _OTHER_LAYOUT
+    if size != day_size or tag != _BAR_TAG or head != _DAY_HEAD or high_tag != _HIGH_TAG or low_tag != _LOW_TAG:
+        day_open, day_high, day_low = _bars(instrument, wires, open_interest, minutes, bars)  # not just the day and a minute that is known
     greeks = feed.optionGreeks
-    delta: float | None = greeks.delta
-    theta: float | None = greeks.theta
-    gamma: float | None = greeks.gamma
-    vega: float | None = greeks.vega
-    rho: float | None = greeks.rho
-    if not (delta or theta or gamma or vega or rho):  # not sent, or an empty message: equities and futures
-        delta = theta = gamma = vega = rho = None
+    delta, theta, gamma, vega, rho = (
+        _greeks_layout(greeks) if len(greeks) == _GREEKS_BYTES and greeks[::9] == _GREEKS_TAGS else _greeks_of(greeks)
+    )
     bid_price: float | None
     bid_quantity: int | None
     ask_price: float | None
@@ -264,13 +289,29 @@ def _market_tick(
     )  # fmt: skip
 
 
+_Greeks = tuple[float | None, float | None, float | None, float | None, float | None]
+_NO_GREEKS: _Greeks = (None, None, None, None, None)
+
+
+def _greeks_of(wire: bytes) -> _Greeks:
+    """Return delta, theta, gamma, vega, rho; all None where they were not sent, or empty (equities and futures), or are none."""
+    if not wire:
+        return _NO_GREEKS
+    try:
+        greeks = _parse_greeks(wire)
+    except DecodeError:
+        return _NO_GREEKS
+    values = (greeks.delta, greeks.theta, greeks.gamma, greeks.vega, greeks.rho)
+    return values if any(values) else _NO_GREEKS
+
+
 _UNSAID: tuple[None, None, None, None, None, None, None, None, None, None, None, None, None, None, None] = (None,) * 15
 """The fields from volume to total_sell_quantity, where the wire has none of them."""
 
 
-def _index_tick(instrument: int, rank: int, feed: pb.IndexFullFeed, latest_ms: int, minutes: dict[int, bytes], bars: list[Candle]) -> Tick:
+def _index_tick(instrument: int, rank: int, feed: Any, latest_ms: int, minutes: dict[int, bytes], bars: list[Candle]) -> Tick:
     ltpc = feed.ltpc
-    day = _bars(instrument, feed.marketOHLC.ohlc, None, minutes, bars)
+    day = _bars(instrument, feed.marketOHLC, None, minutes, bars)
     return Tick(
         instrument, rank, _time(ltpc.ltt, latest_ms), ltpc.ltp or None, None, ltpc.cp or None, *_UNSAID, day[0], day[1], day[2], NO_DEPTH
     )

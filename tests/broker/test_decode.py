@@ -42,7 +42,7 @@ def test_a_full_update_becomes_a_tick_with_every_field_in_its_place() -> None:
 
 def test_the_finished_minute_comes_as_a_confirmed_candle() -> None:
     (bar,) = decode(frame({KEY: option_feed()}), {KEY: 7}).bars
-    assert bar == (7, "1m", 1_769_160_480_000, 100.0, 102.0, 99.5, 101.0, 300, 12_000.0, "confirmed", 0)
+    assert bar == (7, "1m", 1_769_160_480_000, 100.0, 102.0, 99.5, 101.0, 300, 12_000.0, "confirmed", 0, None)
 
 
 def test_a_bar_before_the_first_trade_is_none() -> None:
@@ -149,6 +149,64 @@ def test_a_trade_more_than_a_day_past_its_frame_is_of_an_unknown_time(past_ms: i
 
 def test_a_frame_without_time_has_its_trades_believed() -> None:
     assert decode(frame({KEY: option_feed()}, broker_ms=0), {KEY: 7}).ticks[0].last_trade_ms == 1_769_160_569_162
+
+
+DAY = pb.OHLC(interval="1d", open=10.5, high=12.25, low=9.75, close=11.0, vol=7_500, ts=1_769_106_600_000)
+MINUTE = pb.OHLC(interval="I1", open=10.0, high=11.0, low=9.5, close=10.75, vol=150, ts=1_769_160_480_000)
+LATER = pb.OHLC(interval="I1", open=11.0, high=11.0, low=11.0, close=11.0, ts=1_769_160_540_000)
+
+
+@pytest.mark.parametrize(
+    ("second", "day", "starts"),
+    [
+        ([DAY, MINUTE], (10.5, 12.25, 9.75), []),
+        ([DAY, LATER], (10.5, 12.25, 9.75), [LATER.ts]),
+        ([MINUTE, DAY], (10.5, 12.25, 9.75), []),
+        ([MINUTE], (None, None, None), []),
+        ([DAY], (10.5, 12.25, 9.75), []),
+        ([], (None, None, None), []),
+        ([pb.OHLC(interval="1d", open=10.5), MINUTE], (10.5, None, None), []),
+        ([pb.OHLC(), MINUTE], (None, None, None), []),
+        ([DAY, LATER, MINUTE], (10.5, 12.25, 9.75), [LATER.ts]),
+        ([pb.OHLC(interval="1w", open=1.0, high=2.0, low=0.5, close=1.0), MINUTE], (None, None, None), []),
+        ([pb.OHLC(interval="1d" * 80, open=1.0, high=2.0, low=0.5), MINUTE], (None, None, None), []),
+    ],
+)
+def test_bars_in_any_order_and_number_are_read_the_same(second: list[pb.OHLC], day: tuple[float | None, ...], starts: list[int]) -> None:
+    minutes: dict[int, bytes] = {}
+    for bars in ([DAY, MINUTE], second):
+        feed = option_feed()
+        del feed.fullFeed.marketFF.marketOHLC.ohlc[:]
+        feed.fullFeed.marketFF.marketOHLC.ohlc.extend(bars)
+        decoded = decode(frame({KEY: feed}), {KEY: 7}, minutes)
+    (tick,) = decoded.ticks
+    assert (tick.day_open, tick.day_high, tick.day_low) == day
+    assert [bar.start_ms for bar in decoded.bars] == starts
+
+
+def test_bars_that_are_none_cost_only_themselves() -> None:
+    feed = option_feed()
+    feed.fullFeed.marketFF.ClearField("marketOHLC")
+    whole = feed.fullFeed.marketFF.SerializeToString() + b"\x22\x03\x0a\x7f\x00"  # marketOHLC, cut off
+    market = b"\x0a" + _varint(len(whole)) + whole
+    full = b"\x12" + _varint(len(market)) + market
+    entry = b"\x0a" + _varint(len(KEY)) + KEY.encode() + b"\x12" + _varint(len(full)) + full
+    decoded = decode(b"\x08\x01\x12" + _varint(len(entry)) + entry, {KEY: 7})
+    (tick,) = decoded.ticks
+    assert (tick.last_price, tick.day_open, decoded.bars) == (feed.fullFeed.marketFF.ltpc.ltp, None, [])
+
+
+def _varint(number: int) -> bytes:
+    return bytes((number & 0x7F | 0x80, number >> 7)) if number > 127 else bytes((number,))
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, -1.5, 3e-9]), min_size=5, max_size=5))
+def test_greeks_are_read_whichever_of_them_are_zero(values: list[float]) -> None:
+    feed = option_feed()
+    names = ("delta", "theta", "gamma", "vega", "rho")
+    feed.fullFeed.marketFF.optionGreeks.CopyFrom(pb.OptionGreeks(**dict(zip(names, values, strict=True))))
+    tick = _one(feed)
+    assert [tick.delta, tick.theta, tick.gamma, tick.vega, tick.rho] == (values if any(values) else [None] * 5)
 
 
 def test_a_contract_that_never_traded_has_no_last_price() -> None:
