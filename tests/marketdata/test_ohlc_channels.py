@@ -239,6 +239,25 @@ async def test_another_run_of_the_feed_forgets_the_last_ones_forming_candle(mark
     assert market.drain() == closes(1)
 
 
+async def test_market_time_of_an_earlier_day_begins_anew(market: Market) -> None:
+    """The hub was there before the feed, which replays an earlier day than what is stored."""
+    days_later = [minute._replace(start_ms=minute.start_ms + 3 * 86_400_000) for minute in minutes_of(0, 1)]
+    await store_candles([*days_later, *minutes_of(-2, -1)])
+    market.now_ms = days_later[-1].start_ms
+    market.charts.follow(market.client, 1, KEY, "5m", 10)
+    await market.charts.load_step()
+    assert set(market.drain()) == {NOON_MS - 5 * MINUTE_MS, days_later[0].start_ms}
+    market.now_ms = NOON_MS + 10_000
+    market.charts.pass_time(market.now_ms)
+    await market.charts.load_step()
+    market.take(*minutes_of(0, state="live"))
+    assert market.drain() == {NOON_MS - 5 * MINUTE_MS: 100.0, NOON_MS: 101.0}
+    market.charts.pass_time(market.now_ms - 60_000)
+    await market.charts.load_step()
+    market.drain()
+    assert market.snapshots == ["5m", "5m"], "a little is nothing: shards differ"
+
+
 def test_market_time_alone_ends_candles(market: Market) -> None:
     async def run() -> None:
         await database_sync_to_async(lambda: None)()
