@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.test import override_settings
@@ -62,7 +63,7 @@ def session(exchange: str, opens: str, closes: str) -> dict[str, object]:
     return {"exchange": exchange, "start_time": ist(opens), "end_time": ist(closes)}
 
 
-HOLIDAYS = [
+HOLIDAYS: list[dict[str, Any]] = [
     {
         "date": "2026-11-08",
         "description": "Muhurat Trading",
