@@ -21,12 +21,10 @@ import pytest
 import websockets
 from django.conf import settings
 from django.core.management import call_command
-from django.test import override_settings
 from google.protobuf.json_format import MessageToDict
 
 from accounts.models import User
 from accounts.services import api_key_create
-from broker.calendar import calendar_refresh
 from instruments.models import SubscriptionRule
 from instruments.selectors import instrument_ids
 from marketdata import store
@@ -41,15 +39,13 @@ pytestmark = [pytest.mark.django_db, pytest.mark.realdata]
 
 
 def prepare(exchange: RunningExchange, keys: list[str]) -> None:
-    """Load the exchange's master and its calendar, as beat would have long before, and follow `keys`."""
+    """Load the exchange's master, and follow `keys`."""
     call_command("refresh_instruments", source=f"{exchange.url}/market-quote/instruments/exchange/complete.json.gz")
-    with override_settings(EXCHANGE_URL=exchange.url, UPSTOX_API_URL=exchange.url):
-        calendar_refresh(exchange.state()["market_ms"])
     SubscriptionRule.objects.create(name="recorded", what="keys", keys=keys)
 
 
 def run_replay(exchange: RunningExchange, feed_starter: StartFeed, keys: list[str]) -> RunningFeed:
-    """Load the exchange's master and calendar, follow `keys`, run the feed until the recording has been sent and stored."""
+    """Load the exchange's master, follow `keys`, run the feed until the recording has been sent and stored."""
     prepare(exchange, keys)
     feed = feed_starter(exchange.url)
     exchange.wait_for(lambda state: bool(state["finished"]) or feed.process.poll() is not None, seconds=240)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from django.test import override_settings
 from pytest_django.plugin import DjangoDbBlocker
 
+from broker.calendar import calendar_refresh
 from instruments.selectors import instrument_ids
 from marketdata.domain.candle import INTERVAL_MINUTES, STORED_INTERVALS
 from marketdata.roll_up import candles_roll_up
@@ -55,6 +57,8 @@ def days(django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_fac
     with django_db_blocker.unblock():
         exchange = RunningExchange("--replay", *paths, "--speed", "0")
         try:
+            with override_settings(EXCHANGE_URL=exchange.url):  # as beat did long before: the days pass faster than the feed can ask
+                calendar_refresh(exchange.state()["market_ms"], api_url=exchange.url)
             feed = run_replay(exchange, start, list(CAPTURES))
             quotes = read_last_quotes(list(CAPTURES), folder)
             code = feed.stop()
