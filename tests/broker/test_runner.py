@@ -185,7 +185,7 @@ def test_candles_close_and_are_confirmed_in_market_time_and_a_leap_of_it_is_a_ga
     assert (gap.cause, round(gap.start.timestamp() * 1000), round(gap.end.timestamp() * 1000)) == ("silent", *HOLE)
 
 
-def test_a_feed_killed_in_mid_minute_closes_that_minute_whole(
+def test_a_feed_killed_in_mid_minute_closes_that_minute_whole_and_its_holes_are_in_market_time(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811
     tmp_path: Path,
@@ -200,8 +200,16 @@ def test_a_feed_killed_in_mid_minute_closes_that_minute_whole(
     feed.process.send_signal(signal.SIGKILL)
     assert feed.process.wait(10) == -signal.SIGKILL
     again = start_feed(exchange.url, var)
-    again.wait_for(lambda status: status.data_ms >= OPEN_MS + 4 * MINUTE_MS and not status.counters["candles_waiting"])
+    again.wait_for(lambda status: status.counters["gaps_total"] == 1 and status.data_ms >= OPEN_MS + 3 * MINUTE_MS + 10_000)
+    assert exchange.fault(kind="drop")["faults"]["drop"] == 1
+    again.wait_for(lambda status: status.counters["gaps_total"] >= 2 and status.data_ms >= OPEN_MS + 4 * MINUTE_MS)
+    again.wait_for(lambda status: not status.counters["candles_waiting"])
     assert again.stop() == 0, again.log()
+    killed_hole, dropped_hole = Gap.objects.order_by("start")[:2]
+    assert (killed_hole.cause, dropped_hole.cause) == ("stopped", "disconnected")
+    for gap in (killed_hole, dropped_hole):
+        assert gap.end is not None
+        assert OPEN_MS + 2 * MINUTE_MS <= gap.start.timestamp() * 1000 <= gap.end.timestamp() * 1000 < OPEN_MS + 10 * MINUTE_MS
     without_bars = instrument_ids(["NSE_FO|51420"])["NSE_FO|51420"]
     rows = OHLC.objects.filter(instrument=without_bars).order_by("start")[:3]
     assert [(row.state, row.open) for row in rows] == [("closed", 100.0), ("closed", 106.0), ("closed", 112.0)], "each from its first trade"
