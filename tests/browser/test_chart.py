@@ -20,7 +20,7 @@ IST_MS = 19_800_000
 TAIL = 300
 """Newest candles that the page takes by its channel."""
 HISTORY = 1100
-"""Minutes before the test that the store has."""
+"""Minutes before the feed's first that the store has."""
 LOST_TAIL, LOST_OLD = range(40, 45), range(700, 710)
 """Minutes ago that it has not: in what the channel tells, and in what REST does."""
 SECONDS = 60.0
@@ -70,13 +70,14 @@ class Seeded:
 
     Attributes:
         row: REST's instrument.
-        now: the minute at which it was seeded, ms UTC.
+        now: the first minute that the feed has made, ms UTC: the past ends before it.
         lost: minutes ago without a candle.
     """
 
     def __init__(self, stack: Stack, row: dict[str, Any], lost: list[int]) -> None:  # noqa: F811
         self.stack, self.row, self.lost = stack, row, lost
         self.now = round(time.time() * 1000) // MINUTE * MINUTE
+        self.now = min(self.rest(), default=self.now)
         assert self.shell(HISTORY_CODE) == str(HISTORY - len(lost))
 
     def shell(self, code: str, **values: Any) -> str:
