@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from broker.simulator.captures import read_recording
+from broker.upstox.decode import decode
+from marketdata.domain.minutes import MinuteBuilder, Values
+from marketdata.domain.tick import received_stamp_us
+from tests.payloads import real_data
 from tests.payloads.bars import CAPTURES, captured_bars, captured_updates
-from tests.replay.test_minutes_of_captures import build, last_prices
+from tests.replay.test_minutes_of_captures import last_prices
 
 OPENED_MS = 1_765_737_000_000
 """00:00 IST of the captures' day."""
@@ -56,13 +61,26 @@ def shown(update: dict[str, Any]) -> str:
     return f"{traded:<28} volume {full['vtt']}  day {day.get('high')} / {day.get('low')}  {minute}"
 
 
+def built_minutes(key: str) -> dict[int, Values]:
+    """Return what our own builder had made of each minute when its bar was first seen."""
+    builder, bars, stamp = MinuteBuilder(lambda instrument, minute_ms: True), dict[int, bytes](), 0
+    built: dict[int, Values] = {}
+    for data in read_recording([real_data(CAPTURES[key])]):
+        stamp = received_stamp_us(0, stamp, 0)
+        frame = decode(data, {key: 1}, bars)
+        builder.apply(frame, stamp)
+        builder.advance(frame.broker_ms)
+        built |= {told.candle.start_ms: told.built for told in builder.drain().finished if told.built is not None}
+    return built
+
+
 def main() -> None:
     """Print each minute as last prices make it, as we make it, as the broker has it, and the updates that explain it."""
     for minute in TELLING:
         updates = captured_updates(CAPTURES[minute.key])
         start = OPENED_MS + (int(minute.at[:2]) * 60 + int(minute.at[3:])) * 60_000
         print(f"\n{minute.key} {minute.at}: {minute.why}")
-        built = {candle.start_ms: values for _, candle, values in build(CAPTURES[minute.key]) if values is not None}
+        built = built_minutes(minute.key)
         for at in (start, start + 60_000) if minute.last > 60 else (start,):
             print(f"  {clock_ms(at)[:5]}  last prices {tuple(last_prices(updates)[at])}")
             print(f"         built       {built[at]}")
