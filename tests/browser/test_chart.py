@@ -185,12 +185,16 @@ def test_older_pages_are_loaded_by_scrolling_without_holes_or_doubles(seeded: Se
 @pytest.mark.parametrize("interval", ["3m", "5m", "1h", "1d"])
 def test_another_interval_is_drawn_and_remembered(seeded: Seeded, chart: Page, interval: str) -> None:
     choose(chart, interval)
-    expected = seeded.rest(interval)
-    old = sorted(expected)[-1]
-    until(lambda: finished(drawn_prices(chart), old) == finished({s: v for s, v in expected.items() if s >= min(drawn_prices(chart))}, old))
+
+    def equals_rest() -> bool:
+        expected, found = seeded.rest(interval), drawn_prices(chart)
+        forming = max(found, default=0)
+        return bool(found) and finished(found, forming) == finished({s: v for s, v in expected.items() if s >= min(found)}, forming)
+
+    until(equals_rest)
     chart.reload()
     expect(chart.locator(f"#intervals input[value='{interval}']")).to_be_checked()
-    until(lambda: max(drawn(chart)["candles"], default=0) >= old and min(drawn(chart)["candles"]) in expected)
+    until(equals_rest)
 
 
 def test_a_lost_connection_leaves_no_hole(stack: Stack, seeded: Seeded, chart: Page) -> None:  # noqa: F811
