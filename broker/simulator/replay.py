@@ -150,7 +150,7 @@ class Replay:
         return awake
 
     def _take(self, wall_ms: int) -> list[pb.FeedResponse]:
-        """Move on to the frames that are due, and return them; up to where the calendar changes a state, so that it is told in its place."""
+        """Move on to the frames that are due, and return them; only up to a change of state in the calendar, which is told in its place."""
         if self._anchor is None and not self.finished():
             self._anchor = (wall_ms, pb.FeedResponse.FromString(self._frames[self._position]).currentTs)
         frames: list[pb.FeedResponse] = []
