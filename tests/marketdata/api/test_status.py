@@ -153,8 +153,14 @@ def test_a_gap_says_from_when_to_when_and_whether_it_healed(client: APIClient) -
     make_gaps(0)
     Gap.objects.update(heal_detail="2 candles filled, 1 instrument", candles_healed=2)
     Gap.objects.create(start=datetime.fromtimestamp(OPEN_MS / 1000 + 60, UTC), cause="disconnected", detail="the broker closed")
-    lasting = {"from": OPEN_MS + 60_000, "to": None, "cause": "disconnected", "heal_state": "open", "detail": "the broker closed"}
-    over = {"from": OPEN_MS, "to": OPEN_MS + 30_000, "cause": "stale", "heal_state": "healed", "detail": ""}
+    lasting: dict[str, Any] = {
+        "from": OPEN_MS + 60_000,
+        "to": None,
+        "cause": "disconnected",
+        "heal_state": "open",
+        "detail": "the broker closed",
+    }
+    over: dict[str, Any] = {"from": OPEN_MS, "to": OPEN_MS + 30_000, "cause": "stale", "heal_state": "healed", "detail": ""}
     lasting |= {"shard": 0, "instruments": [], "heal_detail": "", "candles_healed": 0}
     over |= {"shard": 0, "instruments": [7], "heal_detail": "2 candles filled, 1 instrument", "candles_healed": 2}
     ids = {gap.cause: str(gap.pk) for gap in Gap.objects.all()}
