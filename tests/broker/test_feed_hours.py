@@ -20,7 +20,7 @@ from tests.fakes.exchange import StartExchange, start_exchange  # noqa: F401 - a
 from tests.fakes.feed import StartFeed, start_feed  # noqa: F401 - a fixture
 from tests.zones import IST, ist
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
 
 AUCTIONED, OTHER, FUTURE = "NSE_EQ|INE002A01018", "NSE_EQ|INE000000000", "NSE_FO|70001"
 

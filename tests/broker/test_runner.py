@@ -34,7 +34,7 @@ from tests.payloads import option_feed
 from tests.payloads.figures import expected_ids
 from tests.zones import ist
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
 
 
 def _follow(exchange: RunningExchange, count: int = 60) -> list[str]:
