@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
@@ -111,14 +112,17 @@ def candles_of(
     calendar = calendar_read()
     anchors = calendar.anchors(segment)
     base = [name for name in STORED_INTERVALS if INTERVAL_MINUTES[interval] % INTERVAL_MINUTES[name] == 0][-1]
-    low = day_start_ms(from_ms) if fill else bucket_start_ms(from_ms, interval, anchors)
+    low = bucket_start_ms(from_ms, interval, anchors)
     high = bucket_end_ms(bucket_start_ms(to_ms - 1, interval, anchors), interval, anchors)
+    if fill:  # what a silence follows, and what ends it, may lie outside of the span
+        low, high = min(low, day_start_ms(from_ms)), max(high, day_start_ms(to_ms - 1) + DAY_MS)
     minutes = best_of(minute for minute in recent if low <= minute.start_ms < high)
     if base != "1m":
         minutes = _newest_minutes(instrument, base, low, high, minutes, anchors)
     minutes = list(in_session(minutes, segment, calendar))
     newer = minutes if base == "1m" else fold_candles(minutes, base, anchors)
-    wanted = (limit + 1) * (INTERVAL_MINUTES[interval] // INTERVAL_MINUTES[base]) + (DAY_MS // MINUTE_MS if fill else 0)
+    a_day = INTERVAL_MINUTES["1d"] // INTERVAL_MINUTES[base]
+    wanted = (limit + 1) * (INTERVAL_MINUTES[interval] // INTERVAL_MINUTES[base]) + (a_day if fill else 0)
     parts: list[Candle] = []
     while len(parts) < wanted:  # again where some lie outside of sessions
         stored = store.candles_read(instrument, base, from_ms=low, to_ms=high, limit=wanted, newest_first=newest_first)
@@ -135,9 +139,10 @@ def candles_of(
     known_ms = max((part.start_ms + (part.state != "live") * MINUTE_MS for part in seen), default=0)
     candles = live_marked(candles, segment, calendar, max(market_ms, known_ms))
     if fill:
-        candles = list(silences_filled(candles, segment, calendar, market_ms))
-    candles = [candle for candle in candles if from_ms <= candle.start_ms < to_ms]
-    return (candles[::-1] if newest_first else candles)[:limit]
+        given = silences_filled(candles, segment, calendar, market_ms, newest_first=newest_first)
+    else:
+        given = iter(candles[::-1] if newest_first else candles)
+    return list(islice((candle for candle in given if from_ms <= candle.start_ms < to_ms), limit))
 
 
 def _newest_minutes(instrument: int, base: str, low: int, high: int, recent: list[Candle], anchors: Anchors) -> list[Candle]:

@@ -6,6 +6,7 @@ Every function takes the candles of one instrument and interval, oldest first, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from marketdata.domain.candle import (
     CERTAINTY,
@@ -18,7 +19,7 @@ from marketdata.domain.candle import (
     interval_end_ms,
     interval_start_ms,
 )
-from marketdata.domain.session import Calendar
+from marketdata.domain.session import Calendar, Hours
 
 FILLED = "filled"
 """State of a candle that stands for a silence: nobody traded, or nothing is known of it."""
@@ -95,26 +96,36 @@ def live_marked(candles: Iterable[Candle], segment: str, calendar: Calendar, mar
     return [candle._replace(state="live") if forms(candle) else candle for candle in candles]
 
 
-def silences_filled(candles: list[Candle], segment: str, calendar: Calendar, market_ms: int) -> Iterator[Candle]:
+def silences_filled(
+    candles: list[Candle], segment: str, calendar: Calendar, market_ms: int, *, newest_first: bool = False
+) -> Iterator[Candle]:
     """Give the candles, and flat ones of the close before where there is none between two of one day.
 
     Behind the day's last candle too, as far as the session has gone in market time, where the calendar knows its end. Never before
-    a day's first candle, never from one session into the next, never days, weeks or months.
+    a day's first candle, never from one session into the next, never days, weeks or months. They are made while they are taken:
+    whoever wants a page of them stops there.
+
+    Args:
+        candles: oldest first.
+        newest_first: give the last one first.
     """
     anchors = calendar.anchors(segment)
-    for number, candle in enumerate(candles):
-        yield candle
-        if INTERVAL_MINUTES[candle.interval] * MINUTE_MS >= DAY_MS:
-            continue
-        following = candles[number + 1].start_ms if number + 1 < len(candles) else None
-        is_last = following is None or day_start_ms(following) != day_start_ms(candle.start_ms)
-        hours = calendar.hours(segment, candle.start_ms)
-        until = (hours.close_ms if hours is not None else 0) if following is None or is_last else following
-        start = bucket_end_ms(candle.start_ms, candle.interval, anchors)
-        while start < until:
-            end = bucket_end_ms(start, candle.interval, anchors)
-            if is_last and min(end, until) > market_ms:
-                break
-            close = candle.close
-            yield Candle(candle.instrument, candle.interval, start, close, close, close, close, 0, candle.open_interest, FILLED, 0, 0)
-            start = end
+    followed = list(zip(candles, [*(candle.start_ms for candle in candles[1:]), None], strict=True))
+    for candle, following in reversed(followed) if newest_first else followed:
+        silence = _silence_after(candle, following, calendar.hours(segment, candle.start_ms), anchors, market_ms)
+        yield from (*reversed(list(silence)), candle) if newest_first else chain([candle], silence)
+
+
+def _silence_after(candle: Candle, following_ms: int | None, hours: Hours | None, anchors: Anchors, market_ms: int) -> Iterator[Candle]:
+    """Give the flat candles between one and the following, or the end of its day's session."""
+    if INTERVAL_MINUTES[candle.interval] * MINUTE_MS >= DAY_MS:
+        return
+    is_last = following_ms is None or day_start_ms(following_ms) != day_start_ms(candle.start_ms)
+    until = (hours.close_ms if hours is not None else 0) if following_ms is None or is_last else following_ms
+    start, close = bucket_end_ms(candle.start_ms, candle.interval, anchors), candle.close
+    while start < until:
+        end = bucket_end_ms(start, candle.interval, anchors)
+        if is_last and min(end, until) > market_ms:
+            return
+        yield Candle(candle.instrument, candle.interval, start, close, close, close, close, 0, candle.open_interest, FILLED, 0, 0)
+        start = end

@@ -154,10 +154,12 @@ def test_an_evening_of_muhurat_counts_from_its_own_open() -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
 @pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("from_minute", [-60, 3, 9])
-def test_filled_candles_are_the_same_on_every_page(limit: int, newest_first: bool, from_minute: int) -> None:
-    sessions_record([Hours("NSE", DAY, OPEN, OPEN + 20 * MINUTE_MS)])
+@pytest.mark.parametrize("hours_known", [True, False])
+def test_filled_candles_are_the_same_on_every_page(limit: int, newest_first: bool, from_minute: int, hours_known: bool) -> None:
+    sessions_record([Hours("NSE", DAY, OPEN, OPEN + 20 * MINUTE_MS)] if hours_known else [])
     store.candles_write([minute(2, 50.0), minute(7, 60.0), minute(12, 70.0)])
-    closes = {at: 50.5 if at < 7 else 60.5 if at < 12 else 70.5 for at in range(2, 16)}
+    last = 15 if hours_known else 12  # nobody knows how long it goes on
+    closes = {at: 50.5 if at < 7 else 60.5 if at < 12 else 70.5 for at in range(2, last + 1)}
     expected = [(at, close) for at, close in closes.items() if at >= from_minute]
     found: list[tuple[int, float]] = []
     low, high = OPEN + from_minute * MINUTE_MS, EVER

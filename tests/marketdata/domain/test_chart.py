@@ -113,6 +113,26 @@ def test_silence_after_the_last_trade_is_filled_as_far_as_the_session_has_gone(m
     assert minutes(filled) == list(range(370, last + 1))
 
 
+def test_silences_are_made_as_they_are_taken_from_either_end() -> None:
+    sparse = [candle(day * 1440 + at) for day in range(400) for at in (0, 100)]
+    both = list(silences_filled(sparse[:4], "NSE_EQ", KNOWN, EVENING))
+    assert list(silences_filled(sparse[:4], "NSE_EQ", KNOWN, EVENING, newest_first=True)) == both[::-1]
+    for newest_first in (False, True):
+        calendar = _Asked()
+        first = next(silences_filled(sparse, "NSE_EQ", calendar, EVENING, newest_first=newest_first))
+        assert (first, calendar.asked) == (sparse[-newest_first], 1), "not the whole of four hundred days"
+
+
+class _Asked(Calendar):
+    """Counts how often it was asked for hours: once a candle."""
+
+    asked = 0
+
+    def hours(self, segment: str, time_ms: int) -> Hours | None:
+        self.asked += 1
+        return super().hours(segment, time_ms)
+
+
 def test_an_hour_is_filled_when_the_session_ended_in_it() -> None:
     hours = [candle(240, interval="1h")]
     assert minutes(list(silences_filled(hours, "NSE_EQ", KNOWN, CLOSE))) == [240, 300, 360]
