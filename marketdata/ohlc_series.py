@@ -29,6 +29,8 @@ from marketdata.wire import CANDLES_MAX, candle_fragment, ohlc_push, ohlc_snapsh
 
 BY_DAYS = ("1w", "1M")
 """Intervals that are folded from days."""
+SUMMED = ("3m", *BY_DAYS)
+"""Intervals whose parts here are those that REST folds: the revision is the sum of the parts'. The others have the store's."""
 NOTHING = -1
 """What a client has seen that was given nothing yet."""
 MANY = 50
@@ -286,7 +288,7 @@ class Series:
             if old is not None and old.made.state == "confirmed":
                 return  # by the broker's own daily candle
             folded = folded._replace(state=min(folded.state, "closed", key=CERTAINTY.__getitem__))
-        self._put(folded)
+        self._put(folded if self.interval in SUMMED else folded._replace(revision=0))
 
     def _take_stored(self, candle: Candle) -> None:
         if self.interval == "1m":

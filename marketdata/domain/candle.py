@@ -150,7 +150,7 @@ def fold_candles(candles: Iterable[Candle], interval: str, anchors: Anchors = NS
 
     Returns:
         Coarser candles, oldest first. One is "confirmed" only when all its parts are, else it has the state of the
-        least certain part (CERTAINTY).
+        least certain part (CERTAINTY). Its revision is the sum of theirs: it rises with each.
     """
     folded: list[Candle] = []
     parts: list[Candle] = []
@@ -184,6 +184,6 @@ def _fold(parts: list[Candle], interval: str, start_ms: int) -> Candle:
         sum([part.volume for part in parts]),
         last.open_interest,
         min([part.state for part in parts], key=CERTAINTY.__getitem__),
-        0,
+        sum([part.revision for part in parts]),
         sum(ticks) if len(ticks) == len(parts) else None,
     )

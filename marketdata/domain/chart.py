@@ -62,17 +62,19 @@ def with_newer(stored: Iterable[Candle], newer: Iterable[Candle]) -> list[Candle
     """Return stored candles, oldest first, with those that are known from elsewhere: minutes that compete, or folds of newer minutes.
 
     A fold takes the place of what the roll-up has stored, and its revision, but not that of a day that the broker has confirmed.
+    The roll-up alone numbers what it stores: what it has not seen yet has revision 0, whatever was revised while it formed.
     """
     known = {candle.start_ms: candle for candle in stored}
     for candle in newer:
         old = known.get(candle.start_ms)
+        revision = 0 if old is None else old.revision
         if candle.interval == "1m":
             known[candle.start_ms] = candle if old is None else best_of([old, candle])[0]
         elif candle.interval != "1d":
-            known[candle.start_ms] = candle if old is None else candle._replace(revision=old.revision)
+            known[candle.start_ms] = candle._replace(revision=revision)
         elif old is None or old.state != "confirmed":
             state = min(candle.state, "closed", key=CERTAINTY.__getitem__)
-            known[candle.start_ms] = candle._replace(state=state, revision=0 if old is None else old.revision)
+            known[candle.start_ms] = candle._replace(state=state, revision=revision)
     return [known[start] for start in sorted(known)]
 
 

@@ -13,6 +13,8 @@ from marketdata import roll_up, store
 from marketdata.calendar import calendar_forget, sessions_record
 from marketdata.domain.candle import DAY_MS, INTERVAL_MINUTES, MINUTE_MS, SESSION_OPEN_MS, Candle, day_start_ms
 from marketdata.domain.session import Hours
+from marketdata.ohlc_channels import stored_read
+from marketdata.ohlc_series import Series
 from marketdata.selectors import candles_of
 from tests.instruments.explain import assert_by_index, profiled
 from tests.zones import host_zone  # noqa: F401
@@ -102,6 +104,30 @@ def test_a_day_is_the_brokers_own_once_confirmed() -> None:
     roll_up.daily_confirm([Candle(7, "1d", DAY, 100.0, 101.0, 99.0, 100.25, 120, None, "confirmed")])
     assert told(read("1d", market_ms=OPEN + 10 * MINUTE_MS)) == [(-555, 100, 100.25, 120, "confirmed")]
     assert told(read("1w"))[0][1:] == (100, 100.25, 120, "confirmed")
+
+
+@pytest.mark.parametrize("interval", ["3m", "10m", "30m", "2h", "4h", "1w", "1M"])
+def test_a_folded_candle_says_that_it_was_revised_over_rest_as_on_the_socket(interval: str) -> None:
+    store.candles_write(minute(at) for at in range(375))
+    roll_up.candles_roll_up()
+    assert read(interval)[0].revision == 0
+    for times in (1, 2):
+        store.candles_write([minute(1, 100.0 + times)])
+        roll_up.candles_roll_up()
+        series = Series(7, "NSE_EQ|K", interval)
+        series.fill(stored_read(7, "NSE_EQ|K", interval, OPEN + 375 * MINUTE_MS))
+        assert [row.revision for row in read(interval)] == [row.revision for row in series.candles()]
+        assert (read(interval)[0].revision, sum(row.revision for row in read(interval))) == (times, times)
+
+
+def test_a_stored_interval_has_the_roll_ups_revision_before_it_comes_too() -> None:
+    store.candles_write(minute(at, state="closed") for at in range(3))
+    store.candles_write(minute(at, 101.0) for at in range(3))  # each was revised
+    assert [row.revision for row in read()] == [1, 1, 1]
+    before = [(row.interval, row.revision) for interval in ("5m", "1h", "1d", "10m") for row in read(interval)]
+    roll_up.candles_roll_up()
+    assert before == [(row.interval, row.revision) for interval in ("5m", "1h", "1d", "10m") for row in read(interval)]
+    assert {revision for _, revision in before} == {0}, "they were never told with other values"
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------

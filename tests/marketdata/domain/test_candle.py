@@ -79,6 +79,11 @@ def test_a_folded_candle_is_only_as_certain_as_its_least_certain_part() -> None:
     assert fold_candles([_candle(0, 1), _candle(1, 2, "closed"), _candle(2, 3, "backfilled")], "5m")[0].state == "closed"
 
 
+def test_a_folded_candle_is_revised_as_often_as_its_parts() -> None:
+    parts = [_candle(0, 1)._replace(revision=2), _candle(1, 2), _candle(2, 3)._replace(revision=1), _candle(5, 4)]
+    assert [folded.revision for folded in fold_candles(parts, "5m")] == [3, 0]
+
+
 @given(st.lists(st.integers(0, 374), min_size=1, max_size=60, unique=True).map(sorted), st.sampled_from(["5m", "15m", "1h", "1d"]))
 def test_folding_keeps_volume_and_extremes(minutes: list[int], interval: str) -> None:
     parts = [_candle(minute, 100 + minute % 13) for minute in minutes]
