@@ -24,7 +24,16 @@ from django.conf import settings
 
 from broker import backfill_plan as plan
 from broker.backfill_plan import Sorted, Stretch, Subject, day_ms, day_of
-from broker.candle_fetches import instruments_around, instruments_of, minutes_stored, note_write, notes_read, settles, subjects_read
+from broker.candle_fetches import (
+    auction_ms,
+    instruments_around,
+    instruments_of,
+    minutes_stored,
+    note_write,
+    notes_read,
+    settles,
+    subjects_read,
+)
 from broker.rest_pacing import RestPacer
 from broker.sessions import token_current
 from broker.upstox.protocol import Bar, Bars, FeedRefused, ProtocolViolation, RateLimited
@@ -190,6 +199,7 @@ class Mender:
         self._progress = progress
         self._calendar = calendar_read()
         self._shards = spots_read().shards
+        self._auctions: dict[tuple[str, date], int | None] = {}
         self._open: list[GapNotice] = []
         self._counts: Counter[str] = Counter()
         self._refused: dict[str, str] = {}
@@ -321,9 +331,16 @@ class Mender:
         self._ask_all(self._unsettled([(subject, session) for subject, session in sessions if session[0] < session[1] <= over_ms]))
 
     def _session(self, subject: Subject, day: date) -> Stretch:
-        """Return the hours of an instrument's segment on a day; the whole day where nobody knows them."""
+        """Return the hours of an instrument on a day: its segment's, up to its closing auction; the whole day where nobody knows them."""
         hours = self._calendar.hours(subject.segment, day_ms(day))
-        return (day_ms(day), day_ms(day) + DAY_MS) if hours is None else (hours.open_ms, hours.close_ms)
+        opens, closes = (day_ms(day), day_ms(day) + DAY_MS) if hours is None else (hours.open_ms, hours.close_ms)
+        if subject.auctioned:
+            place = (subject.segment, day)
+            if place not in self._auctions:
+                self._auctions[place] = auction_ms(*place)
+            auction = self._auctions[place]
+            closes = closes if auction is None else min(closes, auction)
+        return opens, closes
 
     # --- asking -----------------------------------------------------------------------------------------------------------
 

@@ -33,12 +33,14 @@ class Subject(NamedTuple):
         key: the broker's.
         segment: "NSE_FO", …
         followed: by the rules, now.
+        auctioned: it takes part in the closing auction, so that its trading ends before its segment's; an index goes on through it.
     """
 
     instrument: int
     key: str
     segment: str
     followed: bool = True
+    auctioned: bool = False
 
     @property
     def is_index(self) -> bool:

@@ -9,10 +9,14 @@ from bson.datetime_ms import DatetimeMS
 from pymongo import DESCENDING
 
 from broker.backfill_plan import EPOCH, MORNING_MS, SETTLE_MS, Stretch, Subject, day_ms, day_of
+from broker.hours import AUCTION, HALF_MS, ends_trading
 from broker.models import CandleFetch
+from instruments.domain.instrument import INDEX_TYPE
 from instruments.store import instruments_collection
 from marketdata import store
 from marketdata.domain.candle import DAY_MS, MINUTE_MS, Candle
+from marketdata.domain.session import EXCHANGES
+from marketdata.models import MarketStatus
 
 EDGE_MS = 10 * MINUTE_MS
 MOST_MINUTES = 31 * 1440
@@ -41,8 +45,18 @@ def instruments_of(day: date) -> set[int]:
 def subjects_read(instruments: Iterable[int], followed_now: Collection[int]) -> list[Subject]:
     """Return those instruments that still hold their key, in order of id: a key of one that has expired may mean another."""
     wanted = {"_id": {"$in": sorted(instruments)}, "active": True}
-    rows = instruments_collection().find(wanted, {"instrument_key": 1, "segment": 1}, batch_size=10_000).sort("_id")
-    return [Subject(int(row["_id"]), row["instrument_key"], row["segment"], row["_id"] in followed_now) for row in rows]
+    fields = {"instrument_key": 1, "segment": 1, "cas_eligible": 1, "instrument_type": 1}
+    rows = instruments_collection().find(wanted, fields, batch_size=10_000).sort("_id")
+    return [
+        Subject(
+            int(row["_id"]),
+            row["instrument_key"],
+            row["segment"],
+            row["_id"] in followed_now,
+            bool(row.get("cas_eligible")) and row["instrument_type"] != INDEX_TYPE,
+        )
+        for row in rows
+    ]
 
 
 def minutes_stored(subject: Subject, first: date, last: date) -> list[Candle]:
@@ -95,3 +109,12 @@ def note_write(subject: Subject, day: date, *, bars: int, now_ms: int, whole: bo
     values |= {"bars": bars, "refused": refused[:200]} | ({"whole": True} if whole and until_ms == end_ms else {})
     CandleFetch.objects.update_or_create(id=note_id(subject.instrument, day, daily=daily), defaults=values)
     return until_ms == end_ms
+
+
+def auction_ms(segment: str, day: date) -> int | None:
+    """Return when the closing auction of a segment ended its shares' trading, ms UTC, a whole minute as `TradingHours` has it; None where
+    the feed has recorded none."""
+    names = [name + AUCTION for name in (segment, EXCHANGES.get(segment, segment))]
+    rows = MarketStatus.objects.filter(segment__in=names, since__gte=moment(day_ms(day)), since__lt=moment(day_ms(day) + DAY_MS))
+    since_ms = min((store.time_ms(row.since) for row in rows if ends_trading(row.status)), default=None)
+    return None if since_ms is None else (since_ms + HALF_MS) // MINUTE_MS * MINUTE_MS

@@ -80,7 +80,7 @@ class TradingHours:
     def observe_auctions(self, auctions: Mapping[str, tuple[str, int]]) -> None:
         """Take what a market_info says of auctions: as `Frame.auctions`."""
         for name, (status, since_ms) in auctions.items():
-            if name.endswith(AUCTION) and (status == "CTS_CLOSE" or status.startswith("CAS_")):
+            if name.endswith(AUCTION) and ends_trading(status):
                 day = day_start_ms(since_ms)
                 place = (name.removesuffix(AUCTION), day)
                 self._auctioned[place] = min(self._auctioned.get(place, since_ms), since_ms)
@@ -105,7 +105,8 @@ class TradingHours:
     def _is_auctioned(self, segment: str, minute_ms: int) -> bool:
         day = day_start_ms(minute_ms)
         names = (segment, EXCHANGES.get(segment, segment))  # FACTS §3.4 does not say by which name the broker gives it
-        return any(minute_ms + HALF_MS > self._auctioned[name, day] for name in names if (name, day) in self._auctioned)
+        since = (self._auctioned.get((name, day)) for name in names)  # one look each: the writer's thread asks, too
+        return any(minute_ms + HALF_MS > since_ms for since_ms in since if since_ms is not None)
 
     def _is_extra(self, segment: str, minute_ms: int, hours: Hours) -> bool:
         """Whether the minute lies in a session that was not planned, or not for so long."""
@@ -119,6 +120,11 @@ class TradingHours:
 
     def _reports_on(self, segment: str, day_ms: int) -> list[_Report]:
         return [report for report in self._reports.get(segment, ()) if day_ms <= report.first_ms < day_ms + DAY_MS]
+
+
+def ends_trading(status: str) -> bool:
+    """Whether a closing auction in this state has ended the continuous trading of its shares."""
+    return status == "CTS_CLOSE" or status.startswith("CAS_")
 
 
 def _open(reports: list[_Report]) -> Iterator[tuple[int, int, int]]:

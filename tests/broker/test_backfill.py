@@ -37,7 +37,7 @@ from marketdata import bus, store
 from marketdata.calendar import sessions_record
 from marketdata.domain.candle import Candle, candle_id
 from marketdata.domain.session import Hours
-from marketdata.models import OHLC, Gap
+from marketdata.models import OHLC, Gap, MarketStatus
 from marketdata.roll_up import candles_roll_up_minutes
 from tests.broker.scripted_http import Reply, ScriptedServer, scripted_server
 from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401 - a fixture
@@ -506,6 +506,24 @@ def test_an_instrument_that_is_no_more_is_not_asked_for_by_a_key_that_may_mean_a
     assert broker.requests == []
     broken.refresh_from_db()
     assert (broken.heal_state, broken.heal_detail) == ("impossible", "1 expired: their candles need the broker's Plus plan")
+
+
+def test_a_closing_auction_leaks_into_no_candle_of_its_shares(broker: ScriptedServer) -> None:
+    instrument(1, "NSE_EQ|1", instrument_type="EQ", cas_eligible=True)
+    instrument(2, "NSE_EQ|2", instrument_type="EQ")
+    instrument(3, "NSE_INDEX|3", instrument_type="INDEX", cas_eligible=True)
+    ends = day_ms(DAY) + (15 * 60 + 15) * MINUTE
+    for status, since in (("PRE_OPEN_END", OPEN), ("CTS_CLOSE", ends), ("CAS_LM_START", ends + 5 * MINUTE)):
+        MarketStatus.objects.create(segment="NSE_EQ:CAS", status=status, since=moment(since))
+    gap(ends - 2 * MINUTE, ends + 2 * MINUTE, instruments=[1, 2, 3])
+    auction_only = gap(ends + 3 * MINUTE, ends + 4 * MINUTE, instruments=[1])
+    rows = [row(ends + number * MINUTE) for number in range(-2, 2)]
+    broker.will(*[candles(*rows)] * 3)
+    assert backfill.gaps_heal(now_ms=day_ms(DAY) + 16 * 60 * MINUTE).calls == 3
+    auction_only.refresh_from_db()
+    assert (auction_only.heal_state, auction_only.candles_healed) == ("healed", 0), "there was nothing to ask for"
+    assert [len(stored(number)) for number in (1, 2, 3)] == [2, 4, 4]
+    assert max(stored(1)) == ends - MINUTE
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ from datetime import date
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DjangoError
 from pymongo.errors import PyMongoError
 
 from broker.backfill import Mended, gaps_heal, history_backfill
 from broker.backfill_plan import FIRST_DAYS, FIRST_MINUTES, Subject, day_of
 from broker.upstox.protocol import BrokerError
+from instruments.domain.instrument import INDEX_TYPE
 from instruments.selectors import UnknownInstrument, instrument_resolve, market_now
 
 BAR_WIDTH = 30
@@ -57,7 +59,7 @@ class Command(BaseCommand):
         except BrokerError as error:
             report.end()
             raise CommandError(f"The broker: {error}. What was written stays; the same command goes on where it was.") from error
-        except PyMongoError as error:
+        except (PyMongoError, DjangoError) as error:
             report.end()
             raise CommandError(f"MongoDB failed; the same command goes on where it was: {error}") from error
         report.end()
@@ -134,4 +136,5 @@ def _subject(name: str) -> Subject:
         raise CommandError(f"--instruments: {error}") from error
     if not found.active:
         raise CommandError(f"--instruments: {name} has expired; the broker's candles of it need the Plus plan")
-    return Subject(found.pk, found.instrument_key, found.segment)
+    auctioned = found.cas_eligible and found.instrument_type != INDEX_TYPE
+    return Subject(found.pk, found.instrument_key, found.segment, auctioned=auctioned)
