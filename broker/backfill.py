@@ -36,7 +36,7 @@ from broker.candle_fetches import (
 )
 from broker.rest_pacing import RestPacer
 from broker.sessions import token_current
-from broker.upstox.protocol import Bar, Bars, FeedRefused, ProtocolViolation, RateLimited
+from broker.upstox.protocol import Bar, Bars, FeedRefused, FeedUnavailable, ProtocolViolation, RateLimited
 from broker.upstox.rest import UpstoxRest
 from instruments.selectors import followed, market_now
 from instruments.store import spots_read
@@ -63,7 +63,8 @@ DAILY_DAYS = 7
 CONFIRM_SHARE = 0.6
 """Of the calls: confirming may wait, gaps and people may not."""
 VIOLATIONS = 3
-"""Answers in a row that are none, after which a run ends."""
+"""Answers in a row that are none, or the broker's own failures, after which a run ends: fewer may be of one instrument alone, which must
+not hold up all others."""
 NOTICE_CANDLES = 2000
 """In one message on the bus."""
 TELL_SECONDS = 2.0
@@ -86,6 +87,7 @@ class Mended(NamedTuple):
         odd: rows of the broker's that were none, left out.
         empty: (instrument, day) without any bar at the broker.
         refused: instrument key → why the broker will not answer.
+        failed: instrument key → why there was no answer now; the next run asks again.
         healed, impossible, waiting: gaps.
         complete: False where its time ran out first.
     """
@@ -96,6 +98,7 @@ class Mended(NamedTuple):
     odd: int = 0
     empty: int = 0
     refused: dict[str, str] = {}
+    failed: dict[str, str] = {}
     healed: int = 0
     impossible: int = 0
     waiting: int = 0
@@ -203,6 +206,7 @@ class Mender:
         self._open: list[GapNotice] = []
         self._counts: Counter[str] = Counter()
         self._refused: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
         self._complete = True
         self._violations = 0
         self._changed: list[Candle] = []
@@ -214,7 +218,7 @@ class Mender:
         """Return what was done so far."""
         counts = self._counts
         numbers = {name: counts[name] for name in ("calls", "candles", "missing", "odd", "empty", "healed", "impossible", "waiting")}
-        return Mended(**numbers, refused=dict(self._refused), complete=self._complete)
+        return Mended(**numbers, refused=dict(self._refused), failed=dict(self._failed), complete=self._complete)
 
     # --- gaps -------------------------------------------------------------------------------------------------------------
 
@@ -424,10 +428,11 @@ class Mender:
                 self._pacer.pause(error.retry_after)
                 if time.monotonic() + error.retry_after > self._deadline:
                     raise
-            except ProtocolViolation:
+            except (ProtocolViolation, FeedUnavailable) as error:
                 self._violations += 1
-                if self._violations >= VIOLATIONS:
+                if self._violations >= VIOLATIONS or (isinstance(error, FeedUnavailable) and not error.status):  # nobody answered at all
                     raise
+                self._failed[subject.key] = str(error)
                 return None
             except FeedRefused as error:
                 if not error.permanent or (error.status != 400 and error.code != PLUS_ONLY):
@@ -549,5 +554,12 @@ class Mender:
 
 
 def _sum(first: Mended, second: Mended) -> Mended:
-    numbers = {name: getattr(first, name) + getattr(second, name) for name in Mended._fields if name not in ("refused", "complete")}
-    return Mended(**numbers, refused=first.refused | second.refused, complete=first.complete and second.complete)
+    numbers = {
+        name: getattr(first, name) + getattr(second, name) for name in Mended._fields if name not in ("refused", "failed", "complete")
+    }
+    return Mended(
+        **numbers,
+        refused=first.refused | second.refused,
+        failed=first.failed | second.failed,
+        complete=first.complete and second.complete,
+    )

@@ -58,4 +58,5 @@ def confirm_daily(seconds: float = 40.0) -> str:
 def _sentence(mended: Mended) -> str:
     gaps = f"gaps: {mended.healed} healed, {mended.impossible} impossible, {mended.waiting} waiting"
     refused = f", {len(mended.refused)} instruments refused" if mended.refused else ""
-    return f"{mended.calls} calls, {mended.candles} candles, {gaps}{refused}{'' if mended.complete else ', more to come'}"
+    failed = f", {len(mended.failed)} instruments without an answer" if mended.failed else ""
+    return f"{mended.calls} calls, {mended.candles} candles, {gaps}{refused}{failed}{'' if mended.complete else ', more to come'}"

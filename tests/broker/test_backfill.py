@@ -427,7 +427,26 @@ def test_what_is_no_answer_to_the_question_burns_nothing(broker: ScriptedServer,
     broken.refresh_from_db()
     assert (broken.heal_state, broken.heal_attempts) == ("open", 0)
     assert not CandleFetch.objects.exists()
-    assert len(broker.requests) == (backfill.VIOLATIONS if kind is ProtocolViolation else 1), "no other call would fare better"
+    some = kind in (ProtocolViolation, FeedUnavailable)
+    assert len(broker.requests) == (backfill.VIOLATIONS if some else 1), "no other call would fare better"
+
+
+@pytest.mark.parametrize("reply", [Reply(500, b"{}"), Reply(200, b"[]")])
+def test_an_instrument_that_the_broker_fails_at_holds_up_no_other(broker: ScriptedServer, reply: Reply) -> None:
+    for number in (1, 2, 3):
+        instrument(number)
+    older, newer = (gap(OPEN + shift, OPEN + shift + MINUTE, instruments=ids) for shift, ids in ((0, [3]), (5 * MINUTE, [1, 2])))
+    for _ in range(2):
+        broker.will(reply, candles(row(OPEN), row(OPEN + 5 * MINUTE)), candles(row(OPEN), row(OPEN + 5 * MINUTE)))
+        mended = backfill.gaps_heal(now_ms=NOW)
+        assert list(mended.failed) == ["NSE_FO|1"]
+        broker.replies.clear()
+    assert {number: len(stored(number)) for number in (1, 2, 3)} == {1: 0, 2: 1, 3: 1}
+    for each, state in ((older, "healed"), (newer, "open")):
+        each.refresh_from_db()
+        assert each.heal_state == state
+    broker.will(candles(row(OPEN + 5 * MINUTE)))
+    assert backfill.gaps_heal(now_ms=NOW).healed == 1
 
 
 def test_without_a_network_nothing_is_burned() -> None:

@@ -65,6 +65,9 @@ class Command(BaseCommand):
         report.end()
         if options["verbosity"]:
             self._say(mended, gaps=options["gaps"])
+        if mended.failed:
+            key, why = next(iter(mended.failed.items()))
+            raise CommandError(f"No answer for {len(mended.failed)} instruments, {key}: {why}. The same command asks for them again.")
 
     def _history(self, options: dict[str, Any], report: _Report) -> Mended:
         if not options["instruments"] or options["first"] is None:
