@@ -37,7 +37,7 @@ OVERLAP = timedelta(seconds=120)
 CHUNK_MINUTES = 20_000
 CHUNK_PAIRS = 1000
 GAP_DAYS = 40
-"""Days back from market time that changed gaps are looked for."""
+"""So many days back from market time it is seen that a gap has changed; and no gap lasts longer."""
 WATERMARKS = "marketdata_watermark"
 WATERMARK = "parity"
 
@@ -101,7 +101,8 @@ def parity_update(*, market_ms: int, seconds: float = 45.0) -> ParityUpdate:
             if time.monotonic() > deadline:
                 return ParityUpdate(changed, len(count.done), complete=len(chunk) < CHUNK_MINUTES)
     known = [_Gap(name, shard, begin, end, frozenset(ids)) for name, shard, begin, end, ids in mark.get("gaps", [])]
-    count.pairs(_pairs_under(set(known) ^ set(count.gaps)))
+    aged = {gap for gap in known if gap.from_ms < count.gaps_since_ms}  # these are looked for no more, and did not heal by that
+    count.pairs(_pairs_under((set(known) - aged) ^ set(count.gaps)))
     told = [[*gap[:4], sorted(gap.instruments)] for gap in count.gaps]
     marks.update_one({"_id": WATERMARK}, {"$set": {"gaps": told}}, upsert=True)
     return ParityUpdate(changed, len(count.done), complete=True)
@@ -113,7 +114,8 @@ class _Count:
     def __init__(self, market_ms: int) -> None:
         self.done: set[Pair] = set()
         self._until_ms = market_ms // MINUTE_MS * MINUTE_MS
-        self.gaps = _unhealed(self._until_ms)
+        self.gaps_since_ms = day_start_ms(market_ms) - GAP_DAYS * DAY_MS
+        self.gaps = _unhealed(self.gaps_since_ms, self._until_ms)
 
     def pairs(self, pairs: Iterable[Pair]) -> None:
         """Write the rows of those that were not counted yet."""
@@ -129,7 +131,9 @@ class _Count:
     def _missing(self, pairs: list[Pair]) -> dict[Pair, int]:
         """Return how many minutes of each pair's session lie in a gap and have no candle; 0 where the session is not known."""
         by_day: dict[int, list[_Gap]] = {}
-        for gap in self.gaps:
+        oldest = min(day for _, day in pairs)
+        gaps = self.gaps if oldest >= self.gaps_since_ms else _unhealed(oldest - GAP_DAYS * DAY_MS, self._until_ms)
+        for gap in gaps:
             for day in gap.days():
                 by_day.setdefault(day, []).append(gap)
         touched = [(instrument, day) for instrument, day in pairs if day in by_day]
@@ -213,10 +217,10 @@ def _parity_id(pair: Pair) -> int:
     return pair[0] << 20 | (pair[1] + IST_OFFSET_MS) // DAY_MS
 
 
-def _unhealed(until_ms: int) -> list[_Gap]:
-    """Return the gaps of the last GAP_DAYS that are not healed, as far as market time has come."""
-    since = DatetimeMS(until_ms - GAP_DAYS * DAY_MS)
-    rows = store.collection(Gap._meta.db_table).find({"start": {"$gte": since}, "heal_state": {"$ne": Gap.Heal.HEALED.value}})
+def _unhealed(since_ms: int, until_ms: int) -> list[_Gap]:
+    """Return the gaps that are not healed and began since, as far as market time has come."""
+    wanted = {"start": {"$gte": DatetimeMS(since_ms)}, "heal_state": {"$ne": Gap.Heal.HEALED.value}}
+    rows = store.collection(Gap._meta.db_table).find(wanted)
     gaps = []
     for row in rows:
         end_ms = until_ms if row.get("end") is None else min(store.time_ms(row["end"]), until_ms)

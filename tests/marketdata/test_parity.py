@@ -221,6 +221,14 @@ def test_a_gap_that_cannot_be_healed_stays_missing_and_a_filled_one_does_not() -
 
 
 @pytest.mark.usefixtures("two_traded")
+def test_what_is_missing_stays_missing_when_its_gap_gets_old() -> None:
+    make_gap(10, 20, heal_state="impossible")
+    for days in (0, parity.GAP_DAYS - 1, parity.GAP_DAYS, parity.GAP_DAYS + 1, parity.GAP_DAYS + 2):
+        parity_update(market_ms=CLOSE_MS + days * DAY_MS)
+        assert missing(1, 2) == [10, 2], days
+
+
+@pytest.mark.usefixtures("two_traded")
 def test_gaps_that_overlap_are_counted_once_and_one_of_named_instruments_only_of_them() -> None:
     make_gap(10, 14, instruments=[1])
     make_gap(12, 17, instruments=[1, 3])
