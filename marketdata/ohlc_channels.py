@@ -81,7 +81,8 @@ class OhlcChannels:
             self._of.setdefault(instrument, {})[series] = set()
             self._read_twice(series)
         self._of[instrument][series].add(outbox)
-        self._idle.pop(series, None)
+        if self._idle.pop(series, None) is not None:
+            self._changed.set()  # it may be due
         outbox.follow_chart(series, candles)
         return series
 
@@ -194,12 +195,12 @@ class OhlcChannels:
         self._unsure.add(series)
 
     async def load_step(self) -> None:
-        """Read what is due, or wait a second for something to be; drop what nobody follows."""
+        """Read what is followed and due, or wait a second for something to be; drop what nobody has followed for long."""
         self._changed.clear()
         now = time.monotonic()
         for series in [series for series, since in self._idle.items() if now - since > IDLE_SECONDS]:
             self._drop(series)
-        due = [series for series, at in self._due.items() if at <= now][:LOADS]
+        due = [series for series, at in self._due.items() if at <= now and series not in self._idle][:LOADS]
         if due:
             await asyncio.gather(*map(self._load, due))
             return

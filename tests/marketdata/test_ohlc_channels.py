@@ -288,6 +288,24 @@ async def test_a_series_that_nobody_follows_is_dropped_after_a_while(market: Mar
     await market.charts.load_step()
 
 
+async def test_nobody_waits_for_the_history_of_what_nobody_follows(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def counted(instrument: int, key: str, interval: str, market_ms: int) -> Any:
+        read.append(instrument)
+        return stored_read(instrument, key, interval, market_ms)
+
+    monkeypatch.setattr(ohlc_channels, "stored_read", counted)
+    for instrument in range(10, 60):  # somebody leafs through charts
+        market.charts.unfollow(market.client, market.charts.follow(market.client, instrument, f"K|{instrument}", "1m", 10))
+    kept = market.charts.follow(market.client, 1, KEY, "1m", 10)
+    await market.charts.load_step()
+    assert (read, kept.is_filled) == ([1], True)
+    back = market.charts.follow(market.client, 10, "K|10", "1m", 10)
+    await market.charts.load_step()
+    assert (read, back.is_filled) == ([1, 10], True)
+
+
 async def test_series_that_nobody_follows_are_bounded(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ohlc_channels, "IDLE_MAX", 3)
     for instrument in range(10):
