@@ -303,7 +303,7 @@ class Hub:
         """Tell a gap to who follows an instrument in it, and to who asked for all; one of a whole shard to everybody."""
         concerned = set(gap.instruments)
         for outbox in self.clients:
-            followed = concerned.intersection(outbox.modes).union(
+            followed = (outbox.modes.keys() & concerned).union(
                 series.instrument for series in outbox.charts if series.instrument in concerned
             )
             if followed or outbox.all_gaps or not concerned:
