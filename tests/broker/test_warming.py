@@ -53,6 +53,14 @@ def test_only_the_journals_end_is_read(tmp_path: Path) -> None:
     assert candles.waiting == 0
 
 
+def test_a_minute_of_which_only_the_end_is_read_is_left_as_it_was_and_counts_the_volume(tmp_path: Path) -> None:
+    last_us = journalled(tmp_path, [0, 20_000, 40_000, 61_000, 165_000])
+    candles = ShardCandles(TradingHours(), grace_ms=1500)
+    warm_up(candles, tmp_path, last_us)
+    told = [each.candle for each in candles.take(10)]
+    assert [(candle.start_ms, candle.volume) for candle in told] == [(OPEN + MINUTE_MS, 75)], "the first one's open was not read"
+
+
 def test_a_first_start_knows_nothing(tmp_path: Path) -> None:
     candles = ShardCandles(TradingHours(), grace_ms=1500)
     assert warm_up(candles, tmp_path, 0) == 0
