@@ -133,6 +133,15 @@ def test_past_the_bound_the_oldest_candle_is_dropped_and_counted(bench: Bench, m
     bench.assert_adds_up()
 
 
+def test_a_replay_that_begins_anew_tells_its_minutes_anew(bench: Bench) -> None:
+    noon = OPEN + 180 * MINUTE_MS
+    for _ in range(2):
+        bench.trade(OPEN, "NSE_EQ|A")
+        bench.trade(noon, "NSE_EQ|A")
+        bench.trade(noon + 2 * MINUTE_MS, "NSE_EQ|A")
+        assert bench.told() == [(1, "closed", 0), (1, "closed", 180), (1, "live", 182)]
+
+
 def test_a_forgotten_instrument_is_known_no_more(bench: Bench) -> None:
     bench.trade(OPEN, "NSE_EQ|A", "NSE_EQ|B")
     bench.candles.forget({1})
