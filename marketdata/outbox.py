@@ -168,9 +168,13 @@ class Outbox:
         self._moved[series] = None
 
     def drain_charts(self) -> Iterator[bytes]:
-        """Yield what has changed in the followed series, each series as it is when its turn comes; then nothing has."""
-        while self._moved:
-            series = next(iter(self._moved))
+        """Yield what has changed in the followed series, each once, as it is when its turn comes.
+
+        What changes behind that is owed again: a slow client of busy charts gets all else between two rounds.
+        """
+        for series in list(self._moved):
+            if series not in self._moved:
+                continue  # followed no more by now
             del self._moved[series]
             chart = self.charts[series]
             drained = series.drain(chart.seen, chart.candles)

@@ -234,6 +234,21 @@ def test_a_chart_is_drained_as_it_is_when_its_turn_comes() -> None:
     assert [json.loads(push)["candle"][4] for push in draining] == [3.0]
 
 
+def test_charts_that_never_rest_do_not_keep_a_slow_client_from_the_rest() -> None:
+    outbox, charts = Outbox(), [chart_of(1), chart_of(2), chart_of(3)]
+    for series in charts:
+        outbox.follow_chart(series, 10)
+    drained = 0
+    for number, _push in enumerate(outbox.drain_charts()):
+        drained += 1
+        assert drained <= 3, "a reply, a quote or a bye has its turn"
+        for series in charts[:2]:  # while the client takes one push, two charts move
+            series.take(candle(series.instrument, 1, 10.0 + number))
+            outbox.mark_chart(series)
+        outbox.unfollow_chart(charts[2])
+    assert [json.loads(push)["key"] for push in outbox.drain_charts()] == ["K|1", "K|2"], "and what moved is owed"
+
+
 def test_nothing_is_owed_of_a_chart_that_is_followed_no_more() -> None:
     outbox, series = Outbox(), chart_of(1)
     outbox.follow_chart(series, 10)
