@@ -8,6 +8,7 @@ when the market's day changes, it asks (in a thread):
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -21,16 +22,19 @@ from pymongo.errors import PyMongoError
 
 from broker.rest_pacing import RestPacer
 from broker.sessions import token_current
-from broker.upstox.protocol import BrokerError, ProtocolViolation, RateLimited
+from broker.upstox.protocol import BrokerError, FeedRefused, ProtocolViolation, RateLimited
 from broker.upstox.rest import UpstoxRest
 from marketdata import live_state
 from marketdata.calendar import calendar_read, sessions_record
 from marketdata.domain.candle import DAY_MS, IST_OFFSET_MS, day_start_ms
 from marketdata.domain.session import EXCHANGES, Calendar, Hours
 
+log = logging.getLogger(__name__)
+
 DAYS_BACK, DAYS_AHEAD = 7, 14
-RETRY_SECONDS = 45.0
-"""After a failure `calendar_ensure` asks the broker again so much later."""
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 45.0, 360.0
+"""After a failure `calendar_ensure` asks the broker again so much later, doubled with each further one: 23 calls each 45 s would take
+half of the broker's limits from everybody else."""
 PACE_SECONDS = 20.0
 """Longest wait for a call's turn among the broker's limits."""
 CLOSED = "TRADING_HOLIDAY"
@@ -42,6 +46,7 @@ class _Fetched:
     def __init__(self) -> None:
         self.days: set[int] = set()
         self.failure: Exception | None = None
+        self.failures = 0
         self.ask_again_at = 0.0
         self.thread: threading.Thread | None = None
 
@@ -76,7 +81,13 @@ def calendar_refresh(market_ms: int = 0, *, api_url: str = "") -> int:
         for day_ms in (*ahead, *back):  # today first: the rest may fail
             _take_turn(pacer)
             when = _date(day_ms)
-            sessions = rest.timings(when)
+            try:
+                sessions = rest.timings(when)
+            except FeedRefused as error:
+                if day_ms == day or not error.permanent:
+                    raise
+                log.warning("the broker does not tell its timings of %s: %s", when, error)
+                continue
             if not sessions and when.weekday() < 5 and f"{when.year}" not in years:  # of another year: a replay, or the end of December
                 _take_turn(pacer)
                 names |= {when.isoformat(): str(row.get("description") or "") for row in rest.holidays(when)}
@@ -103,7 +114,7 @@ def calendar_ensure(market_ms: int, *, api_url: str = "", seconds: float = 4.0) 
     now = time.monotonic()
     under_way = _fetched.thread
     if under_way is None and market_ms and day_start_ms(market_ms) not in _fetched.days and now >= _fetched.ask_again_at:
-        _fetched.ask_again_at = now + RETRY_SECONDS
+        _fetched.ask_again_at = now + min(RETRY_SECONDS * 2**_fetched.failures, LONGEST_RETRY_SECONDS)
         under_way = _fetched.thread = threading.Thread(target=_fetch, args=(market_ms, api_url), name="calendar", daemon=True)
         under_way.start()
     if under_way is not None:
@@ -116,9 +127,9 @@ def _fetch(market_ms: int, api_url: str) -> None:
         calendar_refresh(market_ms, api_url=api_url)
         day = day_start_ms(market_ms)
         _fetched.days.update(range(day - DAYS_BACK * DAY_MS, day + DAYS_AHEAD * DAY_MS + 1, DAY_MS))
-        _fetched.failure, _fetched.ask_again_at = None, 0.0
+        _fetched.failure, _fetched.failures, _fetched.ask_again_at = None, 0, 0.0
     except (BrokerError, PyMongoError, DjangoError) as error:
-        _fetched.failure = error
+        _fetched.failure, _fetched.failures = error, min(_fetched.failures + 1, 10)
     finally:
         _fetched.thread = None
         connections.close_all()  # this thread's own

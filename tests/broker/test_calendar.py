@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -172,10 +173,25 @@ def test_a_broker_that_fails_is_asked_again_later_and_what_is_known_stays(server
     assert ensure(ist("2026-11-23 11:00"))[1] is failure
     assert len(server.requests) == asked, "not at once"
     monkeypatch.setattr(module._fetched, "ask_again_at", 0.0)
+    server.will(Reply(503, b""))
+    ensure(ist("2026-11-23 11:00"))
+    asked += 1
+    assert len(server.requests) == asked
+    assert module._fetched.ask_again_at > time.monotonic() + module.RETRY_SECONDS, "longer with each failure"
+    monkeypatch.setattr(module._fetched, "ask_again_at", 0.0)
     server.will(answer(HOLIDAYS), *[answer([])] * DAYS)
     known, failure = ensure(ist("2026-11-23 11:01"))
     assert failure is None
     assert len(server.requests) == asked + 1 + DAYS
+
+
+def test_a_day_ahead_that_the_broker_refuses_costs_no_other(server: ScriptedServer) -> None:
+    server.will(answer(HOLIDAYS), answer(MONDAY), Reply(400, b""), *[answer([])] * (DAYS - 2))
+    known, failure = ensure(ist("2026-11-23 11:00"))
+    assert failure is None
+    assert len(server.requests) == DAYS + 1
+    assert known.hours("MCX_FO", ist("2026-11-24 11:00")) is None, "refused, and no holiday of that exchange"
+    assert known.hours("MCX_FO", ist("2026-11-25 11:00")) is not None
 
 
 def test_a_day_of_another_year_gets_its_name_too(server: ScriptedServer) -> None:
