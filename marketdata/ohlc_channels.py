@@ -231,12 +231,12 @@ class OhlcChannels:
 
     async def _filled(self, series: Series) -> bool:
         """Read the store; return whether clients have to be told."""
-        market_ms = self._market_ms()
+        market_ms, resets = self._market_ms(), series.resets
         self._known_ms = max(self._known_ms, market_ms)
         market_ms = max([market_ms, *(minute.start_ms for minute in self.recent_minutes(series.instrument))])  # a fast replay is ahead
         read = database_sync_to_async(stored_read, thread_sensitive=False)
         stored = await read(series.instrument, series.key, series.interval, market_ms)
-        return series.fill(stored, self.recent_minutes(series.instrument))
+        return series.resets == resets and series.fill(stored, self.recent_minutes(series.instrument))
 
 
 def _with(held: tuple[Candle, ...], minute: Candle) -> tuple[Candle, ...]:

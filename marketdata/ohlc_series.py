@@ -149,11 +149,12 @@ class Series:
         interval: one of INTERVAL_MINUTES.
         seq: number of the last change.
         is_filled: whether the store was read; nothing is drained before.
+        resets: how often everything was forgotten: what was read of the store before that is not for `fill` any more.
     """
 
     def __init__(self, instrument: int, key: str, interval: str) -> None:
         self.instrument, self.key, self.interval = instrument, key, interval
-        self.seq = 0
+        self.seq = self.resets = 0
         self.is_filled = False
         self._segment = key.partition("|")[0]
         self._calendar = Calendar()
@@ -228,6 +229,7 @@ class Series:
     def reset(self) -> None:
         """Forget everything: the feed begins again, maybe with another day. `fill` comes next, and everybody gets the whole."""
         self._clear()
+        self.resets += 1
         self._market_ms = self._from_ms = 0
         self.is_filled = False
         if self._days is not None:

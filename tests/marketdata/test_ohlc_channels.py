@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from channels.db import database_sync_to_async
 
 from marketdata import ohlc_channels
-from marketdata.domain.candle import Candle, day_start_ms, fold_candles
+from marketdata.domain.candle import DAY_MS, Candle, day_start_ms, fold_candles
 from marketdata.ohlc_channels import RECENT_MINUTES, OhlcChannels, stored_read
 from marketdata.outbox import Outbox
 from tests.marketdata.way_out import MINUTE_MS, NOON_MS, minute_of, store_candles
@@ -256,6 +257,33 @@ async def test_market_time_of_an_earlier_day_begins_anew(market: Market) -> None
     await market.charts.load_step()
     market.drain()
     assert market.snapshots == ["5m", "5m"], "a little is nothing: shards differ"
+
+
+async def test_what_was_being_read_when_everything_began_anew_is_not_taken(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay begins in the middle of a reading whose market time is today's: the candles of the replay must form all the same."""
+    loop, began = asyncio.get_running_loop(), threading.Event()
+
+    def begin() -> None:
+        market.now_ms = NOON_MS - DAY_MS
+        market.charts.pass_time(market.now_ms)
+        began.set()
+
+    def read_slowly(instrument: int, key: str, interval: str, market_ms: int) -> Any:
+        stored = stored_read(instrument, key, interval, market_ms)
+        if not began.is_set():
+            loop.call_soon_threadsafe(begin)
+            assert began.wait(60)
+        return stored
+
+    monkeypatch.setattr(ohlc_channels, "stored_read", read_slowly)
+    market.charts.pass_time(NOON_MS)
+    series = market.charts.follow(market.client, 1, KEY, "5m", 10)
+    await market.charts.load_step()
+    assert not series.is_filled
+    await market.charts.load_step()
+    assert series.is_filled
+    market.take(minute_of(1, NOON_MS - DAY_MS, 101.0))
+    assert [candle.state for candle in series.candles()] == ["live"]
 
 
 def test_market_time_alone_ends_candles(market: Market) -> None:

@@ -238,10 +238,8 @@ def test_charts_that_never_rest_do_not_keep_a_slow_client_from_the_rest() -> Non
     outbox, charts = Outbox(), [chart_of(1), chart_of(2), chart_of(3)]
     for series in charts:
         outbox.follow_chart(series, 10)
-    drained = 0
     for number, _push in enumerate(outbox.drain_charts()):
-        drained += 1
-        assert drained <= 3, "a reply, a quote or a bye has its turn"
+        assert number < 3, "a reply, a quote or a bye has its turn"
         for series in charts[:2]:  # while the client takes one push, two charts move
             series.take(candle(series.instrument, 1, 10.0 + number))
             outbox.mark_chart(series)
