@@ -165,11 +165,16 @@ def _planned(holidays: list[dict[str, Any]]) -> Iterator[Hours]:
 def _timed(day_ms: int, sessions: list[dict[str, Any]], name: str) -> list[Hours]:
     """Return the day's hours; an exchange without a session has a day without trading."""
     try:
-        trading = [_session(day_ms, session, name) for session in sessions]
+        trading: dict[str, Hours] = {}
+        for hours in (_session(day_ms, session, name) for session in sessions):
+            other = trading.get(hours.exchange, hours)  # a drill has two sessions on one day: nothing of either may be lost
+            trading[hours.exchange] = hours._replace(
+                open_ms=min(hours.open_ms, other.open_ms), close_ms=max(hours.close_ms, other.close_ms)
+            )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolViolation(f"the broker's timings of {_date(day_ms)} have a row that is none") from error
-    closed = {*EXCHANGES.values()} - {hours.exchange for hours in trading}
-    return trading + [Hours(exchange, day_ms, 0, 0, name) for exchange in sorted(closed)]
+    closed = {*EXCHANGES.values()} - trading.keys()
+    return [*trading.values()] + [Hours(exchange, day_ms, 0, 0, name) for exchange in sorted(closed)]
 
 
 def _session(day_ms: int, session: dict[str, Any], name: str) -> Hours:

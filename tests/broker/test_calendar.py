@@ -185,6 +185,15 @@ def test_a_broker_that_fails_is_asked_again_later_and_what_is_known_stays(server
     assert len(server.requests) == asked + 1 + DAYS
 
 
+def test_two_sessions_on_one_day_are_one_from_the_first_s_open_to_the_last_s_close(server: ScriptedServer) -> None:
+    drill = [session("NSE", "2026-11-23 11:30", "2026-11-23 12:30"), session("NSE", "2026-11-23 09:15", "2026-11-23 10:00")]
+    server.will(answer([]), answer(drill), *[answer([])] * (DAYS - 1))
+    known, _ = ensure(ist("2026-11-23 11:00"))
+    hours = known.hours("NSE_EQ", ist("2026-11-23 11:00"))
+    assert hours is not None
+    assert (hours.open_ms, hours.close_ms) == (ist("2026-11-23 09:15"), ist("2026-11-23 12:30"))
+
+
 def test_a_day_ahead_that_the_broker_refuses_costs_no_other(server: ScriptedServer) -> None:
     server.will(answer(HOLIDAYS), answer(MONDAY), Reply(400, b""), *[answer([])] * (DAYS - 2))
     known, failure = ensure(ist("2026-11-23 11:00"))
