@@ -154,7 +154,7 @@ def gap_record(hole: Hole, shard: int) -> bool:
     calendar = calendar_read()
     if not (hole.traded or holds_session(calendar, hole) or _traded_meanwhile(calendar, hole)):
         return False
-    Gap.objects.get_or_create(
+    Gap.objects.exclude(cause=Gap.Cause.MISSING).get_or_create(
         shard=shard,
         start=_moment(hole.start_ms),
         defaults={"end": _moment(hole.end_ms), "cause": hole.cause, "detail": hole.detail},

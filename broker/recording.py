@@ -98,7 +98,7 @@ def _gap_of(hole: Hole, shard: int) -> GapNotice | None:
     """Bring a hole into the store; return the gap that it is, if it is one."""
     if not gap_record(hole, shard):
         return None
-    gap = Gap.objects.filter(shard=shard, start=datetime.fromtimestamp(hole.start_ms / 1000, UTC)).first()
+    gap = Gap.objects.exclude(cause=Gap.Cause.MISSING).filter(shard=shard, start=datetime.fromtimestamp(hole.start_ms / 1000, UTC)).first()
     if gap is None:  # deleted in between
         return None
     end_ms = hole.end_ms if gap.end is None else time_ms(gap.end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,14 @@ def test_a_silence_is_a_gap_also_while_a_hole_is_open(tmp_path: Path) -> None:
     assert gap.end is not None
     assert (time_ms(gap.start), time_ms(gap.end), gap.cause, gap.shard) == (1_000, 3_000, "silent", 2)
     assert again.counts["gaps_total"] == 1
+
+
+@pytest.mark.django_db
+def test_minutes_that_were_found_missing_are_another_gap_though_they_begin_with_the_hole() -> None:
+    for end_ms in (60_000, 120_000):
+        Gap.objects.create(shard=2, start=datetime.fromtimestamp(0, UTC), end=datetime.fromtimestamp(end_ms / 1000, UTC), cause="missing")
+    assert gap_record(hole(0, 90_000, traded=True), 2)
+    assert Gap.objects.filter(cause="disconnected", heal_state="open").count() == 1
 
 
 @pytest.mark.django_db
