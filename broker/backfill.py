@@ -288,18 +288,20 @@ class Mender:
         if gap.instruments:
             wanted = set(gap.instruments)
         else:
-            wanted = {
-                instrument for instrument in instruments_around(hole, self._days(hole)) | now if instrument % self._shards == gap.shard
-            }
+            wanted = {instrument for instrument in instruments_around(hole, self._days(hole)) | now if self._is_of(instrument, gap)}
         subjects = sorted(subjects_read(wanted, now), key=lambda subject: (not subject.is_index, not subject.followed, subject.instrument))
         return subjects, len(wanted) - len(subjects)
+
+    def _is_of(self, instrument: int, gap: GapNotice) -> bool:
+        """Whether an instrument is of a gap's feed; of one that has been given up since, whoever has its place now."""
+        return instrument % self._shards == gap.shard % self._shards
 
     def _holes_of(self, subject: Subject) -> list[Stretch]:
         """Return the open gaps that an instrument is concerned by, as whole minutes."""
         return [
             plan.minutes_around(gap.start_ms, gap.end_ms)
             for gap in self._open
-            if (subject.instrument in gap.instruments if gap.instruments else subject.instrument % self._shards == gap.shard)
+            if (subject.instrument in gap.instruments if gap.instruments else self._is_of(subject.instrument, gap))
         ]
 
     # --- what the feed's bars did not confirm -----------------------------------------------------------------------------

@@ -728,6 +728,16 @@ def test_a_gap_of_one_feed_concerns_its_own_instruments_alone(broker: ScriptedSe
     assert broken.heal_detail == "2 candles filled, 2 instruments"
 
 
+def test_a_gap_of_a_feed_that_has_been_given_up_is_healed_by_who_has_its_place(broker: ScriptedServer) -> None:
+    instrument(1)
+    give(1, {OPEN: (100.0, 101.0, 99.0, 100.0, 5)})
+    broken = gap(OPEN + 5 * MINUTE, OPEN + 6 * MINUTE, shard=1)
+    broker.will(candles(row(OPEN + 5 * MINUTE)))
+    assert backfill.gaps_heal(now_ms=NOW).healed == 1
+    broken.refresh_from_db()
+    assert broken.heal_detail == "1 candle filled, 1 instrument"
+
+
 def test_a_whole_session_that_was_missed_concerns_who_was_there_the_last_time_and_who_is_followed_now(broker: ScriptedServer) -> None:
     for number, key in ((1, "NSE_FO|1"), (2, "NSE_FO|2"), (3, "NSE_FO|3"), (4, "NSE_INDEX|Nifty 50")):
         instrument(number, key)
