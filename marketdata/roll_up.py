@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from bson import Int64
 from bson.datetime_ms import DatetimeMS
-from pymongo import ASCENDING
+from pymongo import ASCENDING, DeleteMany
 
 from instruments.models import Instrument
 from marketdata import store
@@ -35,7 +35,7 @@ from marketdata.domain.candle import (
     interval_end_ms,
     interval_start_ms,
 )
-from marketdata.domain.session import Hours
+from marketdata.domain.session import Calendar, Hours
 from marketdata.models import OHLC
 
 OVERLAP = timedelta(seconds=120)
@@ -178,6 +178,7 @@ def _roll_up(spans: list[_Span], stamp: DatetimeMS) -> None:
     """Make all coarser candles of what is touched, each interval of the next finer one; what becomes different gets the stamp."""
     calendar = calendar_read()
     segments = _segments({span.instrument for span in spans})
+    spans = _evenings_whole(spans, segments, calendar)
     hours = {span: calendar.hours(segments.get(span.instrument, ""), span.from_ms) for span in spans}
     anchors = {span: calendar.anchors(segments.get(span.instrument, "")).of(day_start_ms(span.from_ms)) for span in spans}
     target = store.candles_collection()
@@ -192,6 +193,28 @@ def _roll_up(spans: list[_Span], stamp: DatetimeMS) -> None:
             rest: Iterator[Document] = iter(ranges)
             while chunk := list(islice(rest, CHUNK_SPANS)):
                 target.aggregate([{"$match": {"$or": chunk}}, *_fold(interval, anchor_ms, stamp)], allowDiskUse=True)
+
+
+def _evenings_whole(spans: list[_Span], segments: Mapping[int, str], calendar: Calendar) -> list[_Span]:
+    """Return the spans; those of days that are counted from their own open as whole sessions, what was counted from elsewhere removed.
+
+    Such a day's hours may have been learnt while it traded already.
+    """
+    whole: list[_Span] = []
+    misplaced: list[DeleteMany] = []
+    for span in spans:
+        segment, day = segments.get(span.instrument, ""), day_start_ms(span.from_ms)
+        hours = calendar.hours(segment, day)
+        if hours is not None and day in calendar.anchors(segment).special:
+            for interval in COARSE[:-1]:
+                low, high, opens = (candle_id(span.instrument, interval, at) for at in (day, day + DAY_MS, hours.open_ms))
+                length = INTERVAL_MINUTES[interval]
+                misplaced.append(DeleteMany({"_id": {"$gte": low, "$lt": high, "$not": {"$mod": [length, opens % length]}}}))
+            span = _Span(span.instrument, hours.open_ms, hours.close_ms - 1)
+        whole.append(span)
+    if misplaced:
+        store.candles_collection().bulk_write(misplaced, ordered=False)
+    return whole
 
 
 def _parts(span: _Span, finer: str, interval: str, anchor_ms: int, hours: Hours | None) -> tuple[int, int]:

@@ -315,6 +315,22 @@ def test_an_hour_of_muhurat_counts_from_its_own_open() -> None:
     assert table(8, "1d", muhurat) == [("00:00", 1, 5.5, 50)]
 
 
+def test_an_evening_whose_hours_are_learnt_late_is_counted_anew() -> None:
+    make_instrument(8, "NSE_EQ")
+    evening = DAY + 4 * DAY_MS
+    store.candles_write(minute(8, at(evening, 18, number)) for number in range(30))
+    store.candles_write([minute(9, at(evening, 18, 0))])
+    roll_up.candles_roll_up()
+    assert [row[0] for row in table(8, "1h", evening)] == ["17:15", "18:15"], "counted from a usual day's open"
+    sessions_record([Hours("NSE", evening, at(evening, 18, 0), at(evening, 19, 0), "Muhurat Trading")])
+    store.candles_write([minute(8, at(evening, 18, 40))])
+    roll_up.candles_roll_up()
+    assert table(8, "1h", evening) == [("18:00", 100, 100.5, 310)]
+    assert table(8, "1d", evening) == [("00:00", 100, 100.5, 310)], "no minute twice"
+    assert [row[0] for row in table(8, "15m", evening)] == ["18:00", "18:15", "18:30"]
+    assert [row[0] for row in table(9, "1h", evening)] == ["17:15"], "nobody knows its segment"
+
+
 def test_what_trades_outside_of_the_session_makes_no_coarser_candle() -> None:
     make_instrument(7, "NSE_EQ")
     sessions_record([Hours("NSE", DAY, at(DAY, 9, 15), at(DAY, 15, 30)), Hours("NSE", DAY + DAY_MS, 0, 0, "Holiday")])
