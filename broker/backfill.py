@@ -28,6 +28,7 @@ from broker.candle_fetches import (
     auction_ms,
     instruments_around,
     instruments_of,
+    minutes_final,
     minutes_stored,
     note_write,
     notes_read,
@@ -60,6 +61,8 @@ AUDIT_AFTER_MS = 15 * MINUTE_MS
 """Past the close of its segment each instrument's day is compared with the broker's, once."""
 AUDIT_DAYS = 4
 DAILY_DAYS = 7
+WHOLE_MS = 30 * MINUTE_MS
+"""Holes up to so long may be whole by the feed's own bars: a reconnect of a second must not cost a call for each instrument."""
 CONFIRM_SHARE = 0.6
 """Of the calls: confirming may wait, gaps and people may not."""
 VIOLATIONS = 3
@@ -246,20 +249,38 @@ class Mender:
             return
         subjects, gone = self._concerned(gap, hole)
         before = self._counts["calls"]
-        wanted = self._unsettled([(subject, hole) for subject in subjects])
+        whole = self._whole(subjects, hole)
+        asked_for = [subject for subject in subjects if subject.instrument not in whole]
+        wanted = self._unsettled([(subject, hole) for subject in asked_for])
         self._calls_planned = before + len(wanted)
         try:
             self._ask_all(wanted)
         except OutOfTime:
             if self._counts["calls"] > before:
-                left = {subject for subject, _ in self._unsettled([(subject, hole) for subject in subjects])}
+                left = {subject for subject, _ in self._unsettled([(subject, hole) for subject in asked_for])}
                 self._judge(gap, Gap.Heal.OPEN, f"{len(left)} of {len(subjects)} instruments are still to be asked for")
             raise
-        self._conclude(gap, hole, subjects, gone, asked=self._counts["calls"] > before)
+        self._conclude(gap, hole, subjects, whole, gone, asked=self._counts["calls"] > before)
 
-    def _conclude(self, gap: GapNotice, hole: Stretch, subjects: list[Subject], gone: int, *, asked: bool) -> None:
+    def _whole(self, subjects: list[Subject], hole: Stretch) -> set[int]:
+        """Return the instruments of which nothing is missing in a short hole, as the feed's bars came after it: most, of a reconnect."""
+        if hole[1] - hole[0] > WHOLE_MS:
+            return set()
+        finished = minutes_final(hole)
+        lengths: dict[tuple[str, bool], int] = {}
+        whole = set()
+        for subject in subjects:
+            place = (subject.segment, subject.auctioned)
+            if place not in lengths:
+                lengths[place] = sum(self._trades(subject, minute_ms) for minute_ms in range(*hole, MINUTE_MS))
+            if 0 < lengths[place] <= finished.get(subject.instrument, 0):
+                whole.add(subject.instrument)
+        return whole
+
+    def _conclude(self, gap: GapNotice, hole: Stretch, subjects: list[Subject], whole: set[int], gone: int, *, asked: bool) -> None:
         """Judge a gap of which all was asked that can be asked now."""
-        due = [(subject, day) for subject in subjects for day in self._days(hole) if self._is_due(subject, day, hole)]
+        asked_for = [subject for subject in subjects if subject.instrument not in whole]
+        due = [(subject, day) for subject in asked_for for day in self._days(hole) if self._is_due(subject, day, hole)]
         notes = notes_read((subject.instrument, day) for subject, day in due)
         waiting = {subject for subject, day in due if not settles(notes.get((subject.instrument, day)), day, hole)}
         refused = {note.instrument: note.refused for note in notes.values() if note.refused}
@@ -270,7 +291,7 @@ class Mender:
         reasons = [f"{gone} expired: their candles need the broker's Plus plan"] if gone else []
         if refused:
             reasons.append(f"{len(refused)} refused: {next(iter(refused.values()))}")
-        if any(note.bars for note in notes.values()) or (subjects and not due):
+        if whole or any(note.bars for note in notes.values()) or (subjects and not due):
             self._judge(gap, Gap.Heal.HEALED, "; ".join([gaps.filled_text(gaps.candles_filled(gap, shards=self._shards)), *reasons]))
         elif subjects and len(refused) < len(subjects):
             self._judge(gap, Gap.Heal.IMPOSSIBLE, "; ".join(["the broker has no bars of these days", *reasons]))

@@ -64,6 +64,13 @@ def minutes_stored(subject: Subject, first: date, last: date) -> list[Candle]:
     return store.candles_read(subject.instrument, "1m", from_ms=day_ms(first), to_ms=day_ms(last) + DAY_MS, limit=MOST_MINUTES)
 
 
+def minutes_final(hole: Stretch) -> dict[int, int]:
+    """Return how many minutes of a hole each instrument has from the broker: its feed's bars, or its REST's."""
+    within = {"n": "1m", "t": {"$gte": DatetimeMS(hole[0]), "$lt": DatetimeMS(hole[1])}, "s": {"$in": ["confirmed", "backfilled"]}}
+    rows = store.candles_collection().aggregate([{"$match": within}, {"$group": {"_id": "$i", "minutes": {"$sum": 1}}}])
+    return {int(row["_id"]): row["minutes"] for row in rows}
+
+
 def note_id(instrument: int, day: date, *, daily: bool = False) -> int:
     """Return the id of a CandleFetch."""
     return instrument << 20 | daily << 19 | (day - EPOCH).days

@@ -618,6 +618,8 @@ def test_rows_that_are_odd_and_the_forming_one_are_left_out(broker: ScriptedServ
 def test_a_clock_of_ours_that_is_fast_does_not_make_forming_minutes_final(broker: ScriptedServer) -> None:
     instrument(1)
     now = time.time_ns() // 1_000_000 // MINUTE * MINUTE
+    if day_of(now - 10 * MINUTE) != day_of(now + 60 * MINUTE):
+        pytest.skip("two days of India are too near to each other")
     gap(now - 10 * MINUTE, now + 30 * MINUTE, instruments=[1])
     broker.will(candles(*(row(start) for start in range(now - 10 * MINUTE, now + MINUTE, MINUTE))))
     backfill.gaps_heal(now_ms=now + 3_600_000)
@@ -710,6 +712,22 @@ def test_years_of_days_come_by_decades(broker: ScriptedServer) -> None:
     assert [request.path.split("/days/1")[1] for request in broker.requests] == ["/2026-11-19/2017-01-01", "/2016-12-31/2010-01-01"]
     assert mended.candles == 2
     assert sorted(days_stored(1)) == [day_ms(date(2016, 12, 30)), day_ms(date(2026, 11, 19))]
+
+
+def test_who_has_every_minute_of_a_short_hole_is_not_asked_for(broker: ScriptedServer) -> None:
+    bars = {OPEN + number * MINUTE: (100.0, 101.0, 99.0, 100.0, 5) for number in range(4)}
+    for number in (1, 2, 3):
+        instrument(number)
+    give(1, bars)
+    give(2, bars, "closed")
+    give(3, {start: values for start, values in bars.items() if start != OPEN + 2 * MINUTE})
+    reconnect, all_whole = gap(OPEN + MINUTE + 100, OPEN + 2 * MINUTE + 900), gap(OPEN + 20_000, OPEN + 20_700, instruments=[1])
+    broker.will(*[candles(*(row(start) for start in bars))] * 2)
+    assert backfill.gaps_heal(now_ms=NOW).healed == 2
+    assert [unquote(request.path).split("/")[4] for request in broker.requests] == ["NSE_FO|2", "NSE_FO|3"]
+    for each, detail in ((reconnect, "3 candles filled, 2 instruments"), (all_whole, "0 candles filled, 0 instruments")):
+        each.refresh_from_db()
+        assert each.heal_detail == detail
 
 
 # --- whom a gap concerns ----------------------------------------------------------------------------------------------
