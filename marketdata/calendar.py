@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson.datetime_ms import DatetimeMS
-from pymongo import ReplaceOne
+from pymongo import ASCENDING, ReplaceOne
 
 from marketdata import store
 from marketdata.domain.candle import IST_OFFSET_MS
@@ -31,7 +31,8 @@ def calendar_read() -> Calendar:
     global _cached
     now = time.monotonic()
     if _cached is None or now - _cached[0] > CACHE_SECONDS:
-        _cached = (now, Calendar(map(_hours, store.collection(MarketSession._meta.db_table).find({}))))
+        rows = store.collection(MarketSession._meta.db_table).find({}).sort([("day", ASCENDING), ("exchange", ASCENDING)])  # by its index
+        _cached = (now, Calendar(map(_hours, rows)))
     return _cached[1]
 
 

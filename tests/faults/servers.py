@@ -120,4 +120,4 @@ def until(holds: Callable[[], object], what: str, seconds: float = DEADLINE) -> 
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.02)

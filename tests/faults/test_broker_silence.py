@@ -22,11 +22,11 @@ def test_a_holiday_is_quiet_and_its_connection_is_left_alone_until_the_market_op
         system.wait_for(lambda: watcher.state == "quiet")
         quiet_ms = time.time() * 1000
         system.wait_for(lambda: system.status().reported_ms > quiet_ms + 1000)  # the count of what had come by then
-        frames, began = system.counter("frames_received_total"), time.monotonic()
+        frames, began = system.status().counters["frames_received_total"], time.monotonic()
         while time.monotonic() < began + (3 * MUTE_SECONDS if full else 12):  # nothing comes: only time can show that nothing is done
             assert system.shard()["state"] == "quiet"
             time.sleep(1)
-        assert system.counter("frames_received_total") == frames
+        assert system.status().counters["frames_received_total"] == frames
         assert (system.opened(), system.authorised(), system.counter("mute_total")) == (opened, authorised, mute)
         system.exchange.fault(kind="clear")
         system.wait_for(lambda: watcher.state == "live")
