@@ -309,7 +309,8 @@ class DayFilter(admin.SimpleListFilter):
 def _percent(field: str) -> Callable[[CandleParity], str]:
     @admin.display(description=f"{field.capitalize()} equal", ordering=f"{field}_equal")
     def percent(row: CandleParity) -> str:
-        return f"{100 * getattr(row, f'{field}_equal') / row.compared:.1f} %" if row.compared else ""
+        compared = row.volume_compared if field == "volume" else row.compared
+        return f"{100 * getattr(row, f'{field}_equal') / compared:.1f} %" if compared else ""
 
     return percent
 

@@ -30,7 +30,7 @@ Pair = tuple[int, int]
 FIELDS = ("open", "high", "low", "close", "volume", "prices")
 """What is compared; "prices" is open, high, low and close together."""
 STATES = ("confirmed", "closed", "backfilled", "missing")
-COUNTS = (*STATES, "revised", "compared", *(f"{field}_equal" for field in FIELDS))
+COUNTS = (*STATES, "revised", "compared", "volume_compared", *(f"{field}_equal" for field in FIELDS))
 HALF_A_CENT = 0.005
 OVERLAP = timedelta(seconds=120)
 """So far behind its watermark it looks again, as the roll-up does: a write is stamped up to 20 s before it is acknowledged."""
@@ -178,13 +178,17 @@ def _equal(name: str, at: int) -> Row:
 
 
 _COMPARED = {"$and": [{"$eq": ["$s", "confirmed"]}, {"$isArray": "$b"}]}
+_VOLUME_COMPARED = {"$and": [_COMPARED, {"$or": [{"$gt": ["$v", 0]}, {"$gt": [{"$arrayElemAt": ["$b", 4]}, 0]}]}]}
+"""Indices have no volume: that both sides say 0 is no agreement."""
 _EQUAL = [_equal(name, at) for at, name in enumerate("ohlcv")]
 _COUNTED = {
     "_id": None,
     **{state: _sum({"$eq": ["$s", state]}) for state in ("confirmed", "closed", "backfilled")},
     "revised": _sum({"$gt": ["$rev", 0]}),
     "compared": _sum(_COMPARED),
-    **{f"{field}_equal": _sum({"$and": [_COMPARED, equal]}) for field, equal in zip(FIELDS[:5], _EQUAL, strict=True)},
+    "volume_compared": _sum(_VOLUME_COMPARED),
+    **{f"{field}_equal": _sum({"$and": [_COMPARED, equal]}) for field, equal in zip(FIELDS[:4], _EQUAL[:4], strict=True)},
+    "volume_equal": _sum({"$and": [_VOLUME_COMPARED, _EQUAL[4]]}),
     "prices_equal": _sum({"$and": [_COMPARED, *_EQUAL[:4]]}),
 }
 """What MongoDB counts of one pair's candles: it reads them by their ids, and gives back one row."""
@@ -307,10 +311,10 @@ def parity_rows(
     stages += [{"$sort": {"by": 1, "instrument": 1}}, {"$limit": limit}]
     found = store.collection(CandleParity._meta.db_table).aggregate(stages)
     names = ("instrument", *COUNTS)
-    return [({name: int(row[name]) for name in names}, Mark(float(row["by"]), int(row["instrument"]))) for row in found]
+    return [({name: int(row.get(name, 0)) for name in names}, Mark(float(row["by"]), int(row["instrument"]))) for row in found]
 
 
 def percents(row: Row) -> dict[str, float | None]:
     """Return for each of FIELDS in how many of the compared minutes it was equal, in percent; None: nothing was compared."""
-    compared = row["compared"]
-    return {field: round(100 * row[f"{field}_equal"] / compared, 2) if compared else None for field in FIELDS}
+    of = {field: row["volume_compared" if field == "volume" else "compared"] for field in FIELDS}
+    return {field: round(100 * row[f"{field}_equal"] / of[field], 2) if of[field] else None for field in FIELDS}

@@ -46,11 +46,12 @@ class CountsSerializer(serializers.Serializer[Row]):
     missing = serializers.IntegerField(help_text="Minutes of the session in a gap that is not healed, without a candle.")
     revised = serializers.IntegerField(help_text="Finished with other values than at last.")
     compared = serializers.IntegerField(help_text="Confirmed ones that had a candle from ticks before.")
+    volume_compared = serializers.IntegerField(help_text="Of `compared`, those with volume: indices have none.")
     open_equal = serializers.IntegerField(help_text=EQUAL_HELP)
     high_equal = serializers.IntegerField(help_text=EQUAL_HELP)
     low_equal = serializers.IntegerField(help_text=EQUAL_HELP)
     close_equal = serializers.IntegerField(help_text=EQUAL_HELP)
-    volume_equal = serializers.IntegerField(help_text="Of `compared`, those with the same volume.")
+    volume_equal = serializers.IntegerField(help_text="Of `volume_compared`, those with the same volume.")
     prices_equal = serializers.IntegerField(help_text="Of `compared`, those in which open, high, low and close all agreed.")
     percent = PercentSerializer()
 

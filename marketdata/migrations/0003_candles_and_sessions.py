@@ -23,6 +23,7 @@ class Migration(migrations.Migration):
                 ('missing', models.IntegerField(default=0, help_text='Minutes of the session in gaps that are not healed')),
                 ('revised', models.IntegerField(default=0, help_text='Finished with other values than at last')),
                 ('compared', models.IntegerField(default=0, help_text='Minutes that had a candle from ticks before they were confirmed')),
+                ('volume_compared', models.IntegerField(default=0, help_text='Of these, those with volume: indices have none')),
                 ('open_equal', models.IntegerField(default=0)),
                 ('high_equal', models.IntegerField(default=0)),
                 ('low_equal', models.IntegerField(default=0)),

@@ -267,7 +267,7 @@ def write_parity(instrument: int, days_ago: int, **counts: int) -> None:
 def test_parity_is_listed_of_the_newest_day_or_the_chosen_one_with_percents(staff: Client) -> None:
     assert text(staff, PARITY)
     make_instrument(7, "NIFTY FUT")
-    write_parity(7, 0, confirmed=300, missing=5, compared=200, open_equal=150, prices_equal=133, volume_equal=1)
+    write_parity(7, 0, confirmed=300, missing=5, compared=200, open_equal=150, prices_equal=133, volume_compared=200, volume_equal=1)
     write_parity(8, 0, closed=77)
     write_parity(7, 1, confirmed=11, compared=3, close_equal=3)
     page = text(staff, PARITY)

@@ -70,7 +70,7 @@ def test_every_count_equals_an_independent_one() -> None:
             counts = wanted.setdefault((instrument, DAY + day * DAY_MS), dict.fromkeys(parity.COUNTS, 0))
             for minute in dice.sample(range(375), 60):
                 base = dice.randrange(10_000) / 20
-                values = (base, base + 2, base - 1, base + 0.5, dice.randrange(1000))
+                values = (base, base + 2, base - 1, base + 0.5, dice.choice([0, dice.randrange(1000)]))
                 state = dice.choice(["confirmed", "confirmed", "closed", "backfilled"])
                 built = None if dice.random() < 0.3 else tuple(value + dice.choice([0, 0, 0.05]) for value in values)
                 write(instrument, minute, values, state, built, day)
@@ -78,6 +78,8 @@ def test_every_count_equals_an_independent_one() -> None:
                 if state == "confirmed" and built is not None:
                     same = [abs(one - other) < 0.005 for one, other in zip(values, built, strict=True)]
                     counts["compared"] += 1
+                    counts["volume_compared"] += values[4] > 0 or built[4] > 0
+                    same[4] &= values[4] > 0 or built[4] > 0
                     for name, equal in zip(FIELDS, [*same, all(same[:4])], strict=True):
                         counts[f"{name}_equal"] += equal
     done = parity_update(market_ms=CLOSE_MS)
@@ -100,6 +102,14 @@ def test_volume_that_differs_by_one_is_not_equal_and_is_no_price() -> None:
     found = row(1)
     assert (found["volume_equal"], found["prices_equal"]) == (0, 1)
     assert percents(found) == {"open": 100.0, "high": 100.0, "low": 100.0, "close": 100.0, "volume": 0.0, "prices": 100.0}
+
+
+def test_an_index_has_no_volume_to_compare() -> None:
+    write(1, 0, (100.0, 100.0, 100.0, 100.0, 0), built=(100.0, 100.0, 100.0, 100.0, 0.0))
+    write(2, 0, FLAT, built=(100.0, 100.0, 100.0, 100.0, 9.0))
+    parity_update(market_ms=CLOSE_MS)
+    assert (row(1)["compared"], row(1)["volume_compared"], percents(row(1))["volume"]) == (1, 0, None)
+    assert percents(parity_total(DAY))["volume"] == 0.0, "the index does not mend the share of all"
 
 
 def test_a_finished_candle_that_got_other_values_is_counted_as_revised() -> None:

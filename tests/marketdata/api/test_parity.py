@@ -44,7 +44,15 @@ def counts(compared: int, equal: int) -> dict[str, Any]:
     share = round(100 * equal / compared, 2)
     whole = dict.fromkeys(("open_equal", "high_equal", "low_equal", "volume_equal"), compared)
     percent = dict.fromkeys(("open", "high", "low", "volume"), 100.0) | {"close": share, "prices": share}
-    states = {"confirmed": compared, "closed": 0, "backfilled": 0, "missing": 0, "revised": 0, "compared": compared}
+    states = {
+        "confirmed": compared,
+        "closed": 0,
+        "backfilled": 0,
+        "missing": 0,
+        "revised": 0,
+        "compared": compared,
+        "volume_compared": compared,
+    }
     return {**states, **whole, "close_equal": equal, "prices_equal": equal, "percent": percent}
 
 
