@@ -27,7 +27,7 @@ from broker.candles import ShardCandles
 from broker.connecting import Connector
 from broker.following import Following, name_unknown
 from broker.holes import Holes
-from broker.hours import TradingHours
+from broker.hours import AUCTION, TradingHours
 from broker.journal import Journal
 from broker.journal_keeping import JournalLimits
 from broker.liveness import Liveness, Mark, trading_segments
@@ -48,7 +48,10 @@ from instruments.models import Instrument
 from marketdata import bus, live_state
 from marketdata.domain.candle import MINUTE_MS, day_start_ms
 from marketdata.domain.feed_status import FeedState, FeedStatus
+from marketdata.domain.session import EXCHANGES
 from marketdata.domain.tick import stamp_to_ms
+from marketdata.models import MarketStatus
+from marketdata.store import time_ms
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ STOP_SECONDS = 20.0
 CANDLE_SECONDS = 0.25
 """Forming candles are published so often; and so often market time goes on while nothing comes."""
 CALENDAR_SECONDS = 60.0
+RECORDED_AUCTIONS = 20
+"""States of auctions that are read again: four a day and exchange."""
 SILENCE_MS = 60_000
 """So long in market time without a tick, in a session, is a gap. A few options may be silent for longer: then there is nothing to heal."""
 LONGEST_SILENCE_MINUTES = 10_000
@@ -354,6 +359,8 @@ class FeedRunner:
         try:
             calendar, failure = await ask_store(partial(calendar_ensure, self.pipeline.market_ms, api_url=self.config.api_url))
             self.candles.take_calendar(calendar, await ask_store(_auctioned_keys))
+            for auction in await ask_store(_auctions_recorded):  # a feed that starts within one is told of its present state alone
+                self.hours.observe_auctions(auction)
         except STORE_ERRORS as error:
             failure = error
         self.counts["calendar_failed_total"] += failure is not None
@@ -459,6 +466,13 @@ class FeedRunner:
             segments=self.pipeline.segments,
             counters=counters | self._tender.gauges() | self.liveness.gauges(time.monotonic()),
         )
+
+
+def _auctions_recorded() -> list[dict[str, tuple[str, int]]]:
+    """Return the newest states of the closing auctions that any feed has recorded, oldest first, each as `Frame.auctions`."""
+    names = [name + AUCTION for name in {*EXCHANGES, *EXCHANGES.values()}]
+    rows = MarketStatus.objects.filter(segment__in=names).order_by("-since")[:RECORDED_AUCTIONS]
+    return [{row.segment: (row.status, time_ms(row.since))} for row in reversed(rows)]
 
 
 def _auctioned_keys() -> frozenset[str]:

@@ -9,6 +9,7 @@ import signal
 import struct
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -373,3 +374,19 @@ def test_a_feed_whose_store_writer_has_ended_ends_with_1(start_exchange: StartEx
 
     with app_settings(exchange.url, VAR=tmp_path):
         assert asyncio.run(run()) == 1
+
+
+def test_a_feed_that_starts_within_a_closing_auction_knows_when_it_began(tmp_path: Path) -> None:
+    for status, moment in (("CTS_CLOSE", "2026-11-23 15:15"), ("CAS_LM_START", "2026-11-23 15:20")):
+        MarketStatus.objects.create(segment="NSE_EQ:CAS", status=status, since=datetime.fromtimestamp(ist(moment) / 1000, UTC))
+
+    async def run() -> FeedRunner:
+        runner = FeedRunner(feed_config(0, 1))
+        await runner._learn_hours()
+        return runner
+
+    with app_settings("http://127.0.0.1:9", VAR=tmp_path):
+        runner = asyncio.run(run())
+    runner.hours.observe_auctions({"NSE_EQ:CAS": ("CAS_LM_START", ist("2026-11-23 15:20"))})
+    assert runner.hours.trades("NSE_EQ", ist("2026-11-23 15:14"), cas=True)
+    assert not runner.hours.trades("NSE_EQ", ist("2026-11-23 15:15"), cas=True)
