@@ -19,7 +19,7 @@ it was reported. There is no usual close in here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from broker.liveness import TRADING
@@ -29,6 +29,8 @@ from marketdata.domain.session import EXCHANGES, Calendar, Hours
 EXTRA_MS = 60_000
 """So long must NORMAL_OPEN be reported outside the planned hours to be believed: the close itself is reported late."""
 HALF_MS = MINUTE_MS // 2
+LONGEST_MINUTES = 10_000
+"""A week: of a longer stretch its first week is looked at."""
 MOST_REPORTS = 100
 """Changes of one segment's status that are kept; a day has about six."""
 AUCTION = ":CAS"
@@ -101,6 +103,14 @@ class TradingHours:
         if not known or minute_ms + HALF_MS <= known[0].first_ms:
             return True
         return any(_shares(minute_ms, start, end) for start, end, _ in _open(known))
+
+    def traded_within(self, segments: Collection[str], start_ms: int, end_ms: int) -> tuple[int, int]:
+        """Return the part of a stretch of market time, ms UTC, from the first of these segments' trading in it to the last; without any
+        it is empty. So the night is no part of a silence that began before it."""
+        first_ms = start_ms // MINUTE_MS * MINUTE_MS
+        minutes = range(first_ms, min(end_ms, first_ms + LONGEST_MINUTES * MINUTE_MS), MINUTE_MS)
+        traded = [minute_ms for minute_ms in minutes if any(self.trades(segment, minute_ms) for segment in segments)]
+        return (max(start_ms, traded[0]), min(end_ms, traded[-1] + MINUTE_MS)) if traded else (start_ms, start_ms)
 
     def _is_auctioned(self, segment: str, minute_ms: int) -> bool:
         day = day_start_ms(minute_ms)

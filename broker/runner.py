@@ -46,7 +46,7 @@ from broker.warming import warm_up
 from instruments.domain.instrument import INDEX_TYPE
 from instruments.models import Instrument
 from marketdata import bus, live_state
-from marketdata.domain.candle import MINUTE_MS, day_start_ms
+from marketdata.domain.candle import day_start_ms
 from marketdata.domain.feed_status import FeedState, FeedStatus
 from marketdata.domain.session import EXCHANGES
 from marketdata.domain.tick import stamp_to_ms
@@ -68,8 +68,6 @@ RECORDED_AUCTIONS = 20
 """States of auctions that are read again: four a day and exchange."""
 SILENCE_MS = 60_000
 """So long in market time without a tick, in a session, is a gap. A few options may be silent for longer: then there is nothing to heal."""
-LONGEST_SILENCE_MINUTES = 10_000
-"""A week: of a longer silence its first week is looked at."""
 
 
 class ShardTaken(Exception):
@@ -294,15 +292,11 @@ class FeedRunner:
         if self.holes.open is not None:
             segments = self.following.by_segment()
             self.holes.end(now_ms, segments=segments, traded=bool(trading_segments(segments, self.pipeline.segments)))
-        elif before_ms and now_ms - before_ms >= SILENCE_MS and self._traded_between(before_ms, now_ms):
-            self.holes.silence(before_ms, now_ms, list(self.following.by_segment()))
-
-    def _traded_between(self, start_ms: int, end_ms: int) -> bool:
-        """Whether a whole minute of a followed segment's session lies in a stretch of market time, or as much of it."""
-        first_ms = (start_ms + MINUTE_MS // 2) // MINUTE_MS * MINUTE_MS
-        last_ms = min(end_ms - MINUTE_MS // 2, first_ms + LONGEST_SILENCE_MINUTES * MINUTE_MS)
-        minutes = range(first_ms, last_ms + 1, MINUTE_MS)
-        return any(self.hours.trades(segment, minute_ms) for segment in self.following.by_segment() for minute_ms in minutes)
+        elif before_ms and now_ms - before_ms >= SILENCE_MS:
+            segments = list(self.following.by_segment())
+            start_ms, end_ms = self.hours.traded_within(segments, before_ms, now_ms)
+            if end_ms - start_ms >= SILENCE_MS:
+                self.holes.silence(start_ms, end_ms, segments)
 
     # --- the loops ----------------------------------------------------------------------------------------------------------
 

@@ -173,3 +173,23 @@ def test_a_morning_that_still_shows_yesterdays_auction_closes_nothing() -> None:
     made.observe_auctions({"NSE:CAS": ("CAS_STOP", ist("2026-11-23 15:30"))})
     assert made.trades("NSE_EQ", ist("2026-11-24 10:00"), cas=True)
     assert not made.trades("NSE_EQ", ist("2026-11-23 15:30"), cas=True), "also by the exchange's name"
+
+
+@pytest.mark.parametrize(
+    ("segments", "begin", "end", "traded"),
+    [
+        ("NSE_FO", "2026-11-23 10:00:10", "2026-11-23 10:01:15", ("2026-11-23 10:00:10", "2026-11-23 10:01:15")),
+        ("NSE_FO", "2026-11-23 09:08:00", "2026-11-23 09:15:02", ("2026-11-23 09:15:00", "2026-11-23 09:15:02")),
+        ("MCX_FO", "2026-11-23 23:28:40", "2026-11-23 23:59:00", ("2026-11-23 23:28:40", "2026-11-23 23:30:00")),
+        ("NSE_EQ NSE_FO", "2026-11-23 15:29:10", "2026-11-23 16:00:00", ("2026-11-23 15:29:10", "2026-11-23 15:40:00")),
+        ("NSE_EQ", "2026-11-23 15:44:00", "2026-11-24 09:00:00", None),
+        ("", "2026-11-23 10:00:00", "2026-11-23 11:00:00", None),
+    ],
+)
+def test_of_a_silence_only_what_lies_between_trading_counts(segments: str, begin: str, end: str, traded: tuple[str, str] | None) -> None:
+    made = hours().traded_within(segments.split(), seconds(begin), seconds(end))
+    assert made == ((seconds(begin), seconds(begin)) if traded is None else (seconds(traded[0]), seconds(traded[1])))
+
+
+def seconds(text: str) -> int:
+    return ist(text[:-3]) + int(text[-2:]) * 1000
