@@ -78,7 +78,7 @@ class ShardCandles:
         """
         if instruments is not self._instruments:
             self._instruments, self._keys = instruments, {instrument: key for key, instrument in instruments.items()}
-        if market_ms < self._market_ms - HORIZON_MS:  # a replay that begins anew: what is ahead now would be told by nobody
+        if 0 < market_ms < self._market_ms - HORIZON_MS:  # a replay that begins anew: what is ahead now would be told by nobody
             self._builder.forget(list(self._builder.known))
             self._builder.advance(market_ms)
         self._market_ms, self._heard_at = market_ms, heard_at
