@@ -86,6 +86,13 @@ def test_a_feed_that_goes_back_begins_anew(market: Market) -> None:
     assert market.charts.recent_minutes(1) == []
 
 
+def test_what_a_shard_that_runs_no_more_has_told_is_no_part_of_the_newest_minutes(market: Market) -> None:
+    market.take(*minutes_of(0), *minutes_of(1, state="live"), shard=1)
+    market.take(*minutes_of(60, 61))  # two feeds have become one
+    assert market.charts.recent_minutes(1) == minutes_of(60, 61)
+    assert market.charts.recent_minutes(2) == []
+
+
 def test_minutes_of_instruments_that_trade_no_more_are_forgotten(market: Market) -> None:
     market.take(*minutes_of(0), minute_of(2, NOON_MS + 2 * 86_400_000, 5.0))
     market.charts.forget_old()
