@@ -293,10 +293,10 @@ class FeedRunner:
             segments = self.following.by_segment()
             self.holes.end(now_ms, segments=segments, traded=bool(trading_segments(segments, self.pipeline.segments)))
         elif before_ms and now_ms - before_ms >= SILENCE_MS:
-            segments = list(self.following.by_segment())
-            start_ms, end_ms = self.hours.traded_within(segments, before_ms, now_ms)
+            followed = list(self.following.by_segment())
+            start_ms, end_ms = self.hours.traded_within(followed, before_ms, now_ms)
             if end_ms - start_ms >= SILENCE_MS:
-                self.holes.silence(start_ms, end_ms, segments)
+                self.holes.silence(start_ms, end_ms, followed)
 
     # --- the loops ----------------------------------------------------------------------------------------------------------
 
