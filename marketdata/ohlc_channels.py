@@ -106,7 +106,8 @@ class OhlcChannels:
     def recent_minutes(self, instrument: int) -> list[Candle]:
         """Return the newest 1-minute candles that the feed has told, oldest first; those of its present shard, if there were others."""
         told = [held for recent in list(self._recent.values()) if (held := recent.get(instrument))]
-        return list(max(told, key=lambda held: held[-1].start_ms)) if told else []
+        newest: tuple[Candle, ...] = max(told, key=lambda minutes: minutes[-1].start_ms, default=())
+        return list(newest)
 
     def key_of(self, instrument: int) -> str:
         """Return the key that an instrument is followed by; `id:<n>` where it is not."""
