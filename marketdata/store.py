@@ -194,7 +194,10 @@ def _candle_writes(
 def _candle_changes(old: Document, candle: Candle, built: tuple[float, ...] | None, final: bool) -> Document:
     """Return what of a stored candle becomes different by being told another; `old` is empty for one that is not stored."""
     wanted: Document = {}
-    more = {"oi": candle.open_interest, "tk": candle.ticks, "b": None if built is None else list(built), "f": final or None}
+    interest = candle.open_interest
+    if (candle.interval, candle.state, candle.ticks) == ("1m", "confirmed", None) and old.get("tk") is not None:
+        interest = old.get("oi") or interest  # of its last tick; a bar comes with the open interest of a later moment
+    more = {"oi": interest, "tk": candle.ticks, "b": None if built is None else list(built), "f": final or None}
     if not old or CERTAINTY[candle.state] >= CERTAINTY[old["s"]]:
         wanted = {"o": candle.open, "h": candle.high, "l": candle.low, "c": candle.close, "v": candle.volume, "s": candle.state}
         differs = bool(old) and any(old[name] != wanted[name] for name in _VALUES)

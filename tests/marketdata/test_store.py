@@ -168,6 +168,18 @@ def test_a_given_revision_counts_where_it_is_the_higher_one() -> None:
     assert (_stored().revision, _stored().close) == (6, 100)
 
 
+def test_open_interest_is_that_of_the_minute_s_ticks_whoever_writes_first() -> None:
+    by_ticks, by_bar = _candle(0)._replace(ticks=4, open_interest=500.0), _candle(0)._replace(open_interest=700.0)
+    for order in ((by_ticks, by_bar, by_ticks), (by_bar, by_ticks, by_bar)):
+        OHLC.objects.all().delete()
+        for candle in order:
+            store.candles_write([candle])
+        assert _stored().open_interest == 500.0
+    assert store.candles_write([by_bar]) == 0, "nothing for the roll-up to look at again"
+    store.candles_write([_candle(1, state="closed")._replace(ticks=2, open_interest=None), _candle(1)])
+    assert _stored(1).open_interest == 5.0, "ticks that said none leave the bar's"
+
+
 def test_what_ticks_had_made_stays_and_comes_also_late() -> None:
     built = (100.0, 102.0, 99.0, 101.0, 9.0)
     store.candles_write([_candle(0, close=103), _candle(1)])  # the writer of bars was quicker than the feed's own
