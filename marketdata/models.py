@@ -4,6 +4,7 @@ them to the admin and name their short fields. A stored tick is what the broker'
 from __future__ import annotations
 
 from django.db import models
+from django.utils.timezone import localtime
 from django_mongodb_backend.fields import ArrayField
 
 
@@ -43,7 +44,7 @@ class MarketTick(models.Model):
         indexes = [models.Index(fields=["instrument", "time", "id"], name="tick_instrument_time")]
 
     def __str__(self) -> str:
-        return f"{self.instrument} {self.time} {self.last_price}"
+        return f"{self.instrument} {localtime(self.time):%Y-%m-%d %H:%M:%S} {self.last_price}"
 
 
 class OHLC(models.Model):
@@ -87,7 +88,7 @@ class OHLC(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.instrument} {self.interval} {self.start}"
+        return f"{self.instrument} {self.interval} {localtime(self.start):%Y-%m-%d %H:%M:%S}"
 
 
 class LatestQuote(models.Model):
@@ -162,7 +163,7 @@ class CandleParity(models.Model):
         indexes = [models.Index(fields=["-day", "instrument"], name="candle_parity_day")]
 
     def __str__(self) -> str:
-        return f"{self.instrument} {self.day:%Y-%m-%d}"
+        return f"{self.instrument} {localtime(self.day):%Y-%m-%d}"
 
 
 class Gap(models.Model):
@@ -196,4 +197,4 @@ class Gap(models.Model):
         indexes = [models.Index(fields=["-start"], name="gap_start"), models.Index(fields=["heal_state", "start"], name="gap_heal")]
 
     def __str__(self) -> str:
-        return f"{self.cause} {self.start}"
+        return f"{self.cause} {localtime(self.start):%Y-%m-%d %H:%M:%S}"

@@ -138,6 +138,7 @@ def test_the_day_s_parity_is_one_sentence(page: Page) -> None:
 
     assert text(OPEN) == "Today: 312 of 312 minutes confirmed by the exchange; ticks alone had all four prices right in 51 %"
     assert text(OPEN, compared=0) == "Today: 312 of 312 minutes confirmed by the exchange"
+    assert text(OPEN, compared=3, prices_equal=0).endswith("ticks alone had all four prices right in 0 of 3")
     assert text(OPEN + 86_400_000, confirmed=300, closed=1, backfilled=9, missing=2, compared=0) == (
         "15 Dec 2025: 300 of 312 minutes confirmed by the exchange, 9 back-filled, 1 from ticks only, 2 missing"
     )

@@ -236,6 +236,7 @@ def test_gaps_are_filtered_by_whether_they_healed_and_say_why_not(staff: Client)
     gap = Gap.objects.get(heal_state="healed")
     detail = text(staff, f"/admin/marketdata/gap/{gap.pk}/change/")
     assert "14 candles of 2 instruments" in detail
+    assert "stale 2026-11-20 09:15:00<" in detail
     assert 'name="_save"' not in detail
     assert staff.post(f"/admin/marketdata/gap/{gap.pk}/change/", {"heal_state": "open"}).status_code == 403
 
@@ -278,6 +279,7 @@ def test_parity_is_listed_of_the_newest_day_or_the_chosen_one_with_percents(staf
     for nonsense in ("yesterday", "9" * 40, "-5"):
         assert "NIFTY FUT" not in text(staff, PARITY, day=nonsense)
     row = CandleParity.objects.filter(instrument=8).get()
+    assert "8 2026-11-20" in text(staff, f"{PARITY}{row.pk}/change/"), "the day in India, not that of its 00:00 in UTC"
     assert staff.post(f"{PARITY}{row.pk}/delete/", {"post": "yes"}).status_code == 403
 
 

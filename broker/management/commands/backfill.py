@@ -88,7 +88,7 @@ class Command(BaseCommand):
         if gaps:
             self.stdout.write(f"Gaps: {mended.healed} healed, {mended.impossible} impossible, {mended.waiting} still open.")
         if mended.empty:
-            self.stdout.write(f"The broker has no candles of {mended.empty} instrument-days (holidays are such days).")
+            self.stdout.write(f"The broker has no candles of {mended.empty} instrument-days (weekends and holidays are such days).")
         if mended.odd:
             self.stdout.write(f"{mended.odd} odd rows were left out: negative volume, no price, twice the same time.")
         if mended.missing:

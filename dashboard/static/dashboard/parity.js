@@ -3,6 +3,8 @@ import { parity } from "./api.js";
 import { day, whole } from "./format.js";
 
 const EVERY_MS = 30_000;
+/** Of fewer minutes a percentage says nothing: the counts are told. */
+const FEW = 20;
 
 /** The line's text; "" where there is nothing to tell. @param {object | null} row of REST's parity @param {number} nowMs ms UTC */
 export function parityText(row, nowMs) {
@@ -13,8 +15,8 @@ export function parityText(row, nowMs) {
   if (row.closed) parts.push(`${whole(row.closed)} from ticks only`);
   if (row.missing) parts.push(`${whole(row.missing)} missing`);
   const when = day(row.day) === day(nowMs) ? "Today" : day(row.day);
-  const share = row.compared ? `; ticks alone had all four prices right in ${Math.round((100 * row.prices_equal) / row.compared)} %` : "";
-  return `${when}: ${parts.join(", ")}${share}`;
+  const right = row.compared < FEW ? `${row.prices_equal} of ${row.compared}` : `${Math.round((100 * row.prices_equal) / row.compared)} %`;
+  return `${when}: ${parts.join(", ")}${row.compared ? `; ticks alone had all four prices right in ${right}` : ""}`;
 }
 
 export class Parity {
