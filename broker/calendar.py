@@ -91,6 +91,8 @@ def calendar_refresh(market_ms: int = 0, *, api_url: str = "") -> int:
             if not sessions and when.weekday() < 5 and f"{when.year}" not in years:  # of another year: a replay, or the end of December
                 _take_turn(pacer)
                 names |= {when.isoformat(): str(row.get("description") or "") for row in rest.holidays(when)}
+            if not sessions and day_ms > day and when.weekday() < 5 and when.isoformat() not in names:
+                continue  # the broker does not know yet; that is no day without trading
             changed += sessions_record(_timed(day_ms, sessions, names.get(when.isoformat(), "")))
     return changed
 
@@ -126,7 +128,7 @@ def _fetch(market_ms: int, api_url: str) -> None:
     try:
         calendar_refresh(market_ms, api_url=api_url)
         day = day_start_ms(market_ms)
-        _fetched.days.update(range(day - DAYS_BACK * DAY_MS, day + DAYS_AHEAD * DAY_MS + 1, DAY_MS))
+        _fetched.days.update(range(day - DAYS_BACK * DAY_MS, day + 1, DAY_MS))  # of later ones more will be known when they come
         _fetched.failure, _fetched.failures, _fetched.ask_again_at = None, 0, 0.0
     except (BrokerError, PyMongoError, DjangoError) as error:
         _fetched.failure, _fetched.failures = error, min(_fetched.failures + 1, 10)
