@@ -138,12 +138,14 @@ class OhlcChannels:
         What they touch is read again: coarser candles follow from the store.
         """
         touched: set[Outbox] = set()
+        market_ms = self._market_ms()
         for candle in candles:
-            if candle.interval == "1m":
+            is_minute = candle.interval == "1m" and candle.start_ms <= market_ms  # a replay's future is no chart's time
+            if is_minute:
                 self._correct_recent(candle)
             for series, outboxes in self._of.get(candle.instrument, {}).items():
                 self._read(series)
-                if candle.interval == "1m" and series.take(candle):
+                if is_minute and series.take(candle):
                     touched |= _mark(series, outboxes)
         return touched
 
