@@ -63,13 +63,15 @@ def with_newer(stored: Iterable[Candle], newer: Iterable[Candle]) -> list[Candle
 
     A fold takes the place of what the roll-up has stored, and its revision, but not that of a day that the broker has confirmed.
     The roll-up alone numbers what it stores: what it has not seen yet has revision 0, whatever was revised while it formed.
+    A minute told by its bar alone (the first ones behind a restart of the feed) keeps the ticks that the store has counted.
     """
     known = {candle.start_ms: candle for candle in stored}
     for candle in newer:
         old = known.get(candle.start_ms)
         revision = 0 if old is None else old.revision
         if candle.interval == "1m":
-            known[candle.start_ms] = candle if old is None else best_of([old, candle])[0]
+            best = candle if old is None else best_of([old, candle])[0]
+            known[candle.start_ms] = best if old is None or best.ticks is not None else best._replace(ticks=old.ticks)
         elif candle.interval != "1d":
             known[candle.start_ms] = candle._replace(revision=revision)
         elif old is None or old.state != "confirmed":

@@ -59,6 +59,13 @@ def test_a_fold_takes_the_place_of_what_was_rolled_up_before() -> None:
     assert with_newer([candle(1)], [candle(1, state="closed", close=105)]) == [candle(1)]
 
 
+def test_a_bar_alone_keeps_the_ticks_that_were_counted() -> None:
+    counted = candle(1)._replace(ticks=60)
+    assert with_newer([counted], [candle(1)._replace(ticks=None)]) == [counted]
+    assert with_newer([counted], [candle(1, revision=1)._replace(ticks=61)])[0].ticks == 61
+    assert with_newer([], [candle(1)._replace(ticks=None)])[0].ticks is None
+
+
 def test_only_the_broker_makes_a_day_certain() -> None:
     day = candle(0, interval="1d", state="closed")
     fold = candle(0, interval="1d", close=101)
