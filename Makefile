@@ -8,11 +8,12 @@ EMBEDDED := $(BIN)/python -m tradingok.embedded --temporary --
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-dev run test faults check bench proto clean
+.PHONY: help setup setup-dev run test proof faults check bench proto clean
 
 help:
 	@echo "make run        start everything: http://localhost:8080 (PORT, TRADINGOK_VAR, MONGODB_URI, REDIS_URL are honoured)"
 	@echo "make test       run the tests on real servers (ARGS=tests/marketdata for some of them)"
+	@echo "make proof      every test, those too that make test leaves out because they take long"
 	@echo "make faults     every fault in its long form, with its figures (ARGS='-k mongod' for some of them)"
 	@echo "make check      format, lint, types, import law, system checks, migrations, generated code"
 	@echo "make bench      measure and print figures"
@@ -46,8 +47,11 @@ run: setup
 test: setup-dev
 	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
+proof: setup-dev
+	@$(BIN)/python -m pytest -m "" --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
 faults: setup-dev
-	@$(BIN)/python -m pytest tests/faults --faults=full --numprocesses=2 --dist=loadfile -v -rP --timeout=3600 $(ARGS)
+	@$(BIN)/python -m pytest tests/faults -m "" --faults=full --numprocesses=2 --dist=loadfile -v -rP --timeout=3600 $(ARGS)
 
 check: setup-dev
 	@echo "format";         ruff format --check --quiet --output-format concise . || { echo "Run: .venv/bin/ruff format ."; exit 1; }

@@ -114,6 +114,7 @@ def test_a_simulated_market_may_be_smaller_than_the_last_one(server: ScriptedSer
         assert instruments_refresh_from().retired == len(market()) - 5
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_refresh_killed_half_way_is_completed_by_the_next(tmp_path: Path) -> None:
     """First a killed first load; then a killed refresh in which every key passes to another contract."""

@@ -182,7 +182,7 @@ def test_older_pages_are_loaded_by_scrolling_without_holes_or_doubles(seeded: Se
     assert finished(drawn_prices(chart), seeded.now) == finished(seeded.rest(), seeded.now)
 
 
-@pytest.mark.parametrize("interval", ["3m", "5m", "1h", "1d"])
+@pytest.mark.parametrize("interval", ["3m", pytest.param("5m", marks=pytest.mark.long), pytest.param("1h", marks=pytest.mark.long), "1d"])
 def test_another_interval_is_drawn_and_remembered(seeded: Seeded, chart: Page, interval: str) -> None:
     choose(chart, interval)
 

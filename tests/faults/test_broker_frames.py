@@ -9,6 +9,8 @@ import pytest
 from tests.faults.proxied import ProxiedSystem
 from tests.faults.servers import until
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def system_class() -> type[ProxiedSystem]:

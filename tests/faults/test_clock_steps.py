@@ -22,9 +22,10 @@ from tests.faults.test_store_away import assert_quotes_go_on
 FOUND = find_spec("libfaketime")
 LIBRARY = Path(FOUND.origin).parent / "vendor/libfaketime/src/libfaketime.so.1" if FOUND and FOUND.origin else Path()
 
-pytestmark = pytest.mark.skipif(
+needs_a_clock = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the wheel of libfaketime holds a library for Linux on x86-64"
 )
+pytestmark = [pytest.mark.long, needs_a_clock]
 
 
 STEPS = (-3600, 3600, 0)

@@ -8,6 +8,8 @@ import shutil
 import threading
 import time
 
+import pytest
+
 from tests.fakes.exchange import ROOT
 from tests.fakes.stack import Process
 from tests.faults.oracle import journalled_frames
@@ -15,6 +17,8 @@ from tests.faults.servers import until
 from tests.faults.system import System
 from tests.faults.test_store_away import assert_quotes_go_on
 from tradingok.children import spawn
+
+pytestmark = pytest.mark.long
 
 
 class PipedProcess(Process):

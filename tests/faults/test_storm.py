@@ -16,6 +16,8 @@ from tests.faults.system import System
 from tests.faults.test_store_away import assert_quotes_go_on
 from tradingok.embedded import EmbeddedServer, start_server
 
+pytestmark = pytest.mark.long
+
 STORM_SECONDS = 180
 Fault = Callable[[System], Iterator[None]]
 

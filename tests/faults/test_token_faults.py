@@ -70,6 +70,7 @@ def test_a_token_that_dies_while_the_socket_lives_ends_nothing(system: ProxiedSy
     system.prove()
 
 
+@pytest.mark.long
 def test_a_crash_loop_stays_inside_the_authorise_limits(system: ProxiedSystem, full: bool) -> None:
     seen: list[tuple[float, int]] = []
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 import time
 
+import pytest
+
 from tests.faults.servers import until
 from tests.faults.system import System
+
+pytestmark = pytest.mark.long
 
 
 def test_a_web_process_killed_at_random_moments_costs_its_clients_nothing_but_the_time(
