@@ -301,7 +301,8 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "poll-market-status": {"task": "broker.poll_market_status", "schedule": crontab(hour="8-23", minute="*"), "options": {"expires": 50}},
     "roll-up": {"task": "marketdata.roll_up", "schedule": crontab(minute="*"), "options": {"expires": 50}},
     "parity": {"task": "marketdata.parity", "schedule": crontab(minute="*"), "options": {"expires": 50}},
-    "heal-gaps": {"task": "broker.heal_gaps", "schedule": crontab(minute="*"), "options": {"expires": 50}},
+    # 8 s past the minute: a hole's bars are final 65 s after its last minute, and on the full minute that would be the next turn's.
+    "heal-gaps": {"task": "broker.heal_gaps", "schedule": crontab(minute="*"), "options": {"expires": 50, "countdown": 8}},
     # After 07:05 the broker has yesterday's daily bars; again, to make up for what failed: what is confirmed is not asked for.
     "confirm-daily": {"task": "broker.confirm_daily", "schedule": crontab(hour="7,8,16", minute="8-58/10"), "options": {"expires": 500}},
     "store-latest-quotes": {"task": "marketdata.store_latest_quotes", "schedule": crontab(minute="*"), "options": {"expires": 50}},
