@@ -127,9 +127,7 @@ def test_timings_and_holidays_become_sessions(server: ScriptedServer) -> None:
     )
     assert known.hours("NSE_EQ", ist("2026-12-30 12:00")) is None, "trading goes on"
     assert known.hours("BSE_EQ", ist("2026-12-25 12:00")) is None
-    assert known.hours("NSE_EQ", ist("2026-11-25 12:00")) is None, (
-        "a working day of which the broker says nothing yet is not closed"
-    )
+    assert known.hours("NSE_EQ", ist("2026-11-25 12:00")) is None, "a working day of which the broker says nothing yet is not closed"
 
 
 @pytest.mark.parametrize(
