@@ -51,7 +51,7 @@ def replayed(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) ->
     updates, paths = excerpt(whole_days(), FIRST, LAST, tmp_path_factory.mktemp("captures"))
     with pymongo.MongoClient[dict[str, Any]](settings.MONGODB_URI) as client:
         ours = settings.NAMESPACE not in client.list_database_names()
-    arguments = ("--replay", *paths, "--speed", "30", "--cut-out", f"{CUT}-{MENDED}")
+    arguments = ("--replay", *paths, "--speed", "60", "--cut-out", f"{CUT}-{MENDED}")
     stack = ReplayStack(tmp_path_factory.mktemp("stack"), *arguments, keys=list(updates))
     stack.exchange.wait_for(lambda state: bool(state["finished"]), seconds=180)
     stack.wait_for(lambda: [gap for gap in stack.get("/api/marketdata/gaps/")["results"] if gap["to"]])

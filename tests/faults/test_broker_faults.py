@@ -74,6 +74,7 @@ MORE_OUTAGES = [[BLOCKED], [PAGE_AT_UPGRADE], [TOO_MANY_CALLS], [NO_ROOM]]
 """Each: what the broker answers after a drop, every kind once, before it serves again."""
 
 
+@pytest.mark.long
 def test_refusals_are_told_and_over_when_the_broker_serves_again(system: ProxiedSystem, full: bool) -> None:
     system.begin_authorise_windows()
     for faults in OUTAGES + MORE_OUTAGES if full else OUTAGES:

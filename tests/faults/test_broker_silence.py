@@ -66,6 +66,7 @@ def test_a_socket_that_is_open_but_mute_while_the_market_trades_is_replaced(syst
     system.prove()
 
 
+@pytest.mark.long
 def test_a_network_that_stalls_is_noticed_by_the_missing_pong(system: ProxiedSystem) -> None:
     opened, stalled, gaps = system.opened(), system.proxy.counts["stalled"], system.counter("gaps_total")
     with system.watched() as watcher:

@@ -185,6 +185,7 @@ async def test_a_client_that_stops_reading_is_aborted_and_costs_nobody_anything(
     await assert_marks_add_up()
 
 
+@pytest.mark.long
 async def test_a_client_that_reads_too_slowly_is_merged_then_told_then_closed(web: Web) -> None:
     secret = await prepared()
     async with others_get_everything(web, secret):
