@@ -10,10 +10,10 @@ from tests.payloads import option_feed
 
 INSTRUMENTS = 2000
 PER_FRAME = 50
-ROUND_MS = 600
-"""Market time between two updates of an instrument: 1.6 a second, the broker's busiest (FACTS §3.5)."""
 ROUNDS_A_MINUTE = 20
-"""Fewer than in life (100), so that finished minutes change often enough in a short run to be paid for."""
+"""Updates of an instrument in a minute of market time: fewer than in life (100), so that a short run pays for finished minutes, too."""
+ROUND_MS = 60_000 // ROUNDS_A_MINUTE
+"""Market time between two updates of an instrument."""
 START_MS = 1_769_160_569_400
 
 
@@ -62,5 +62,5 @@ def _move(feed: pb.MarketFullFeed, price: float, chance: float, now_ms: int, tur
     day, minute = feed.marketOHLC.ohlc
     day.high, day.low, day.close, day.vol = max(day.high, last), min(day.low, last), last, volume
     if turn % ROUNDS_A_MINUTE == 0:
-        minute.ts += 60_000
+        minute.ts = now_ms // 60_000 * 60_000 - 60_000
         minute.open, minute.close, minute.high, minute.low, minute.vol = last, price, price * 1.05, price * 0.95, volume % 9_000

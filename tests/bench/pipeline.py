@@ -18,6 +18,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from broker import store_writer
+from broker.candles import HORIZON_MS
 from broker.journal import Journal, JournalReader, Record
 from broker.pipeline import Pipeline
 from broker.receiving import spare_the_collector
@@ -103,7 +104,7 @@ def _sustain(prepared: Sequence[bytes], seconds: float) -> Sustained:
     journal.instruments_add(instruments, time.time_ns() // 1000)
     writer.start()
     pipeline = Pipeline()
-    builder = MinuteBuilder(lambda instrument, minute_ms: True)
+    builder = MinuteBuilder(lambda instrument, minute_ms: True, horizon_ms=HORIZON_MS)
     minutes: dict[int, bytes] = {}
     spare_the_collector()
     cpu, began = time.process_time(), time.perf_counter()
