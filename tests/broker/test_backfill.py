@@ -6,6 +6,7 @@ What the exchange has is read by the tests' own requests.
 from __future__ import annotations
 
 import asyncio
+import csv
 import gzip
 import json
 import os
@@ -41,6 +42,7 @@ from marketdata.models import OHLC, Gap, MarketStatus
 from marketdata.roll_up import candles_roll_up_minutes
 from tests.broker.scripted_http import Reply, ScriptedServer, scripted_server
 from tests.fakes.exchange import RunningExchange, StartExchange, start_exchange  # noqa: F401 - a fixture
+from tests.payloads import real_data
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
@@ -789,3 +791,25 @@ def test_a_night_between_two_days_is_asked_for_once_an_instrument(broker: Script
     assert backfill.gaps_heal(now_ms=NOW).calls == 0, "nothing traded then"
     closed.refresh_from_db()
     assert (closed.heal_state, closed.candles_healed) == ("healed", 0)
+
+
+@pytest.mark.realdata
+def test_daily_candles_end_as_the_exchange_s_end_of_day_file_has_them(broker: ScriptedServer) -> None:
+    with gzip.open(real_data("nse_fo_bhav_NIFTY_2026-03-24.csv.gz"), "rt") as lines:
+        traded = [line for line in csv.DictReader(lines) if int(line["TtlTradgVol"]) > 0]
+    busiest = sorted(traded, key=lambda line: -int(line["TtlTradgVol"]))[:4]
+    unlike = [line for line in traded if line["ClsPric"] != line["LastPric"]][:4]  # the close is an average of the last half hour
+    start, expected = day_ms(date(2026, 3, 24)), {}
+    for number, line in enumerate([*busiest, *unlike], 1):
+        instrument(number, f"NSE_FO|{line['FinInstrmId']}")
+        first, high, low, last, close = (float(line[name]) for name in ("OpnPric", "HghPric", "LwPric", "LastPric", "ClsPric"))
+        units = int(line["TtlTradgVol"]) * int(line["NewBrdLotQty"])
+        give(number, {start + 33_300_000: (first, high, low, last, units)})
+        expected[number] = (first, high, low, close, units)
+        broker.will(candles([datetime.fromtimestamp(start / 1000, IST).isoformat(), *expected[number], int(line["OpnIntrst"])]))
+    assert len(unlike) == 4
+    mended = backfill.days_confirm(now_ms=start + 86_400_000 + 8 * 3_600_000)
+    assert mended.calls == len(expected)
+    for number, values in expected.items():
+        assert days_stored(number) == {start: (*values, "confirmed", True)}
+    assert {row.instrument for row in OHLC.objects.filter(interval="1d", revision=1)} >= {5, 6, 7, 8}, "another close is a revision"

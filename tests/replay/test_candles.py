@@ -13,7 +13,7 @@ from tests.payloads.bars import captured_bars, clock
 from tests.replay.candle_proof import assert_confirmed, assert_gaps, excerpt, silences, stored_candles, whole_days
 from tests.replay.test_real_data import run_replay
 
-pytestmark = [pytest.mark.django_db, pytest.mark.realdata, pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("valkey")]
+pytestmark = [pytest.mark.django_db, pytest.mark.realdata, pytest.mark.slow, pytest.mark.usefixtures("valkey")]
 
 
 def test_minutes_at_a_hundred_times_speed_end_as_those_at_full_speed_do(
