@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -96,9 +97,11 @@ def test_a_gap_covers_the_steps_that_are_not_whole(page: Page, interval: str, st
     assert found == [ist(f"2025-12-15 {text}") for text in expected]
 
 
-def test_a_gap_over_a_weekend_covers_neither_nights_nor_the_weekend(page: Page) -> None:
+@pytest.mark.parametrize("sunday", [(), range(100, 130)], ids=["no trading", "Muhurat"])
+def test_a_gap_over_a_weekend_covers_neither_nights_nor_days_without_trading(page: Page, sunday: Sequence[int]) -> None:
     friday, monday = ist("2025-12-12 09:15"), ist("2025-12-15 09:15")
-    starts = [*range(friday, friday + 370 * MINUTE, MINUTE), *range(monday + 5 * MINUTE, monday + 375 * MINUTE, MINUTE)]
+    traded = [monday - 1440 * MINUTE + n * MINUTE for n in sunday]
+    starts = [*range(friday, friday + 370 * MINUTE, MINUTE), *traded, *range(monday + 5 * MINUTE, monday + 375 * MINUTE, MINUTE)]
     found = page.evaluate(
         """([starts, gap]) => {
             const candles = new Candles(5000);
@@ -107,7 +110,8 @@ def test_a_gap_over_a_weekend_covers_neither_nights_nor_the_weekend(page: Page) 
         }""",
         [starts, {"from": friday + 370 * MINUTE, "to": monday + 5 * MINUTE}],
     )
-    assert found == [friday + n * MINUTE for n in range(370, 375)] + [monday + n * MINUTE for n in range(5)]
+    without = [monday - 1440 * MINUTE + n * MINUTE for n in range(375) if sunday and n not in sunday]
+    assert found == [friday + n * MINUTE for n in range(370, 375)] + without + [monday + n * MINUTE for n in range(5)]
 
 
 def test_a_candle_and_a_gap_are_told_in_words(page: Page) -> None:

@@ -84,7 +84,7 @@ const weekend = (day) => [2, 3].includes(day % 7); // 1970-01-01, day 0, was a T
  * a gap of less than a minute, behind which the broker's bars of the minutes before and in it still come.
  *
  * Steps are counted as the candles are that the chart has. In a gap over several days those outside of the hours that the candles
- * have shown are left out, as are weekends: nothing was missed there.
+ * have shown are left out, as are weekends without candles: nothing was missed there.
  * @param {Candles} candles of the chart @param {string} interval theirs @param {{from: number, to: number | null}} gap market time, ms UTC
  */
 export function gapSteps(candles, interval, { from, to }) {
@@ -105,9 +105,11 @@ export function gapSteps(candles, interval, { from, to }) {
 function withinHours(steps, rows) {
   let low = DAY_MS;
   let high = 0;
+  const traded = new Set(); // there are special Saturdays, and Sundays with Muhurat trading
   for (const { start } of rows) {
+    traded.add(dayOf(start));
     low = Math.min(low, timeOfDay(start));
     high = Math.max(high, timeOfDay(start));
   }
-  return steps.filter((start) => timeOfDay(start) >= low && timeOfDay(start) <= high && !weekend(dayOf(start)));
+  return steps.filter((start) => timeOfDay(start) >= low && timeOfDay(start) <= high && (traded.has(dayOf(start)) || !weekend(dayOf(start))));
 }

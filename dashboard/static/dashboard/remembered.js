@@ -66,9 +66,9 @@ const nearest = (rows) => [...rows].sort((a, b) => a.expiry_ms - b.expiry_ms)[0]
 
 /** Calls and puts of the nearest expiry around the last price of the underlying (its future's, where the index has none). */
 async function nearTheMoney(underlying, future) {
-  const expiry = (await expiries(underlying)).find((listed) => listed.strikes)?.expiry;
   const price = future && (await priceOf(future));
-  if (!expiry || !price) return [];
+  const expiry = price && (await expiries(underlying)).find((listed) => listed.strikes)?.expiry;
+  if (!expiry) return [];
   const window = price * STRIKE_WINDOW;
   const rows = await instruments({ subscribed: true, underlying, expiry, strike_min: price - window, strike_max: price + window, limit: 200 });
   const strikes = [...new Set(rows.map((row) => row.strike_price))].sort((a, b) => Math.abs(a - price) - Math.abs(b - price)).slice(0, 1 + 2 * OPTIONS_EACH_SIDE);
