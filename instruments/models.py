@@ -93,6 +93,47 @@ class MasterLoad(models.Model):
         return f"{self.rows} rows as of {self.as_of:%Y-%m-%d %H:%M}"
 
 
+class InstrumentVersion(models.Model):
+    """What an instrument was until a master said otherwise: its key, lot and the rest, for `as_of`. What it is now, Instrument has."""
+
+    instrument = models.BigIntegerField(help_text="Instrument id")
+    instrument_key = models.CharField(max_length=80)
+    since = models.DateTimeField(help_text="As of the master that said so first")
+    until = models.DateTimeField(help_text="As of the master that said otherwise, or no more")
+    fields = models.JSONField(help_text="The fields of the master's row, by their names in Instrument")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["instrument", "until"], name="instrument_version"),
+            models.Index(fields=["instrument_key", "until"], name="instrument_version_key"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.instrument} until {self.until:%Y-%m-%d}"
+
+
+class UniverseChange(models.Model):
+    """One change of what a feed shard follows: what entered, what left, and why."""
+
+    at = models.DateTimeField(help_text="Market time")
+    recorded_at = models.DateTimeField(auto_now_add=True)
+    shard = models.IntegerField(default=0)
+    causes = ArrayField(models.CharField(max_length=12), default=list, help_text="start, master, rules, expiry, spot, demand, limit")
+    entered = models.JSONField(default=dict, help_text="Key: mode")
+    left = models.JSONField(default=dict, help_text="Key: why: expired, rules, demand, limit")
+    moved = models.JSONField(default=dict, help_text="Key: its new mode")
+    by_mode = models.JSONField(default=dict, help_text="Mode: how many are followed since")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["-at"], name="universe_change_at"),
+            models.Index(fields=["recorded_at"], name="universe_change_recorded"),
+        ]
+
+    def __str__(self) -> str:
+        return f"+{len(self.entered)} −{len(self.left)} {', '.join(self.causes)}"
+
+
 class SubscriptionRule(models.Model):
     """One wish in a trader's words: an underlying, what of it, which expiries, which strikes. Resolved by `instruments.domain.universe`."""
 

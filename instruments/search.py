@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from instruments.domain.expiry import trading_end
 from instruments.domain.instrument import INDEX_TYPE, IST, day_end, ist_date, ms_of
 from instruments.domain.search_words import SearchWords, read_search, strike_ranges
 from instruments.selectors import ID_PREFIX, UnknownInstrument, instrument_resolve
 from instruments.store import Document, instruments_collection
+from instruments.trading_ends import trading_end_ms
 
 QUERY_LENGTH_MAX = 60
 CANDIDATES = 300
@@ -130,7 +130,7 @@ def _dead_until(at: datetime) -> datetime:
     """Contracts whose expiry is not later than this are dead: before the end of trading those of yesterday, after it today's too."""
     local = at.astimezone(IST)
     today = day_end(local.date())
-    return today if local.time() >= trading_end("NSE_FO", local.date()) else today - timedelta(days=1)
+    return today if ms_of(at) >= trading_end_ms("NSE_FO", local.date()) else today - timedelta(days=1)
 
 
 def _cash(words: SearchWords) -> list[Document]:

@@ -15,6 +15,7 @@ from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE, ms_of, split_
 from instruments.domain.universe import Contract, Cut, Rule, Selection, Universe, resolve
 from instruments.models import Instrument, SubscriptionRule
 from instruments.store import Document, instruments_collection, spots_read
+from instruments.trading_ends import trading_end_ms
 
 ID_PREFIX = "id:"
 
@@ -118,7 +119,7 @@ def underlying_expiries(symbol: str, at: datetime) -> list[UnderlyingExpiry]:
     found = []
     for segment, by_expiry in sorted(listed.items()):
         flags = [(expiry_ms, contract["weekly"]) for expiry_ms, contracts in by_expiry.items() for contract in contracts]
-        living = expiries_of(flags, now_ms=ms_of(at), segment=segment)
+        living = expiries_of(flags, now_ms=ms_of(at), segment=segment, end_of=trading_end_ms)
         words = expiry_words(living)
         for expiry in living:
             contracts = by_expiry[expiry.expiry_ms]
@@ -145,7 +146,7 @@ def universe_resolve(*, spots: Mapping[str, float], at_ms: int, shards: int = 1)
 
 def _resolve_rules(checked: Sequence[Rule | Cut], spots: Mapping[str, float], at_ms: int, shards: int) -> Universe:
     rules = [rule for rule in checked if isinstance(rule, Rule)]
-    universe = resolve(_contracts_for(rules, shards), spots, rules, mode_limits(rules), now_ms=at_ms)
+    universe = resolve(_contracts_for(rules, shards), spots, rules, mode_limits(rules), now_ms=at_ms, end_of=trading_end_ms)
     return universe._replace(cut=[*(wrong for wrong in checked if isinstance(wrong, Cut)), *universe.cut])
 
 

@@ -53,16 +53,36 @@ class BusBatch(NamedTuple):
     candles: list[Candle] = []
 
 
+class UniverseNotice(NamedTuple):
+    """What a feed shard follows has changed.
+
+    Attributes:
+        at_ms: market time · ms UTC.
+        causes: start, master, rules, expiry, spot, demand, limit.
+        entered: key → mode.
+        left: key → (our instrument id, why: expired, rules, demand, limit, and the key of what takes its place or "").
+    """
+
+    at_ms: int
+    causes: list[str]
+    entered: dict[str, str]
+    left: dict[str, tuple[int, str, str]]
+
+
 class Notice(NamedTuple):
-    """What is told beside the feed's numbered batches, by whoever mends the past: it may be lost, REST has it too.
+    """What is told beside the feed's numbered batches: it may be lost, REST has it too.
 
     Attributes:
         candles: stored candles of any interval that have got other values.
         gaps: gaps that are new, or whose healing has moved.
+        universe: what has entered and left, or None.
+        refused: instrument id → why a demanded one is not followed; a feed tells all of its own each few seconds while there are any.
     """
 
-    candles: list[Candle]
-    gaps: list[GapNotice]
+    candles: list[Candle] = []
+    gaps: list[GapNotice] = []
+    universe: UniverseNotice | None = None
+    refused: dict[int, str] = {}
 
 
 class Unavailable(Exception):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock
 from typing import Any
 
 from bson.datetime_ms import DatetimeMS
 from pymongo import ASCENDING, ReplaceOne
+from pymongo.errors import PyMongoError
 
+from instruments.domain.instrument import IST
 from marketdata import store
 from marketdata.domain.candle import IST_OFFSET_MS
 from marketdata.domain.session import Calendar, Hours
@@ -34,6 +37,19 @@ def calendar_read() -> Calendar:
         rows = store.collection(MarketSession._meta.db_table).find({}).sort([("day", ASCENDING), ("exchange", ASCENDING)])  # by its index
         _cached = (now, Calendar(map(_hours, rows)))
     return _cached[1]
+
+
+def trading_end_known(segment: str, day: date) -> int | None:
+    """Return when a segment's trading ends on a day (IST) · ms UTC; None where the calendar cannot say, or has no trading on it.
+
+    A master may name a day that has become a holiday since: until it is corrected, the usual hours hold.
+    """
+    noon_ms = round(datetime.combine(day, clock(12), IST).timestamp() * 1000)
+    try:
+        hours = calendar_read().hours(segment, noon_ms)
+    except PyMongoError:
+        return None
+    return hours.close_ms if hours is not None and hours.trades else None
 
 
 def calendar_forget() -> None:

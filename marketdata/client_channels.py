@@ -9,7 +9,7 @@ from marketdata.hub import Hub
 from marketdata.hub_client import Client
 from marketdata.naming import resolve
 from marketdata.ohlc_series import Series
-from marketdata.wire import OHLC, ClientError, ItemResult, OhlcChannel, parse_channel
+from marketdata.wire import OHLC, ChainChannel, ClientError, ItemResult, OhlcChannel, parse_channel
 
 CHARTS_MAX = 50
 """Channels of candles that one connection may follow."""
@@ -35,7 +35,10 @@ class ClientChannels:
         for channel in channels:
             try:
                 if channel not in NAMED:
-                    asked[channel] = parse_channel(channel)
+                    parsed = parse_channel(channel)
+                    if isinstance(parsed, ChainChannel):
+                        raise ClientError(400, "This channel comes later.", "channels")
+                    asked[channel] = parsed
             except ClientError as error:
                 asked[channel] = error
         found = await resolve([each.name for each in asked.values() if isinstance(each, OhlcChannel)], self._hub)

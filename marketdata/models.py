@@ -198,3 +198,37 @@ class Gap(models.Model):
 
     def __str__(self) -> str:
         return f"{self.cause} {localtime(self.start):%Y-%m-%d %H:%M:%S}"
+
+
+class ChainSnapshot(models.Model):
+    """One option chain at the end of one minute of market time. `marketdata.chain_store` makes the id and packs the rows."""
+
+    id = models.CharField(primary_key=True, db_column="_id", max_length=80, editable=False, help_text="NIFTY:2026-11-24:1790000000000")
+    underlying = models.CharField(max_length=40)
+    expiry = models.CharField(max_length=10, help_text="2026-11-24")
+    minute = models.DateTimeField(help_text="Begin of the minute, market time")
+    aggregate = models.JSONField(help_text="marketdata.domain.chain.Aggregate, by name")
+    rows = models.BinaryField(help_text="All strikes, packed")
+    stored_at = models.DateTimeField(help_text="Our clock; old ones are deleted by it")
+
+    class Meta:
+        indexes = [models.Index(fields=["underlying", "expiry", "minute"], name="chain_snapshot_minute")]
+
+    def __str__(self) -> str:
+        return f"{self.underlying} {self.expiry} {localtime(self.minute):%Y-%m-%d %H:%M}"
+
+
+class InterestBase(models.Model):
+    """What an instrument's open interest of one day is compared with."""
+
+    id = models.BigIntegerField(primary_key=True, db_column="_id", editable=False, help_text="Instrument id << 20 | day number")
+    instrument = models.BigIntegerField()
+    day = models.DateTimeField(help_text="00:00 IST")
+    day_start = models.FloatField(null=True, help_text="The day's first, units")
+    previous_close = models.FloatField(null=True, help_text="The last one of the trading day before, units, as the broker tells it")
+
+    class Meta:
+        indexes = [models.Index(fields=["-day", "instrument"], name="interest_base_day")]
+
+    def __str__(self) -> str:
+        return f"{self.instrument} {localtime(self.day):%Y-%m-%d}"

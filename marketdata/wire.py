@@ -12,7 +12,9 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from instruments.domain.expiry import check_expiry_word
 from marketdata.domain.candle import INTERVAL_MINUTES, Candle
+from marketdata.domain.chain import SIDE_COLUMNS, Aggregate, Row, check_window
 from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
 
@@ -159,6 +161,27 @@ def ohlc_snapshot_push(key: str, interval: str, seq: int, fragments: Iterable[by
     candles = b",".join(b"{%b}" % fragment for fragment in fragments)
     head = (_encode(key), interval.encode(), seq, candles)
     return b'{"event":"market:ohlc","key":%b,"interval":"%b","seq":%d,"snapshot":true,"candles":[%b]}' % head
+
+
+# --- option chains --------------------------------------------------------------------------------------------------------
+def chain_row_fragment(row: Row) -> bytes:
+    """Return `[strike,[call…],[put…]]`, the sides by SIDE_COLUMNS, null where one is not listed."""
+    return _encode((row.strike_price, row.call, row.put))
+
+
+def chain_push(channel: str, expiry: str, seq: int, market_ms: int, aggregate: Aggregate, rows: Iterable[bytes]) -> bytes:
+    """Return the push of the strikes that have changed, made by `chain_row_fragment`, and of the whole's figures."""
+    head = (_encode(channel), expiry.encode(), seq, market_ms, _encode(aggregate._asdict()), b",".join(rows))
+    return b'{"event":"market:chain","channel":%b,"expiry":"%b","seq":%d,"market_ms":%d,"aggregate":%b,"rows":[%b]}' % head
+
+
+def chain_snapshot_push(channel: str, expiry: str, seq: int, market_ms: int, aggregate: Aggregate, rows: Iterable[bytes]) -> bytes:
+    """Return the push that replaces all the client has of a channel; strikes ascending."""
+    head = (_encode(channel), expiry.encode(), seq, market_ms, _encode(SIDE_COLUMNS), _encode(aggregate._asdict()), b",".join(rows))
+    return (
+        b'{"event":"market:chain","channel":%b,"expiry":"%b","seq":%d,"market_ms":%d,"snapshot":true,"columns":%b,'
+        b'"aggregate":%b,"rows":[%b]}' % head
+    )
 
 
 # --- entries at rest ----------------------------------------------------------------------------------------------------
@@ -333,6 +356,7 @@ def _invalid(text: str, reason: str) -> ClientError:
 
 
 OHLC = "ohlc"
+CHAIN = "chain"
 
 
 class OhlcChannel(NamedTuple):
@@ -347,21 +371,53 @@ class OhlcChannel(NamedTuple):
     name: str
 
 
-def parse_channel(channel: str) -> OhlcChannel:
-    """Parse the name of a channel of candles.
+class ChainChannel(NamedTuple):
+    """The channel `chain:<underlying>:<expiry>:<strikes>`.
+
+    Attributes:
+        underlying: symbol, upper case.
+        expiry: @w0, @m1 … or YYYY-MM-DD, as asked: a word moves on at expiry.
+        strikes: all, or atm10.
+    """
+
+    underlying: str
+    expiry: str
+    strikes: str
+
+    @property
+    def name(self) -> str:
+        """The channel's name in pushes."""
+        return f"{CHAIN}:{self.underlying}:{self.expiry}:{self.strikes}"
+
+
+def parse_channel(channel: str) -> OhlcChannel | ChainChannel:
+    """Parse the name of a channel of candles or of an option chain.
 
     Raises:
         ClientError: 400, it is none. Not worth a retry.
     """
     kind, _, rest = channel.partition(":")
+    if kind == CHAIN:
+        return _chain_channel(rest)
     interval, _, name = rest.partition(":")
-    if kind == "chain":
-        raise ClientError(400, "This channel comes later.", "channels")
     if kind != OHLC or not name:
-        raise ClientError(400, "No channel is called so: market, feed, ohlc:<interval>:<key or id:n>.", "channels")
+        channels = "market, feed, ohlc:<interval>:<key or id:n>, chain:<underlying>:<expiry>:<strikes>"
+        raise ClientError(400, f"No channel is called so: {channels}.", "channels")
     if interval not in INTERVAL_MINUTES:
         raise ClientError(400, f"There is no such interval; there are {', '.join(INTERVAL_MINUTES)}.", "channels")
     return OhlcChannel(interval, name)
+
+
+def _chain_channel(rest: str) -> ChainChannel:
+    underlying, expiry, strikes = (*rest.split(":"), "", "", "")[:3] if rest.count(":") <= 2 else ("", "", "")
+    if not underlying:
+        raise ClientError(400, "An option chain is chain:<underlying>:<expiry>:<strikes>, as in chain:NIFTY:@w0:atm10.", "channels")
+    try:
+        check_expiry_word(expiry or "@w0")
+        check_window(strikes or "atm10")
+    except ValueError as error:
+        raise ClientError(400, f"{error}.", "channels") from error
+    return ChainChannel(underlying.upper(), expiry or "@w0", strikes or "atm10")
 
 
 # --- replies --------------------------------------------------------------------------------------------------------------
@@ -463,9 +519,21 @@ def market_status_push(segments: Mapping[str, str], time_ms: int) -> bytes:
     return _encode({"event": "market:status", "time": time_ms, "segments": segments})
 
 
-def subscription_push(key: str, instrument: int, status: str, reason: str | None) -> bytes:
-    """Return the push that follows an accepted instrument: `status` is "active" or "no_data"."""
-    return _encode({"event": "subscription", "key": key, "instrument": instrument, "status": status, "reason": reason})
+def subscription_push(key: str, instrument: int, status: str, reason: str | None, follows: str | None = None) -> bytes:
+    """Return the push that tells what became of a followed instrument.
+
+    Args:
+        status: "active" or "no_data" after it was accepted; "expired" or "removed" when it is followed no more.
+        reason: why, for a person.
+        follows: key of the contract that takes its place, where one does.
+    """
+    told = {"event": "subscription", "key": key, "instrument": instrument, "status": status, "reason": reason, "follows": follows}
+    return _encode(told)
+
+
+def universe_push(at_ms: int, causes: Sequence[str], entered: Mapping[str, str], left: Mapping[str, str]) -> bytes:
+    """Return the push that tells what the feed follows from now on, and what no more: key → mode, key → why."""
+    return _encode({"event": "universe", "at": at_ms, "causes": causes, "entered": entered, "left": left})
 
 
 def gap_push(gap: GapNotice, keys: Sequence[str] | None) -> bytes:

@@ -11,7 +11,7 @@ Nothing is computed from weekdays: expiry days move with holidays and with the r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from enum import StrEnum
 from typing import NamedTuple
@@ -40,24 +40,27 @@ class Expiry(NamedTuple):
     expiry_ms: int
 
 
-def trading_end(segment: str, day: date) -> time:
-    """When the contracts of a segment die on their expiry day, IST.
+TradingEnd = Callable[[str, date], int]
+"""(segment, expiry day in IST) → when trading in its contracts ends · ms UTC."""
 
-    Segments whose hours we do not know keep a contract until midnight.
+
+def usual_end_ms(segment: str, day: date) -> int:
+    """When a segment usually stops trading, for days that no calendar knows. Segments whose hours we do not know trade until midnight.
 
     Source: FACTS §6: F&O trades to 15:40 since 3 August 2026 (closing auction session), to 15:30 before.
     """
+    end = DAY_END
     if segment in ("NSE_FO", "BSE_FO"):
-        return time(15, 40) if day >= _CLOSING_AUCTION else time(15, 30)
-    return DAY_END
+        end = time(15, 40) if day >= _CLOSING_AUCTION else time(15, 30)
+    return ms_of(datetime.combine(day, end, IST))
 
 
-def is_alive(expiry_ms: int, now_ms: int, end: time) -> bool:
-    """True until `end` (IST) of the expiry day: the broker's own stamp, 23:59:59, keeps a dead contract until midnight."""
-    return now_ms < ms_of(datetime.combine(ist_date(expiry_ms), end, IST))
+def is_alive(segment: str, expiry_ms: int, now_ms: int, end_of: TradingEnd = usual_end_ms) -> bool:
+    """True until trading ends on the expiry day: the broker's own stamp, 23:59:59, keeps a dead contract until midnight."""
+    return now_ms < end_of(segment, ist_date(expiry_ms))
 
 
-def expiries_of(listed: Iterable[tuple[int, bool | None]], *, now_ms: int, segment: str) -> list[Expiry]:
+def expiries_of(listed: Iterable[tuple[int, bool | None]], *, now_ms: int, segment: str, end_of: TradingEnd = usual_end_ms) -> list[Expiry]:
     """Say which listed expiries of one underlying are alive, and their kinds.
 
     The broker's flag alone decides between weekly and month's slot; segments without the flag (commodities) have no weeklies. "The last
@@ -66,6 +69,7 @@ def expiries_of(listed: Iterable[tuple[int, bool | None]], *, now_ms: int, segme
     Args:
         listed: (expiry · ms UTC, the broker's `weekly` flag) of any of its contracts, in any order, repeated or not.
         now_ms: market time · ms UTC.
+        end_of: the calendar.
 
     Returns:
         the living ones, nearest first; empty when there are none.
@@ -77,7 +81,7 @@ def expiries_of(listed: Iterable[tuple[int, bool | None]], *, now_ms: int, segme
     first_slot: date | None = None
     for expiry_ms in sorted(flags):
         day, weekly = ist_date(expiry_ms), bool(flags[expiry_ms])
-        if not is_alive(expiry_ms, now_ms, trading_end(segment, day)):
+        if not is_alive(segment, expiry_ms, now_ms, end_of):
             continue
         if not weekly and first_slot is None:
             first_slot = day

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import NamedTuple
 
-from instruments.domain.expiry import expiries_of, resolve_expiry
+from instruments.domain.expiry import TradingEnd, expiries_of, resolve_expiry, usual_end_ms
 from instruments.domain.instrument import DERIVATIVE_TYPES, FUTURE_TYPE, INDEX_TYPE, OptionType
 
 MODES = ("ltpc", "option_greeks", "full", "full_d30")
@@ -91,7 +91,13 @@ def check_strikes_word(word: str) -> None:
 
 
 def resolve(
-    contracts: Iterable[Contract], spots: Mapping[str, float], rules: Iterable[Rule], limits: Mapping[str, int], *, now_ms: int
+    contracts: Iterable[Contract],
+    spots: Mapping[str, float],
+    rules: Iterable[Rule],
+    limits: Mapping[str, int],
+    *,
+    now_ms: int,
+    end_of: TradingEnd = usual_end_ms,
 ) -> Universe:
     """Turn rules into keys per mode.
 
@@ -105,6 +111,7 @@ def resolve(
         rules: the enabled ones, in any order.
         limits: mode → most keys on one connection; a mode not named has none.
         now_ms: market time · ms UTC; contracts past their last trading minute are not followed.
+        end_of: when that is: the calendar.
 
     Raises:
         ValueError: a rule has a word that is no expiry or strikes word.
@@ -112,7 +119,7 @@ def resolve(
     shelf = _Shelf(contracts)
     ordered = sorted(rules, key=lambda rule: (rule.priority, rule.name))
     cut: list[Cut] = []
-    selections = [_select(rule, shelf, spots, now_ms, cut) for rule in ordered]
+    selections = [_select(rule, shelf, spots, _Clock(now_ms, end_of), cut) for rule in ordered]
     taken: dict[str, str] = {}
     used: Counter[tuple[int, str]] = Counter()
     for selection in selections:
@@ -121,6 +128,13 @@ def resolve(
     for key, mode in taken.items():
         by_mode[mode].append(key)
     return Universe({mode: keys for mode, keys in by_mode.items() if keys}, cut, selections)
+
+
+class _Clock(NamedTuple):
+    """Market time · ms UTC, and when a segment's trading ends on a day."""
+
+    now_ms: int
+    end_of: TradingEnd
 
 
 @dataclass
@@ -146,7 +160,7 @@ class _Shelf:
                 (self.futures if kind == FUTURE_TYPE else self.options)[contract.underlying_symbol].append(contract)
 
 
-def _select(rule: Rule, shelf: _Shelf, spots: Mapping[str, float], now_ms: int, cut: list[Cut]) -> Selection:
+def _select(rule: Rule, shelf: _Shelf, spots: Mapping[str, float], clock: _Clock, cut: list[Cut]) -> Selection:
     selection = Selection(rule, [], [], {})
     said = len(cut)
     if rule.what == "keys":
@@ -159,10 +173,10 @@ def _select(rule: Rule, shelf: _Shelf, spots: Mapping[str, float], now_ms: int, 
         chosen = named.get(rule.underlying, []) if rule.underlying else [each for group in named.values() for each in group]
         selection.keys.extend(contract.key for contract in chosen)
     elif rule.what == "futures":
-        _select_derivatives(selection, shelf.futures.get(rule.underlying, []), spots, now_ms, cut)
+        _select_derivatives(selection, shelf.futures.get(rule.underlying, []), spots, clock, cut)
     elif rule.what == "options":
         check_strikes_word(rule.strikes)
-        _select_derivatives(selection, shelf.options.get(rule.underlying, []), spots, now_ms, cut)
+        _select_derivatives(selection, shelf.options.get(rule.underlying, []), spots, clock, cut)
     else:
         raise ValueError(f"rule {rule.name!r} asks for {rule.what!r}, which is none of index, equity, futures, options, keys")
     if not selection.keys and len(cut) == said:
@@ -171,12 +185,13 @@ def _select(rule: Rule, shelf: _Shelf, spots: Mapping[str, float], now_ms: int, 
 
 
 def _select_derivatives(
-    selection: Selection, contracts: Sequence[Contract], spots: Mapping[str, float], now_ms: int, cut: list[Cut]
+    selection: Selection, contracts: Sequence[Contract], spots: Mapping[str, float], clock: _Clock, cut: list[Cut]
 ) -> None:
     rule = selection.rule
     for segment in sorted({contract.segment for contract in contracts}):
         mine = [contract for contract in contracts if contract.segment == segment]
-        listed = expiries_of(((contract.expiry_ms or 0, contract.weekly) for contract in mine), now_ms=now_ms, segment=segment)
+        flags = ((contract.expiry_ms or 0, contract.weekly) for contract in mine)
+        listed = expiries_of(flags, now_ms=clock.now_ms, segment=segment, end_of=clock.end_of)
         by_expiry: dict[int | None, list[Contract]] = defaultdict(list)
         for contract in mine:
             by_expiry[contract.expiry_ms].append(contract)

@@ -16,7 +16,6 @@ from instruments.domain.expiry import (
     expiry_words,
     is_alive,
     resolve_expiry,
-    trading_end,
 )
 from instruments.domain.instrument import IST, day_end, ms_of
 from tests.instruments.rows import MONTHLY, NEXT_MONTHLY, NEXT_WEEKLY, WEEKLY
@@ -69,7 +68,7 @@ def test_kinds_come_from_the_flag_and_the_distance() -> None:
     ],
 )
 def test_an_expiry_dies_at_the_end_of_trading_not_at_midnight(segment: str, day: date, hour: int, minute: int, alive: bool) -> None:
-    assert is_alive(end_ms(day), ist_ms(day, hour, minute), trading_end(segment, day)) is alive
+    assert is_alive(segment, end_ms(day), ist_ms(day, hour, minute)) is alive
 
 
 def test_the_words_move_on_when_an_expiry_dies() -> None:
