@@ -409,15 +409,16 @@ def parse_channel(channel: str) -> OhlcChannel | ChainChannel:
 
 
 def _chain_channel(rest: str) -> ChainChannel:
-    underlying, expiry, strikes = (*rest.split(":"), "", "", "")[:3] if rest.count(":") <= 2 else ("", "", "")
-    if not underlying:
+    parts = rest.split(":")
+    if len(parts) != 3 or not parts[0]:
         raise ClientError(400, "An option chain is chain:<underlying>:<expiry>:<strikes>, as in chain:NIFTY:@w0:atm10.", "channels")
+    underlying, expiry, strikes = parts
     try:
-        check_expiry_word(expiry or "@w0")
-        check_window(strikes or "atm10")
+        check_expiry_word(expiry)
+        check_window(strikes)
     except ValueError as error:
         raise ClientError(400, f"{error}.", "channels") from error
-    return ChainChannel(underlying.upper(), expiry or "@w0", strikes or "atm10")
+    return ChainChannel(underlying.upper(), expiry, strikes)
 
 
 # --- replies --------------------------------------------------------------------------------------------------------------
