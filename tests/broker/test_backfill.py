@@ -470,6 +470,7 @@ def test_after_a_429_it_waits_as_long_as_it_was_told_and_goes_on(broker: Scripte
     assert (mended.calls, mended.healed) == (2, 1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_exchange_s_own_limit_is_kept_to(start_exchange: StartExchange) -> None:  # noqa: F811
     exchange = start_exchange("--instruments", "20", "--seed", "1")

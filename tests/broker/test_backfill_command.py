@@ -103,6 +103,7 @@ def test_gaps_are_healed_at_once(broker: ScriptedServer) -> None:
     assert Gap.objects.get().heal_state == "healed"
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     exchange = RunningExchange("--instruments", "20", "--seed", "1")
     try:

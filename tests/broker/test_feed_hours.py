@@ -47,6 +47,7 @@ def _row(key: str, kind: str, **more: object) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_each_stops_when_its_own_trading_does(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811

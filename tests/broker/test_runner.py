@@ -289,6 +289,7 @@ def test_a_second_feed_of_the_shard_is_refused(
     assert first.process.poll() is None
 
 
+@pytest.mark.long
 def test_a_feed_outside_hours_is_quiet_and_its_restarts_leave_no_gap(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811
@@ -340,6 +341,7 @@ def test_a_full_disk_stops_nothing_and_is_told_and_all_is_journalled_when_it_tak
     assert Counter(row["_id"] for row in store.ticks_collection().find({}, {"_id": 1})) == expected
 
 
+@pytest.mark.long
 def test_a_disk_that_stays_full_is_an_exit_code_of_1(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811

@@ -197,6 +197,7 @@ def test_another_interval_is_drawn_and_remembered(seeded: Seeded, chart: Page, i
     until(equals_rest)
 
 
+@pytest.mark.long
 def test_a_lost_connection_leaves_no_hole(stack: Stack, seeded: Seeded, chart: Page) -> None:  # noqa: F811
     load_all(chart, seeded.start(HISTORY))
     stack.web.kill()

@@ -35,6 +35,7 @@ def test_a_holiday_is_quiet_and_its_connection_is_left_alone_until_the_market_op
     system.prove()
 
 
+@pytest.mark.long
 def test_a_connection_made_in_the_night_is_quiet_too(system: ProxiedSystem) -> None:
     opened = system.opened()
     system.exchange.fault(kind="holiday")

@@ -626,6 +626,7 @@ async def test_redis_restarts_and_clients_see_reconnecting_then_fresh_quotes(db:
             await client.price("TEST|1", 100.0)
 
 
+@pytest.mark.long
 async def test_redis_hangs_and_the_hub_opens_again(db: None, tmp_path: Path, settings: Any) -> None:
     with own_valkey(tmp_path, settings) as valkey, web_server() as server:
         await instruments(1)

@@ -16,6 +16,7 @@ from tests.replay.test_real_data import run_replay
 pytestmark = [pytest.mark.django_db, pytest.mark.realdata, pytest.mark.slow, pytest.mark.usefixtures("valkey")]
 
 
+@pytest.mark.long
 def test_minutes_at_a_hundred_times_speed_end_as_those_at_full_speed_do(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811

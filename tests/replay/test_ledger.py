@@ -10,6 +10,7 @@ import pytest
 from tests.bench import endtoend
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.django_db
 @pytest.mark.usefixtures("valkey")

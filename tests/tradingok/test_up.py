@@ -100,6 +100,7 @@ def test_the_link_signs_in_once_and_is_in_no_log(copies: tuple[Copy, Copy]) -> N
     assert [file.name for file in (one.var / "log").iterdir() if link.group(2) in file.read_text(errors="replace")] == []
 
 
+@pytest.mark.long
 def test_both_copies_store_and_deliver(copies: tuple[Copy, Copy]) -> None:
     for each in copies:
         stored = until(each.ticks, "ticks are stored")

@@ -66,6 +66,7 @@ def test_both_forms_of_the_hundred_frames_are_the_same_recording() -> None:
     assert [pb.FeedResponse.FromString(f) for f in binary] == [pb.FeedResponse.FromString(f) for f in exported]
 
 
+@pytest.mark.long
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_whole_day_captures_lose_no_update() -> None:

@@ -192,6 +192,7 @@ def test_a_session_start_goes_out_in_its_order(start_exchange: StartExchange) ->
     assert frames[0].marketInfo == source[0].marketInfo
 
 
+@pytest.mark.long
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_whole_days_arrive_whole_at_full_speed(start_exchange: StartExchange, tmp_path: Path) -> None:  # noqa: F811
