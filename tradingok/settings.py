@@ -211,6 +211,7 @@ STORE_QUEUE_TICKS = env.integer(
     high=5_000_000,
 )
 TICK_RETENTION_DAYS = env.integer("TRADINGOK_TICK_DAYS", 7, "Days that ticks are kept in MongoDB.", low=1, high=3650)
+CHAIN_RETENTION_DAYS = env.integer("TRADINGOK_CHAIN_DAYS", 30, "Days that each minute's option chains are kept.", low=1, high=3650)
 JOURNAL_SEGMENT_MB = env.integer("TRADINGOK_JOURNAL_SEGMENT_MB", 256, "Size at which a journal segment is closed, in MB.", low=1, high=4096)
 JOURNAL_DAYS = env.number("TRADINGOK_JOURNAL_DAYS", 7, "Days that a journal segment is kept once the store has it.", low=0.01, high=3650)
 JOURNAL_GB = env.number(
@@ -247,6 +248,14 @@ UNIVERSE_UNDERLYINGS = env.words(
 UNIVERSE_WEEKLIES = env.integer("TRADINGOK_WEEKLIES", 2, "Weekly expiries followed by the default rules.", low=0, high=10)
 UNIVERSE_MONTHLIES = env.integer("TRADINGOK_MONTHLIES", 1, "Monthly expiries followed by the default rules.", low=0, high=10)
 UNIVERSE_STRIKES = env.integer("TRADINGOK_STRIKES", 40, "Strikes on each side of the money followed by the default rules.", low=0, high=500)
+
+INTEREST_RATE = env.number(
+    "TRADINGOK_INTEREST_RATE",
+    0.065,
+    "A year's interest, continuous, as a fraction: discounts option prices where the broker sends no greeks.",
+    low=-0.5,
+    high=1,
+)
 
 # --- the broker -------------------------------------------------------------------------------------------------------
 UPSTOX_ACCESS_TOKEN = env.secret(
