@@ -7,6 +7,7 @@ how often it was asked for.
 |---|---|---|
 | drop | cuts feed connections without a close frame | a connection cut |
 | mute | sends nothing; connections stay open and pings are answered; what is due meanwhile is lost | a frame withheld |
+| pause | the market stands still, requests are answered; it goes on where it stood | a step not taken, 50 a second |
 | holiday | every segment closes, then not one frame until cleared | a market_info saying so |
 | garbage | bytes that are no `FeedResponse`, once, on each connection | a message |
 | text_frame | a text frame, once, on each connection | a message |
@@ -73,6 +74,10 @@ class Drop(Once, tag="drop"):
 
 class Mute(Lasting, tag="mute"):
     """Send nothing."""
+
+
+class Pause(Lasting, tag="pause"):
+    """Let the market stand still."""
 
 
 class Holiday(Lasting, tag="holiday"):
@@ -167,6 +172,7 @@ class Clear(Once, tag="clear"):
 Fault = (
     Drop
     | Mute
+    | Pause
     | Holiday
     | Garbage
     | TextFrame

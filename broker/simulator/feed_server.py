@@ -17,10 +17,11 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from broker.simulator.alterations import Alterations, Outgoing
+from broker.simulator.clock import Clock, HostClock
 from broker.simulator.connection import REQUEST, Connection
 from broker.simulator.cut import cut, feed_frame, market_info_frame
 from broker.simulator.errors import ApiError, error_response
-from broker.simulator.faults import ConnectionLimit, Faults, Holiday, Mute
+from broker.simulator.faults import ConnectionLimit, Faults, Holiday, Mute, Pause
 from broker.simulator.ledger import Ledger
 from broker.simulator.limits import CONNECTIONS, PLUS_CONNECTIONS
 from broker.simulator.login import Access
@@ -43,7 +44,15 @@ class FeedServer:
     """Every feed connection of the exchange, and the pump."""
 
     def __init__(
-        self, source: Market, access: Access, faults: Faults, *, ledger: Ledger | None = None, unpaced: bool = False, plus: bool = False
+        self,
+        source: Market,
+        access: Access,
+        faults: Faults,
+        *,
+        clock: Clock | None = None,
+        ledger: Ledger | None = None,
+        unpaced: bool = False,
+        plus: bool = False,
     ) -> None:
         """Bind a market to the wire.
 
@@ -51,6 +60,7 @@ class FeedServer:
             source: the market.
             access: checks feed codes.
             faults: what to do wrong.
+            clock: of the market; None: the host's.
             ledger: where each sent message is written down; None: nowhere.
             unpaced: the source gives as much as it is asked for (replay at full speed).
             plus: limits of the broker's Plus plan.
@@ -60,6 +70,7 @@ class FeedServer:
         self.before_step: Callable[[], None] = lambda: None
         self._alterations = Alterations(faults)
         self._source, self._access, self._faults, self._ledger = source, access, faults, ledger
+        self._clock = clock or HostClock()
         self._unpaced, self._plus = unpaced, plus
         self._number = ledger.connections if ledger else 0
         self._told = self._state_now()
@@ -148,9 +159,20 @@ class FeedServer:
                 await asyncio.sleep(max(0.0, STEP_SECONDS - (time.monotonic() - began)))
 
     def step(self, wall_ms: int) -> bool:
-        """Send what is due at this time; return whether anything was."""
+        """Send what is due at this time of the host; return whether anything was."""
         self.before_step()
-        updates = self._source.due(wall_ms, self.wanted())
+        moved = False
+        if self._faults.take(Pause, time.time()) is not None:
+            self._clock.stand(wall_ms)
+        else:
+            for market_ms in self._clock.advance(wall_ms):
+                moved |= self._bring_to(market_ms)
+        self._tend()
+        return moved
+
+    def _bring_to(self, market_ms: int) -> bool:
+        """Have the market go on to this moment; tell what it has become, and what came on the way."""
+        updates = self._source.due(market_ms, self.wanted())
         state = self._state_now()
         if state != self._told:
             self._told = state
@@ -158,7 +180,6 @@ class FeedServer:
                 self._queue_info(connection)
         for update in updates:
             self._fan_out(update)
-        self._tend()
         return bool(updates)
 
     def wanted(self) -> set[str]:

@@ -106,6 +106,24 @@ def test_mute_sends_nothing_and_keeps_the_connection(exchange: RunningExchange, 
     receive_until(following, lambda got: has(got, INDEX))
 
 
+def test_a_paused_market_stands_still_and_goes_on_where_it_stood(exchange: RunningExchange, following: ClientConnection) -> None:
+    exchange.fault(kind="pause")
+    stood = exchange.wait_for(lambda state: state["faults"].get("pause", 0) > 0)
+    chain = {"instrument_key": INDEX, "expiry_date": exchange.get("/v2/option/contract", instrument_key=INDEX).json()["data"][0]["expiry"]}
+    first = exchange.get("/v2/option/chain", **chain).json()
+    drain(following, 0.5)
+    frames = drain(following, 4)
+    assert {frame.type for frame in frames} == {pb.market_info}
+    assert {frame.currentTs for frame in frames} == {stood["market_ms"]}
+    following.send(request("change_mode", [INDEX], "ltpc"))
+    (snapshot,) = (frame for frame in receive_until(following, lambda got: has(got, INDEX, pb.initial_feed)) if frame.feeds)
+    assert snapshot.currentTs == stood["market_ms"]
+    assert exchange.get("/v2/option/chain", **chain).json() == first
+    exchange.fault(kind="clear")
+    gone_on = receive_until(following, lambda got: has(got, INDEX))[-1]
+    assert stood["market_ms"] < gone_on.currentTs <= time.time() * 1000 - 4_000  # behind by as long as it stood
+
+
 def test_mute_ends_by_itself(exchange: RunningExchange, following: ClientConnection) -> None:
     exchange.fault(kind="mute", seconds=1)
     drain(following, 0.3)
