@@ -12,6 +12,7 @@ COUNTS = (
     *("batches_received_total", "batches_lost_total", "entries_received_total", "entries_stale_total", "reloads_total"),
     *("marked_total", "delivered_total", "merged_total", "forgotten_total", "controls_dropped_total", "sent_bytes_total"),
     *("candles_received_total", "notices_received_total", "candles_drained_total", "candles_merged_total", "snapshots_drained_total"),
+    *("chains_drained_total", "chains_merged_total", "chain_snapshots_drained_total"),
     *("connections_accepted_total", "connections_refused_total", "clients_slow_told_total", "clients_aborted_total"),
 )
 """Names of `Hub.counts`."""
@@ -25,6 +26,9 @@ OUTBOX_COUNTS = {
     "candles_drained_total": "candles_drained_total",
     "candles_merged_total": "candles_merged_total",
     "snapshots_drained_total": "snapshots_drained_total",
+    "chains_drained_total": "chains_drained_total",
+    "chains_merged_total": "chains_merged_total",
+    "chain_snapshots_drained_total": "chain_snapshots_drained_total",
 }
 """Totals of this process → what each client adds to them."""
 

@@ -7,7 +7,8 @@ its `window` open: then a tick's ready-made bytes are collected there for the le
 
 Every mark is accounted for: what was marked was delivered, merged, forgotten, or is waiting.
 
-A chart is a followed Series of candles: one number is remembered of each, up to where the client has it.
+A chart is a followed Series of candles, a chain a followed ChainSeries: one number is remembered of each, up to where the client has it.
+Each change of a followed chain is drained, merged, or part of a snapshot.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
+from marketdata.chain_series import ChainSeries
 from marketdata.ohlc_series import NOTHING, Series
 from marketdata.wire import FULL_DEPTH
 
@@ -43,6 +45,7 @@ class Outbox:
         modes: instrument id → LTPC or FULL, of every subscription.
         dirty: instrument id → whether the levels are owed too.
         charts: every followed series → up to where the client has it.
+        chains: every followed window of an option chain → number of the last change that the client was given.
         all_gaps: whether it is told of every gap, not only of those in what it follows.
         window: where ticks of the present batch are collected; None while they are to be marked instead.
         collected: what `window` has collected, empty between batches.
@@ -55,25 +58,32 @@ class Outbox:
         candles_drained_total: changed candles handed to the writer, one by one.
         candles_merged_total: changes of candles that a newer change of the same replaced before they were drained.
         snapshots_drained_total: whole charts handed to the writer.
+        chains_drained_total: changes of chains handed to the writer, one by one.
+        chains_merged_total: changes of chains that were told together with a newer one.
+        chain_snapshots_drained_total: whole chains handed to the writer.
     """
 
     __slots__ = (
-        *("_control", "_control_bytes", "_moved", "_notices", "_taken", "all_gaps", "candles_drained_total", "candles_merged_total"),
-        *("charts", "collected", "delivered_total", "dirty", "dropped_total", "forgotten_total", "merged_total", "modes"),
-        *("owed_total", "sent_bytes", "snapshots_drained_total", "window"),
+        *("_chains_moved", "_control", "_control_bytes", "_moved", "_notices", "_taken", "all_gaps", "candles_drained_total"),
+        *("candles_merged_total", "chain_snapshots_drained_total", "chains", "chains_drained_total", "chains_merged_total", "charts"),
+        *("collected", "delivered_total", "dirty", "dropped_total", "forgotten_total", "merged_total", "modes", "owed_total"),
+        *("sent_bytes", "snapshots_drained_total", "window"),
     )
 
     def __init__(self) -> None:
         self.modes: dict[int, int] = {}
         self.dirty: dict[int, bool] = {}
         self.charts: dict[Series, Chart] = {}
+        self.chains: dict[ChainSeries, int] = {}
         self.all_gaps = False
         self.window: list[bytes] | None = None
         self.collected: list[bytes] = []
         self.owed_total = self.delivered_total = self.merged_total = self.forgotten_total = 0
         self.dropped_total = self.sent_bytes = 0
         self.candles_drained_total = self.candles_merged_total = self.snapshots_drained_total = 0
+        self.chains_drained_total = self.chains_merged_total = self.chain_snapshots_drained_total = 0
         self._moved: dict[Series, None] = {}
+        self._chains_moved: dict[ChainSeries, None] = {}
         self._taken = 0
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
@@ -142,7 +152,7 @@ class Outbox:
 
     def open_window(self) -> bool:
         """Let ticks be collected from now on. False: something is owed, which has to go out first."""
-        if self.dirty or self._control or self._notices or self._moved:
+        if self.dirty or self._control or self._notices or self._moved or self._chains_moved:
             return False
         self.window = self.collected
         return True
@@ -183,6 +193,35 @@ class Outbox:
             self.candles_merged_total += drained.merged
             self.snapshots_drained_total += drained.is_snapshot
             self.candles_drained_total += 0 if drained.is_snapshot else len(drained.frames)
+            yield from drained.frames
+
+    def follow_chain(self, series: ChainSeries) -> None:
+        """Follow a window of a chain; the whole is owed, whether or not the client has it already."""
+        self.chains[series] = NOTHING
+        self.mark_chain(series)
+
+    def unfollow_chain(self, series: ChainSeries) -> bool:
+        """Follow it no more; nothing of it is owed then. False: it was not followed."""
+        self._chains_moved.pop(series, None)
+        return self.chains.pop(series, None) is not None
+
+    def mark_chain(self, series: ChainSeries) -> None:
+        """Note that a followed chain has changed."""
+        self.window = None
+        self._chains_moved[series] = None
+
+    def drain_chains(self) -> Iterator[bytes]:
+        """Yield what has changed in the followed chains, each once, as it is when its turn comes; as `drain_charts` does."""
+        for series in list(self._chains_moved):
+            if series not in self._chains_moved:
+                continue  # followed no more by now
+            del self._chains_moved[series]
+            drained = series.drain(self.chains[series])
+            self.chains[series] = drained.seen
+            # Merged: strikes have their newest values only, and what a strike was in between is told to nobody who comes later.
+            self.chains_merged_total += drained.merged
+            self.chain_snapshots_drained_total += drained.is_snapshot
+            self.chains_drained_total += 0 if drained.is_snapshot else len(drained.frames)
             yield from drained.frames
 
     def push(self, message: bytes) -> None:
