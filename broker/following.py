@@ -16,7 +16,7 @@ from broker.journal import Journal
 from broker.liveness import segment_of
 from broker.pipeline import Pipeline
 from broker.store_calls import STORE_ERRORS, ask_store
-from broker.universe import reconcile, within_limits
+from broker.universe import Limits, fit, reconcile
 from broker.upstox.feed import FeedConnection
 from instruments.selectors import instrument_ids, instrument_keys, universe_resolve
 from instruments.services import instrument_placeholder_create, rules_default_create, spots_record
@@ -40,7 +40,7 @@ class Following:
             rules are left out because they are not valid, and `feed_shards`: how many feeds there are.
     """
 
-    def __init__(self, journal: Journal, pipeline: Pipeline, *, shard: int, shards: int, limits: Mapping[str, int]) -> None:
+    def __init__(self, journal: Journal, pipeline: Pipeline, *, shard: int, shards: int, limits: Limits) -> None:
         self.instruments: dict[str, int] = {}
         self.keys: dict[int, str] = {}
         self.subscribed: dict[str, str] = {}
@@ -109,8 +109,8 @@ class Following:
         """
         if connection is not self._connection:
             self._connection, self.subscribed = connection, {}
-        wanted = within_limits(self._rules, await self._demanded(), self._limits)
-        requests = reconcile(self.subscribed, wanted)
+        wanted = fit(self._rules, await self._demanded(), self._limits).wanted
+        requests = reconcile(self.subscribed, wanted, self._limits)
         if not requests:
             return
         left = {self.instruments[key] for key in self.subscribed if key not in wanted}

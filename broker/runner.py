@@ -16,7 +16,6 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +40,7 @@ from broker.sessions import Token
 from broker.store_calls import STORE_ERRORS, ask_store
 from broker.store_writer import StoreWriter
 from broker.tending import JournalTender
+from broker.universe import Limits
 from broker.upstox.protocol import FeedUnavailable
 from broker.warming import warm_up
 from instruments.domain.instrument import INDEX_TYPE
@@ -84,7 +84,7 @@ class FeedConfig:
         api_url: the broker's REST address.
         window_ms: one group message a window.
         candle_grace_ms: market time that a minute waits for its bar before it is told as closed.
-        limits: mode → keys on this connection.
+        limits: of this connection.
         batch_ticks, batch_ms, queue_ticks: of the store writer.
         segment_bytes: size at which a journal segment is closed.
         journal_limits: how much of the journal is kept.
@@ -96,7 +96,7 @@ class FeedConfig:
     api_url: str
     window_ms: int
     candle_grace_ms: int
-    limits: Mapping[str, int]
+    limits: Limits
     batch_ticks: int
     batch_ms: int
     queue_ticks: int
@@ -436,8 +436,8 @@ class FeedRunner:
             self._changed.set()
 
     def _status(self) -> FeedStatus:
-        writer, limits = self.writer, self.config.limits
-        modes = Counter(self.following.subscribed.values())
+        writer, modes = self.writer, Counter(self.following.subscribed.values())
+        limits = self.config.limits.of(modes)
         counters: dict[str, float] = {}
         parts = (self.journal, self._tender, self.pipeline, self.candles, writer, self.publisher, self.following, self.holes)
         for part in parts:

@@ -1,9 +1,12 @@
-"""What to ask of the broker: wanted against actual, in the fewest requests, within the limits of a connection. Pure."""
+"""What to ask of the broker: wanted against actual, in the fewest requests, within a connection's limits at every moment. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from instruments.domain.universe import STRENGTH
 
 
 class Request(NamedTuple):
@@ -14,36 +17,101 @@ class Request(NamedTuple):
     keys: list[str]
 
 
-def within_limits(wanted: Mapping[str, str], demanded: Mapping[str, str], limits: Mapping[str, int]) -> dict[str, str]:
-    """Add demanded keys to the wanted ones as far as each mode's limit lets them.
+class Limits(NamedTuple):
+    """The broker's limits of one connection, mode → keys; a mode not named has none.
+
+    Attributes:
+        alone: while no other mode is in use.
+        mixed: while several are; never more than `alone`.
+    """
+
+    alone: Mapping[str, int]
+    mixed: Mapping[str, int]
+
+    def of(self, counts: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the limits in force while so many keys are followed by mode."""
+        if sum(count > 0 for count in counts.values()) < 2:
+            return self.alone
+        return {mode: min(limit, self.mixed.get(mode, 0)) for mode, limit in self.alone.items()}
+
+    def hold(self, counts: Mapping[str, int]) -> bool:
+        """Whether a connection may follow so many keys by mode."""
+        limits = self.of(counts)
+        return all(count <= limits.get(mode, 0) for mode, count in counts.items() if count)
+
+
+class Fitted(NamedTuple):
+    """What is to be followed. `wanted`: key → mode · `refused`: demanded key → why there is no room for it."""
+
+    wanted: dict[str, str]
+    refused: dict[str, str]
+
+
+def fit(rules: Mapping[str, str], demanded: Mapping[str, str], limits: Limits) -> Fitted:
+    """Give clients' demand the room that the rules leave.
+
+    A mode that is not in use yet may lower the limits of those that are: then a key that is demanded in it is followed in full mode,
+    which carries all that is asked for, where that has room.
 
     Args:
-        wanted: key → mode, by the rules; already within the limits.
-        demanded: key → mode, by clients; keys that the rules want stay as the rules want them.
-        limits: mode → keys on one connection.
+        rules: key → mode; within the limits already, and never touched, but that a key may be followed in a stronger mode.
+        demanded: key → mode, who came first first.
+        limits: of the connection.
     """
-    merged = dict(wanted)
-    counts = dict.fromkeys(limits, 0)
-    for mode in merged.values():
-        counts[mode] = counts.get(mode, 0) + 1
+    wanted, counts = dict(rules), Counter(rules.values())
+    refused = {}
     for key, mode in demanded.items():
-        if key not in merged and counts.get(mode, 0) < limits.get(mode, 0):
-            merged[key] = mode
-            counts[mode] += 1
-    return merged
+        present = wanted.get(key)
+        if present is not None and STRENGTH[present] >= STRENGTH[mode]:
+            continue
+        taken = next((each for each in dict.fromkeys((mode, "full")) if _has_room(counts, present, each, limits)), None)
+        if taken is not None:
+            _move(counts, present, taken)
+            wanted[key] = taken
+        elif present is None:
+            present_limit = limits.of(counts | {mode: counts[mode] + 1}).get(mode, 0)
+            refused[key] = f"the broker's limit of {present_limit} instruments in {mode} mode on one connection is reached"
+    return Fitted(wanted, refused)
 
 
-def reconcile(actual: Mapping[str, str], wanted: Mapping[str, str]) -> list[Request]:
-    """Return the requests that turn `actual` (key → mode) into `wanted`: leave first, so that the limits hold all the time."""
-    gone = sorted(key for key in actual if key not in wanted)
-    requests = [Request("unsub", "", gone)] if gone else []
-    modes = sorted(set(wanted.values()))
-    for mode in modes:
-        moved = sorted(key for key, to in wanted.items() if to == mode and actual.get(key, mode) != mode)
-        if moved:
-            requests.append(Request("change_mode", mode, moved))
-    for mode in modes:
-        new = sorted(key for key, to in wanted.items() if to == mode and key not in actual)
-        if new:
-            requests.append(Request("sub", mode, new))
-    return requests
+def _has_room(counts: Counter[str], present: str | None, mode: str, limits: Limits) -> bool:
+    moved = counts.copy()
+    _move(moved, present, mode)
+    return limits.hold(moved)
+
+
+def _move(counts: Counter[str], present: str | None, mode: str) -> None:
+    if present is not None:
+        counts[present] -= 1
+    counts[mode] += 1
+
+
+def reconcile(actual: Mapping[str, str], wanted: Mapping[str, str], limits: Limits) -> list[Request]:
+    """Return the requests that turn `actual` (key → mode) into `wanted`; both are within the limits, and so is whatever lies between.
+
+    Keys that stay in their mode are in no request. First leaves what goes; then modes are changed, key by key within the limits; last
+    comes what is new. A key whose mode cannot be changed without passing a limit on the way (both modes are full, or the first key
+    of a second mode lowers the limit of the first) leaves with the others and comes back with the new ones.
+    """
+    leaving = {key for key in actual if key not in wanted}
+    counts = Counter(mode for key, mode in actual.items() if key not in leaving)
+    moving: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(wanted, key=lambda key: (wanted[key], key)):
+        mode, present = wanted[key], actual.get(key)
+        if present is None or present == mode:
+            continue
+        if _has_room(counts, present, mode, limits):
+            _move(counts, present, mode)
+            moving[mode].append(key)
+        else:
+            counts[present] -= 1
+            leaving.add(key)
+    coming: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(wanted):
+        if key not in actual or key in leaving:
+            coming[wanted[key]].append(key)
+    return [
+        *([Request("unsub", "", sorted(leaving))] if leaving else []),
+        *(Request("change_mode", mode, keys) for mode, keys in moving.items()),
+        *(Request("sub", mode, coming[mode]) for mode in sorted(coming)),
+    ]

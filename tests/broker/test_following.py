@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection
 from broker.following import Following, ids_with_placeholders
 from broker.journal import Journal, JournalReader
 from broker.pipeline import Pipeline
+from broker.universe import Limits
 from broker.upstox.decode import decode
 from broker.upstox.feed import FeedConnection, open_feed
 from broker.upstox.protocol import FeedUnavailable
@@ -40,7 +41,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def follow(journal: Journal, *, shard: int = 0, shards: int = 1, full: int = 100) -> Following:
-    return Following(journal, Pipeline(), shard=shard, shards=shards, limits={"full": full, "ltpc": 100})
+    return Following(
+        journal, Pipeline(), shard=shard, shards=shards, limits=Limits({"full": full, "ltpc": 100}, {"full": full, "ltpc": 100})
+    )
 
 
 def rule(*keys: str) -> None:

@@ -17,6 +17,7 @@ from broker.pipeline import Pipeline
 from broker.receiving import Receiver
 from broker.report import COUNTS
 from broker.store_writer import StoreWriter
+from broker.universe import Limits
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 from tests.payloads import frame, option_feed
 
@@ -40,7 +41,7 @@ class Bench:
         self.journal.open()
         self.pipeline = Pipeline()
         self.liveness = Liveness()
-        self.following = Following(self.journal, self.pipeline, shard=0, shards=1, limits={"full": 10})
+        self.following = Following(self.journal, self.pipeline, shard=0, shards=1, limits=Limits({"full": 10}, {"full": 10}))
         self.following.learn(IDS)
         self.writer = StoreWriter(
             folder, shard=0, journal_last_us=0, name_unknown=lambda keys: {}, batch_ticks=100, batch_ms=100, queue_ticks=1000

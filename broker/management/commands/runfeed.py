@@ -17,6 +17,7 @@ from broker.journal import JournalBusy
 from broker.journal_keeping import JournalLimits
 from broker.leftovers import Leftovers
 from broker.runner import FeedConfig, FeedRunner, ShardTaken
+from broker.universe import Limits
 from marketdata.live_state import MAX_SHARDS, ShardsDisagree
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def feed_config(shard: int, shards: int) -> FeedConfig:
         api_url=settings.UPSTOX_API_URL,
         window_ms=settings.EMISSION_WINDOW_MS,
         candle_grace_ms=settings.CANDLE_GRACE_MS,
-        limits=settings.BROKER_MODE_LIMITS,
+        limits=Limits(settings.BROKER_MODE_LIMITS, settings.BROKER_MIXED_MODE_LIMITS),
         batch_ticks=settings.STORE_BATCH_TICKS,
         batch_ms=settings.STORE_BATCH_MS,
         queue_ticks=settings.STORE_QUEUE_TICKS,
