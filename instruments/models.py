@@ -11,18 +11,15 @@ from django_mongodb_backend.fields import ArrayField
 
 from instruments.domain.expiry import check_expiry_word
 from instruments.domain.instrument import split_key
-from instruments.domain.universe import check_strikes_word
+from instruments.domain.strikes import check_strikes_word
+
+EVERY_FILTER = ("lot_size", "active_from", "active_to")
+"""Ends each index of the API's lists: filters that come with any other."""
 
 
-class Instrument(models.Model):
-    """One contract, share or index, under an id of our own that is never used again.
+class InstrumentState(models.Model):
+    """What the masters say of an instrument, and for how long: [active_from, active_to), by the `as_of` of the masters."""
 
-    The broker's keys are recycled (FACTS §4): `instrument_key` is unique among *active* rows only, and meant this
-    instrument from `active_from` until `active_to`. `identity` is what it is, for ever.
-    """
-
-    id = models.BigIntegerField(primary_key=True, db_column="_id", editable=False)
-    identity = models.CharField(max_length=120, help_text="What it is: segment, underlying, expiry, strike, type; or ISIN; or key.")
     instrument_key = models.CharField(max_length=80, help_text="The broker's key, as in NSE_FO|51420.")
     segment = models.CharField(max_length=12)
     exchange = models.CharField(max_length=8)
@@ -40,10 +37,24 @@ class Instrument(models.Model):
     exchange_token = models.CharField(max_length=20, null=True, blank=True)
     isin = models.CharField(max_length=12, null=True, blank=True)
     cas_eligible = models.BooleanField(default=False, help_text="Takes part in the closing auction: its trading ends before its segment's.")
+    active_from = models.DateTimeField(help_text="As of the master that said so first")
+    active_to = models.DateTimeField(null=True, blank=True, help_text="As of the master that said otherwise, or no more")
+
+    class Meta:
+        abstract = True
+
+
+class Instrument(InstrumentState):
+    """One contract, share or index, under an id of our own that is never used again; its present state, or its last.
+
+    The broker's keys are recycled (FACTS §4): `instrument_key` is unique among *active* rows only. `identity` is what it is,
+    for ever. What it was before, its versions say.
+    """
+
+    id = models.BigIntegerField(primary_key=True, db_column="_id", editable=False)
+    identity = models.CharField(max_length=120, help_text="What it is: segment, underlying, expiry, strike, type; or ISIN; or key.")
     placeholder = models.BooleanField(default=False, help_text="Seen in the feed, unknown to the master.")
     active = models.BooleanField(default=True)
-    active_from = models.DateTimeField()
-    active_to = models.DateTimeField(null=True, blank=True)
     fingerprint = models.BigIntegerField(default=0, editable=False, help_text="Hash of the master's row: equal means nothing to write.")
 
     class Meta:
@@ -54,12 +65,12 @@ class Instrument(models.Model):
         # Each list query of the API finds its filters and its order (by id) in one index: see instruments/api/queries.py.
         indexes = [
             models.Index(fields=["instrument_key", "active_from", "active", "id"], name="instrument_key_tenure"),
-            models.Index(fields=["active", "id"], name="instrument_active"),
-            models.Index(fields=["active", "segment", "id", "instrument_type"], name="instrument_segment"),
-            models.Index(fields=["active", "instrument_type", "id"], name="instrument_type"),
-            models.Index(fields=["active", "expiry", "id", "segment", "instrument_type"], name="instrument_expiry"),
+            models.Index(fields=["active", "id", *EVERY_FILTER], name="instrument_active"),
+            models.Index(fields=["active", "segment", "id", "instrument_type", *EVERY_FILTER], name="instrument_segment"),
+            models.Index(fields=["active", "instrument_type", "id", *EVERY_FILTER], name="instrument_type"),
+            models.Index(fields=["active", "expiry", "id", "segment", "instrument_type", *EVERY_FILTER], name="instrument_expiry"),
             models.Index(
-                fields=["active", "underlying_symbol", "id", "expiry", "strike_price", "instrument_type", "segment"],
+                fields=["active", "underlying_symbol", "id", "expiry", "strike_price", "instrument_type", "segment", *EVERY_FILTER],
                 name="instrument_underlying",
             ),
             models.Index(
@@ -93,23 +104,29 @@ class MasterLoad(models.Model):
         return f"{self.rows} rows as of {self.as_of:%Y-%m-%d %H:%M}"
 
 
-class InstrumentVersion(models.Model):
-    """What an instrument was until a master said otherwise: its key, lot and the rest, for `as_of`. What it is now, Instrument has."""
+class InstrumentVersion(InstrumentState):
+    """A state that has ended because another of the same instrument followed: another lot, another key, a return after an absence.
+
+    An instrument's versions and its row in Instrument never overlap and leave no hole but its absences.
+    """
 
     instrument = models.BigIntegerField(help_text="Instrument id")
-    instrument_key = models.CharField(max_length=80)
-    since = models.DateTimeField(help_text="As of the master that said so first")
-    until = models.DateTimeField(help_text="As of the master that said otherwise, or no more")
-    fields = models.JSONField(help_text="The fields of the master's row, by their names in Instrument")
 
     class Meta:
         indexes = [
-            models.Index(fields=["instrument", "until"], name="instrument_version"),
-            models.Index(fields=["instrument_key", "until"], name="instrument_version_key"),
+            models.Index(fields=["instrument_key", "active_to"], name="instrument_version_key"),
+            models.Index(
+                fields=["instrument", "active_to", "active_from", "segment", "instrument_type", "expiry", "lot_size"],
+                name="instrument_version",
+            ),
+            models.Index(
+                fields=["underlying_symbol", "instrument", "expiry", "strike_price", "instrument_type", "segment", *EVERY_FILTER],
+                name="instrument_version_underlying",
+            ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.instrument} until {self.until:%Y-%m-%d}"
+        return f"{self.trading_symbol} until {self.active_to:%Y-%m-%d}"
 
 
 class UniverseChange(models.Model):

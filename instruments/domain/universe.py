@@ -6,8 +6,6 @@ matched nothing, is said with its reason.
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +13,14 @@ from datetime import date
 from typing import NamedTuple
 
 from instruments.domain.expiry import TradingEnd, expiries_of, resolve_expiry, usual_end_ms
-from instruments.domain.instrument import DERIVATIVE_TYPES, FUTURE_TYPE, INDEX_TYPE, OptionType
+from instruments.domain.instrument import DERIVATIVE_TYPES, FUTURE_TYPE, INDEX_TYPE, ist_date
+from instruments.domain.strikes import INDEX_VOLATILITY, OTHER_VOLATILITY, at_the_money, check_strikes_word, strikes_window
 
 MODES = ("ltpc", "option_greeks", "full", "full_d30")
 """What a subscription carries, from little to much."""
 STRENGTH = {mode: rank for rank, mode in enumerate(MODES)}
-OPTION_TYPES = frozenset(OptionType)
-ALL_STRIKES = "all"
-_AROUND_MONEY = re.compile(r"atm(\d{1,3})")
+WHATS = ("index", "equity", "futures", "options", "keys")
+"""What a rule may ask for."""
 
 
 class Contract(NamedTuple):
@@ -55,12 +53,20 @@ class Rule(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What one rule means now: the keys it asks for, most important first, the expiries meant, and the strike taken for the money."""
+    """What one rule means now.
+
+    Attributes:
+        keys: what it asks for, most important first. Of options the underlying comes first, whose price says where the money is.
+        expiries: those meant.
+        at_the_money: expiry → the strike taken for the money · INR.
+        unpriced: expiries whose underlying has no known price: the middle of the strike list stands for the money.
+    """
 
     rule: Rule
     keys: list[str]
     expiries: list[date]
     at_the_money: dict[date, float]
+    unpriced: list[date]
 
 
 class Cut(NamedTuple):
@@ -77,17 +83,14 @@ class Universe(NamedTuple):
     by_mode: mode → keys, each key in one mode only; most important first; never more on one connection than the mode's limit.
     cut: what was asked for and left out.
     selections: rule by rule in order of priority, before any limit.
+    next_end_ms: when trading next ends in an expiry of what the rules speak of, followed or not, since words such as @w1 then move on:
+        resolve again then · ms UTC; None when nothing of it expires.
     """
 
     by_mode: dict[str, list[str]]
     cut: list[Cut]
     selections: list[Selection]
-
-
-def check_strikes_word(word: str) -> None:
-    """Raise ValueError, with the words that there are, unless `word` is one."""
-    if word != ALL_STRIKES and not _AROUND_MONEY.fullmatch(word):
-        raise ValueError(f"{word[:20]!r} names no strikes; write all, or atm10 for ten on each side of the money")
+    next_end_ms: int | None = None
 
 
 def resolve(
@@ -117,9 +120,10 @@ def resolve(
         ValueError: a rule has a word that is no expiry or strikes word.
     """
     shelf = _Shelf(contracts)
+    market = _Market(spots, now_ms, end_of)
     ordered = sorted(rules, key=lambda rule: (rule.priority, rule.name))
     cut: list[Cut] = []
-    selections = [_select(rule, shelf, spots, _Clock(now_ms, end_of), cut) for rule in ordered]
+    selections = [_select(rule, shelf, market, cut) for rule in ordered]
     taken: dict[str, str] = {}
     used: Counter[tuple[int, str]] = Counter()
     for selection in selections:
@@ -127,14 +131,31 @@ def resolve(
     by_mode: dict[str, list[str]] = {mode: [] for mode in MODES}
     for key, mode in taken.items():
         by_mode[mode].append(key)
-    return Universe({mode: keys for mode, keys in by_mode.items() if keys}, cut, selections)
+    return Universe({mode: keys for mode, keys in by_mode.items() if keys}, cut, selections, market.next_end_ms)
 
 
-class _Clock(NamedTuple):
-    """Market time · ms UTC, and when a segment's trading ends on a day."""
+@dataclass
+class _Market:
+    """Prices, market time · ms UTC, and when a segment's trading ends on a day, asked once each."""
 
+    spots: Mapping[str, float]
     now_ms: int
     end_of: TradingEnd
+    next_end_ms: int | None = None
+    ends: dict[tuple[str, date], int] = field(default_factory=dict)
+
+    def end_ms(self, segment: str, day: date) -> int:
+        """When trading ends."""
+        end = self.ends.get((segment, day))
+        if end is None:
+            end = self.ends[segment, day] = self.end_of(segment, day)
+            if end > self.now_ms and (self.next_end_ms is None or end < self.next_end_ms):
+                self.next_end_ms = end
+        return end
+
+    def has_ended(self, contract: Contract) -> bool:
+        """True when trading in a contract has ended."""
+        return contract.expiry_ms is not None and self.end_ms(contract.segment, ist_date(contract.expiry_ms)) <= self.now_ms
 
 
 @dataclass
@@ -160,41 +181,53 @@ class _Shelf:
                 (self.futures if kind == FUTURE_TYPE else self.options)[contract.underlying_symbol].append(contract)
 
 
-def _select(rule: Rule, shelf: _Shelf, spots: Mapping[str, float], clock: _Clock, cut: list[Cut]) -> Selection:
-    selection = Selection(rule, [], [], {})
+def _select(rule: Rule, shelf: _Shelf, market: _Market, cut: list[Cut]) -> Selection:
+    selection = Selection(rule, [], [], {}, [])
     said = len(cut)
     if rule.what == "keys":
-        selection.keys.extend(key for key in rule.keys if key in shelf.by_key)
-        unknown = [key for key in rule.keys if key not in shelf.by_key]
-        if unknown:
-            cut.append(Cut(rule.name, rule.mode, "no active instrument has this key", unknown))
+        _select_keys(selection, shelf, market, cut)
     elif rule.what in ("index", "equity"):
         named = shelf.indices if rule.what == "index" else shelf.equities
         chosen = named.get(rule.underlying, []) if rule.underlying else [each for group in named.values() for each in group]
         selection.keys.extend(contract.key for contract in chosen)
     elif rule.what == "futures":
-        _select_derivatives(selection, shelf.futures.get(rule.underlying, []), spots, clock, cut)
+        _select_derivatives(selection, shelf.futures.get(rule.underlying, []), shelf, market, cut)
     elif rule.what == "options":
         check_strikes_word(rule.strikes)
-        _select_derivatives(selection, shelf.options.get(rule.underlying, []), spots, clock, cut)
+        _select_derivatives(selection, shelf.options.get(rule.underlying, []), shelf, market, cut)
     else:
-        raise ValueError(f"rule {rule.name!r} asks for {rule.what!r}, which is none of index, equity, futures, options, keys")
+        raise ValueError(f"rule {rule.name!r} asks for {rule.what!r}, which is none of {', '.join(WHATS)}")
     if not selection.keys and len(cut) == said:
         cut.append(Cut(rule.name, rule.mode, f"no active {rule.what} instrument of {rule.underlying or 'any underlying'}", []))
     return selection
 
 
-def _select_derivatives(
-    selection: Selection, contracts: Sequence[Contract], spots: Mapping[str, float], clock: _Clock, cut: list[Cut]
-) -> None:
+def _select_keys(selection: Selection, shelf: _Shelf, market: _Market, cut: list[Cut]) -> None:
+    rule = selection.rule
+    unknown, ended = [], []
+    for key in dict.fromkeys(rule.keys):
+        contract = shelf.by_key.get(key)
+        if contract is None:
+            unknown.append(key)
+        elif market.has_ended(contract):
+            ended.append(key)
+        else:
+            selection.keys.append(key)
+    if unknown:
+        cut.append(Cut(rule.name, rule.mode, "no active instrument has this key", unknown))
+    if ended:
+        cut.append(Cut(rule.name, rule.mode, "trading in this contract has ended", ended))
+
+
+def _select_derivatives(selection: Selection, contracts: Sequence[Contract], shelf: _Shelf, market: _Market, cut: list[Cut]) -> None:
     rule = selection.rule
     for segment in sorted({contract.segment for contract in contracts}):
-        mine = [contract for contract in contracts if contract.segment == segment]
-        flags = ((contract.expiry_ms or 0, contract.weekly) for contract in mine)
-        listed = expiries_of(flags, now_ms=clock.now_ms, segment=segment, end_of=clock.end_of)
-        by_expiry: dict[int | None, list[Contract]] = defaultdict(list)
-        for contract in mine:
-            by_expiry[contract.expiry_ms].append(contract)
+        by_expiry: dict[int, list[Contract]] = defaultdict(list)
+        for contract in contracts:
+            if contract.segment == segment and contract.expiry_ms is not None:
+                by_expiry[contract.expiry_ms].append(contract)
+        flags = ((expiry_ms, contract.weekly) for expiry_ms, mine in by_expiry.items() for contract in mine)
+        listed = expiries_of(flags, now_ms=market.now_ms, segment=segment, end_of=market.end_ms)
         meant = []
         for word in rule.expiries:
             expiry = resolve_expiry(word, listed)
@@ -204,46 +237,28 @@ def _select_derivatives(
                 meant.append(expiry)
         selection.expiries.extend(expiry.date for expiry in meant)
         for expiry in meant:
-            _select_expiry(selection, expiry.date, by_expiry[expiry.expiry_ms], spots)
+            _select_expiry(selection, expiry.date, by_expiry[expiry.expiry_ms], shelf, market)
 
 
-def _select_expiry(selection: Selection, day: date, contracts: Sequence[Contract], spots: Mapping[str, float]) -> None:
+def _select_expiry(selection: Selection, day: date, contracts: Sequence[Contract], shelf: _Shelf, market: _Market) -> None:
+    rule, underlying = selection.rule, contracts[0].underlying_key or ""
     if contracts[0].instrument_type == FUTURE_TYPE:
         selection.keys.extend(contract.key for contract in contracts)
         return
+    if underlying in shelf.by_key and underlying not in selection.keys and not market.has_ended(shelf.by_key[underlying]):
+        selection.keys.append(underlying)
     by_strike: dict[float, list[Contract]] = defaultdict(list)
     for contract in contracts:
         by_strike[contract.strike_price or 0.0].append(contract)
     strikes = sorted(by_strike)
-    spot = spots.get(contracts[0].underlying_key or "") or spots.get(selection.rule.underlying)
-    centre = at_the_money(strikes, spot)
-    selection.at_the_money[day] = strikes[centre]
-    for number in _outward(centre, len(strikes), selection.rule.strikes):
-        selection.keys.extend(contract.key for contract in sorted(by_strike[strikes[number]], key=lambda each: each.instrument_type))
-
-
-def at_the_money(strikes: Sequence[float], spot: float | None) -> int:
-    """Return the place of the strike nearest to `spot` (the lower of two equally near); the middle one when there is no price.
-
-    Args:
-        strikes: ascending, not empty · INR.
-    """
-    if not spot or spot != spot:
-        return (len(strikes) - 1) // 2
-    right = bisect_left(strikes, spot)
-    if right == 0:
-        return 0
-    if right == len(strikes) or spot - strikes[right - 1] <= strikes[right] - spot:
-        return right - 1
-    return right
-
-
-def _outward(centre: int, count: int, word: str) -> list[int]:
-    """Places in a strike list from the money outwards, as far as the word goes."""
-    match = _AROUND_MONEY.fullmatch(word)
-    reach = int(match[1]) if match else count
-    places = range(max(centre - reach, 0), min(centre + reach + 1, count))
-    return sorted(places, key=lambda place: (abs(place - centre), place))
+    spot = market.spots.get(underlying) or market.spots.get(rule.underlying)
+    if not spot:
+        selection.unpriced.append(day)
+    selection.at_the_money[day] = strikes[at_the_money(strikes, spot)]
+    days = max((day - ist_date(market.now_ms)).days, 0) + 1
+    volatility = INDEX_VOLATILITY if "_INDEX|" in underlying else OTHER_VOLATILITY
+    for place in strikes_window(rule.strikes, strikes, spot, days=days, volatility=volatility):
+        selection.keys.extend(contract.key for contract in sorted(by_strike[strikes[place]], key=lambda each: each.instrument_type))
 
 
 def _take(

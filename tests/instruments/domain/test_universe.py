@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from broker.upstox.master import parse_master, unpack_master
 from instruments.domain.instrument import InstrumentRow, ms_of
-from instruments.domain.universe import Contract, Rule, Universe, at_the_money, check_strikes_word, resolve
+from instruments.domain.strikes import at_the_money, check_strikes_word
+from instruments.domain.universe import Contract, Rule, Universe, resolve
 from tests.instruments.rows import DAY_1, MONTHLY, NEXT_WEEKLY, REAL_MASTER, WEEKLY, index, market, needs_real_master, option, patience
 
 NOW = ms_of(DAY_1)
@@ -58,21 +59,24 @@ def symbols(universe: Universe, mode: str = "full") -> list[str]:
 
 def test_strikes_round_the_money_come_from_the_money_outwards() -> None:
     universe = resolved(rule("options", "NIFTY", "@w0", strikes="atm1"))
-    assert symbols(universe) == [f"NIFTY {strike} {side} 17 NOV 26" for strike in (25000, 24950, 25050) for side in ("CE", "PE")]
+    around = [f"NIFTY {strike} {side} 17 NOV 26" for strike in (25000, 24950, 25050) for side in ("CE", "PE")]
+    assert symbols(universe) == ["NIFTY", *around]  # what the money is measured by comes first
     assert universe.selections[0].at_the_money == {WEEKLY: 25000.0}
     assert universe.cut == []
 
 
 def test_irregular_strike_lists_are_counted_not_computed() -> None:
     universe = resolved(rule("options", "BANKNIFTY", "@m0", strikes="atm1"))
-    assert {symbol.split()[1] for symbol in symbols(universe)} == {"50100", "50200", "50500"}
+    assert {symbol.split()[1] for symbol in symbols(universe)[1:]} == {"50100", "50200", "50500"}
 
 
 def test_without_a_price_the_middle_of_the_list_stands_for_the_money() -> None:
     universe = resolved(rule("options", "NIFTY", "@w0", strikes="atm0"), spots={})
-    assert symbols(universe) == ["NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 PE 17 NOV 26"]
+    assert symbols(universe) == ["NIFTY", "NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 PE 17 NOV 26"]
+    assert universe.selections[0].unpriced == [WEEKLY]
     moved = resolved(rule("options", "NIFTY", "@w0", strikes="atm0"), spots={"NSE_INDEX|Nifty 50": 24510.0})
-    assert symbols(moved) == ["NIFTY 24500 CE 17 NOV 26", "NIFTY 24500 PE 17 NOV 26"]
+    assert symbols(moved) == ["NIFTY", "NIFTY 24500 CE 17 NOV 26", "NIFTY 24500 PE 17 NOV 26"]
+    assert moved.selections[0].unpriced == []
 
 
 def test_a_spot_may_be_named_by_symbol() -> None:
@@ -84,7 +88,7 @@ def test_a_spot_may_be_named_by_symbol() -> None:
 def test_weeklies_and_the_monthly() -> None:
     universe = resolved(rule("options", "NIFTY", "@w0", "@w1", "@w2", "@m0", strikes="atm0"))
     assert universe.selections[0].expiries == [WEEKLY, MONTHLY, NEXT_WEEKLY]
-    assert len(universe.by_mode["full"]) == 6
+    assert len(universe.by_mode["full"]) == 1 + 6
 
 
 def test_indices_equities_futures_and_keys() -> None:
