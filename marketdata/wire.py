@@ -14,7 +14,7 @@ import msgspec
 
 from instruments.domain.expiry import check_expiry_word
 from marketdata.domain.candle import INTERVAL_MINUTES, Candle
-from marketdata.domain.chain import SIDE_COLUMNS, Aggregate, Row, check_window
+from marketdata.domain.chain_rows import SIDE_COLUMNS, Aggregate, Row, check_window
 from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
 
