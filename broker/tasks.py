@@ -7,10 +7,12 @@ from celery import shared_task
 from broker.backfill import Mended, candles_mend, days_confirm
 from broker.calendar import calendar_refresh
 from broker.market_status import market_status_poll
+from broker.open_interest import interest_bases_fetch
 from broker.services import instruments_refresh_from
 from broker.upstox.master import MasterRejected
 from broker.upstox.master_source import MasterUnavailable
 from broker.upstox.protocol import BrokerError
+from instruments.chain_listing import NoSuchChain
 from instruments.services import RefreshRefused
 from instruments.store import LockHeld, LockLost
 from marketdata.task_runs import run_once
@@ -39,6 +41,18 @@ def poll_market_status() -> str:
 def refresh_calendar() -> str:
     """Fetch the hours of the days around the market's own, and the year's holidays."""
     return run_once("refresh_calendar", lambda: f"{calendar_refresh()} sessions changed", expected=(BrokerError,))
+
+
+@shared_task(name="broker.fetch_interest_bases")  # type: ignore[untyped-decorator]
+def fetch_interest_bases() -> str:
+    """Keep what the followed chains' open interest is compared with: the day's first, and the previous close as the broker tells it."""
+
+    def work() -> str:
+        done = interest_bases_fetch()
+        refused = f", {done.refused} chains refused" if done.refused else ""
+        return f"{done.calls} calls, {done.started} day starts, {done.closed} previous closes{refused}"
+
+    return run_once("fetch_interest_bases", work, expected=(BrokerError, NoSuchChain))
 
 
 @shared_task(name="broker.heal_gaps")  # type: ignore[untyped-decorator]

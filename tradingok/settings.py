@@ -308,6 +308,8 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     },
     "check-calendar": {"task": "broker.refresh_calendar", "schedule": crontab(hour="8", minute="50"), "options": {"expires": 1200}},
     "poll-market-status": {"task": "broker.poll_market_status", "schedule": crontab(hour="8-23", minute="*"), "options": {"expires": 50}},
+    # So often, though a chain is asked for once a day: a replay's day begins at any time.
+    "fetch-interest-bases": {"task": "broker.fetch_interest_bases", "schedule": crontab(minute="*/2"), "options": {"expires": 100}},
     "roll-up": {"task": "marketdata.roll_up", "schedule": crontab(minute="*"), "options": {"expires": 50}},
     "parity": {"task": "marketdata.parity", "schedule": crontab(minute="*"), "options": {"expires": 50}},
     # 8 s past the minute: a hole's bars are final 65 s after its last minute, and on the full minute that would be the next turn's.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
-from broker.upstox import protocol
+from broker.upstox import option_chain, protocol
 from broker.upstox.protocol import AuthExpired, Bars, BrokerError, FeedRefused, FeedUnavailable, Login, ProtocolViolation, SegmentReport
 
 CONNECT_SECONDS = 5.0
@@ -119,6 +119,10 @@ class UpstoxRest:
     def intraday_bars(self, key: str, unit: str, interval: int) -> Bars:
         """Return today's candles, oldest first; the last one is still forming."""
         return protocol.parse_bars(self._get(protocol.intraday_path(key, unit, interval)))
+
+    def previous_interest(self, underlying_key: str, expiry: date) -> dict[str, float]:
+        """Return key → open interest at the end of the trading day before, units, of all options of one expiry."""
+        return option_chain.parse_previous_interest(self._get(option_chain.option_chain_path(underlying_key, expiry)))
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 

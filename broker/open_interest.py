@@ -1,0 +1,94 @@
+"""What the followed chains' open interest is compared with: the previous close from the broker, the day's start from candles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from django.conf import settings
+
+from broker.rest_pacing import RestPacer
+from broker.sessions import token_current
+from broker.upstox.protocol import FeedRefused, RateLimited
+from broker.upstox.rest import UpstoxRest
+from instruments.chain_listing import chain_listing
+from instruments.domain.instrument import ms_of
+from instruments.domain.listing import ChainListing
+from instruments.followed_chains import chains_followed
+from instruments.selectors import market_now
+from marketdata.calendar import calendar_read
+from marketdata.domain.candle import day_start_ms
+from marketdata.domain.chain import InterestBase
+from marketdata.interest import bases_write, closes_stored, day_starts_of
+
+PACE_SECONDS = 20.0
+"""Longest wait for a call's turn among the broker's limits."""
+
+
+class Fetched(NamedTuple):
+    """What was done: calls to the broker, contracts with a new day's start or previous close, chains that the broker will never tell."""
+
+    calls: int
+    started: int
+    closed: int
+    refused: int
+
+
+def interest_bases_fetch() -> Fetched:
+    """Keep the day's start of each followed chain, and ask the broker for the previous close where it is not all known.
+
+    Nothing is done before the market's day has opened: until then the broker's own day is the one before. An answer in which every
+    figure is 0 (a replay has none) tells nothing; an option that an answer lacks is asked for again with its chain.
+
+    Raises:
+        BrokerError: worth a retry; what came before it is stored. pymongo.errors.PyMongoError: worth a retry.
+    """
+    at = market_now()
+    day_ms = day_start_ms(ms_of(at))
+    chains = [chain for chain in chains_followed(at) if _has_opened(chain.segment, ms_of(at))]
+    listings = [chain_listing(chain.underlying, chain.expiry.isoformat(), at) for chain in chains]
+    started = sum(bases_write(_starts(listing, day_ms), day_ms) for listing in listings)
+    unknown = [listing for listing in listings if listing.underlying_key and closes_stored(_ids(listing), day_ms) != _ids(listing)]
+    closed = refused = 0
+    with UpstoxRest(settings.UPSTOX_API_URL, token_current().token) as rest:
+        for listing in unknown:
+            told = _ask(rest, listing)
+            refused += told is None
+            closed += bases_write(_closes(listing, told or {}), day_ms)
+    return Fetched(len(unknown), started, closed, refused)
+
+
+def _has_opened(segment: str, now_ms: int) -> bool:
+    hours = calendar_read().hours(segment, now_ms)
+    return hours is not None and hours.trades and hours.open_ms <= now_ms
+
+
+def _ids(listing: ChainListing) -> set[int]:
+    return {option.instrument for option in listing.options}
+
+
+def _starts(listing: ChainListing, day_ms: int) -> dict[int, InterestBase]:
+    """Read again what is stored already: minutes before the first one may have been healed."""
+    return {instrument: InterestBase(start, None) for instrument, start in day_starts_of(_ids(listing), day_ms).items()}
+
+
+def _ask(rest: UpstoxRest, listing: ChainListing) -> dict[str, float] | None:
+    """Return key → previous close; None where the broker will never tell."""
+    pacer = RestPacer()
+    if not pacer.acquire(PACE_SECONDS):
+        raise RateLimited(f"no call to the broker could be made within {PACE_SECONDS:.0f} s: its limits are used up")
+    try:
+        return rest.previous_interest(listing.underlying_key or "", listing.expiry)
+    except RateLimited as error:
+        pacer.pause(error.retry_after)
+        raise
+    except FeedRefused as error:
+        if not error.permanent:
+            raise
+        return None
+
+
+def _closes(listing: ChainListing, told: Mapping[str, float]) -> dict[int, InterestBase]:
+    if not any(told.values()):
+        return {}
+    return {option.instrument: InterestBase(None, told[option.key]) for option in listing.options if option.key in told}
