@@ -69,6 +69,7 @@ from django.contrib.contenttypes.management import create_contenttypes  # noqa: 
 from django.db import connection  # noqa: E402
 from django.db.models.signals import post_migrate  # noqa: E402
 
+from instruments.search import index_forget  # noqa: E402
 from marketdata.calendar import calendar_forget  # noqa: E402
 
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one is slow on purpose
@@ -118,6 +119,7 @@ def _django_db_helper(_django_db_helper: None) -> Iterator[None]:
     """pytest-django's own fixture empties the collections of models; this one empties the others, and what is remembered of them."""
     yield
     calendar_forget()
+    index_forget()
     models = set(connection.introspection.django_table_names())
     database = connection.get_database()  # type: ignore[attr-defined] # of django-mongodb-backend
     for name in database.list_collection_names():

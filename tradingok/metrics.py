@@ -30,6 +30,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from broker.journal import segment_paths
+from instruments.search import index_built
 from instruments.selectors import market_now
 from marketdata import live_state
 from marketdata.domain.continuity import continuity
@@ -64,6 +65,7 @@ class SharedState(Collector):
         yield from self._redis()
         yield from self._mongodb()
         yield from self._disk()
+        yield from _search()
 
     def _redis(self) -> Iterator[Metric]:
         try:
@@ -108,6 +110,17 @@ class SharedState(Collector):
         yield _gauge("journal_bytes", "All segments of a shard's journal on this machine", ("shard",), sizes)
         if settings.VAR.exists():
             yield GaugeMetricFamily("tradingok_disk_free_bytes", "Where the data folder lies", value=shutil.disk_usage(settings.VAR).free)
+
+
+def _search() -> Iterator[Metric]:
+    """Of this web process: each has an index of its own."""
+    built = index_built()
+    if built is not None:
+        yield GaugeMetricFamily(
+            "tradingok_search_index_bytes", "Memory of the search index of the web process that answers", value=built.index.memory_bytes
+        )
+        yield GaugeMetricFamily("tradingok_search_index_instruments", "Instruments in it", value=built.index.size)
+        yield GaugeMetricFamily("tradingok_search_index_build_seconds", "What its last making took", value=built.seconds)
 
 
 def _feeds(statuses: Iterable[FeedStatus]) -> Iterator[Metric]:

@@ -7,13 +7,18 @@ import re
 from datetime import date
 from typing import NamedTuple
 
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
 from instruments.domain.instrument import FUTURE_TYPE, OptionType
 
 TYPE_WORDS = {
     "CE": OptionType.CALL.value,
+    "C": OptionType.CALL.value,
     "CALL": OptionType.CALL.value,
     "CALLS": OptionType.CALL.value,
     "PE": OptionType.PUT.value,
+    "P": OptionType.PUT.value,
     "PUT": OptionType.PUT.value,
     "PUTS": OptionType.PUT.value,
     "FUT": FUTURE_TYPE,
@@ -23,8 +28,13 @@ TYPE_WORDS = {
 }
 SLOT_WORDS = {"WEEKLY": True, "MONTHLY": False}
 MONTHS = {calendar.month_abbr[number].upper(): number for number in range(1, 13)}
+KEYWORDS = (*(word for word in TYPE_WORDS if len(word) > 1), *SLOT_WORDS, *MONTHS)
 STRIKE_DIGITS_MAX = 7
 
+LIKE_LENGTH_MIN = 3
+"""Shorter words are taken as they are: two letters are near to everything."""
+
+_GLUED = re.compile(r"([A-Z&-]{2,}?)(\d{1,2}(?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))?(\d+(?:\.\d+)?)?(CE|PE|FUT)?")
 _SEPARATORS = re.compile(r"[\s,/]+")
 _STRIKE_WITH_SIDE = re.compile(r"(\d+(?:\.\d+)?)(CE|PE)")
 _NUMBER = re.compile(r"\d+(?:\.\d*)?")
@@ -80,6 +90,24 @@ def read_search(query: str) -> SearchWords:
         if not _read_token(token, following, bool(names), found):
             names.append(token)
     return SearchWords(text, tuple(names), **found)  # type: ignore[arg-type]
+
+
+def spellings(query: str) -> list[str]:
+    """Return the ways in which a query may have been meant, as it was typed first.
+
+    Written together ("nifty25000ce", "NIFTY25MAR24000PE") it is taken apart; a word behind the name that is one edit from one that
+    says something ("nifty 25000 cee", "nifty fyt") is that one.
+    """
+    words = read_search(query)
+    found = [query]
+    first, _, rest = words.text.partition(" ")
+    if (glued := _GLUED.fullmatch(first)) and any(glued.groups()[1:]):
+        found.append(" ".join([*filter(None, glued.groups()), rest]).strip())
+    for word in words.names[1:]:
+        likest = process.extractOne(word, KEYWORDS, scorer=OSA.distance, score_cutoff=1) if len(word) >= LIKE_LENGTH_MIN else None
+        if likest is not None:
+            found.append(" ".join(likest[0] if token == word else token for token in _SEPARATORS.split(words.text)))
+    return found
 
 
 def _read_token(token: str, following: str, named: bool, found: dict[str, int | str | bool | None]) -> bool:

@@ -26,7 +26,8 @@ from accounts.api.problems import BadInput, exception_handler
 from accounts.api.rendering import FastJSONRenderer
 from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE
 from instruments.models import Instrument
-from instruments.search import CANDIDATES, SERIES_RANK, search
+from instruments.search import search
+from instruments.search_index import SERIES_RANK
 from instruments.selectors import ID_PREFIX, UnknownInstrument, instrument_resolve, market_now
 from instruments.store import Document, instruments_collection
 from marketdata.api.ohlc import NewestKnown, newest_known
@@ -56,6 +57,8 @@ SHORT_RESOLUTIONS = {"D": "1D", "W": "1W", "M": "1M"}
 INTRADAY = [name for name in RESOLUTIONS if name.isdigit()]
 MOST_BARS = 10_000
 MOST_FOUND = 100
+CANDIDATES = 300
+"""So many are looked through where an exchange or a type is asked for."""
 FOUND = 30
 """What the library asks for. Source: the adapter, Constants.SearchItemsLimit."""
 SESSION_DAYS = 10

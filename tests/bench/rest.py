@@ -43,6 +43,24 @@ FILTERS = (
 )
 
 
+SEARCHES = (
+    *(
+        "nifty 25000 ce",
+        "banknifty 58000 pe sep",
+        "reliance",
+        "nifty fut",
+        "nifty 25mar 24000 pe",
+        "nifty25000ce",
+        "tata",
+        "n",
+        "hdfc bank",
+    ),
+    *("bankinfty 58000 pe", "relaince", "hdfc bnak", "nifty 25000 cee", "finifty 27000 ce", "india vx"),
+)
+"""As they are typed, the last ones with mistakes."""
+SEARCH_P95_MS = 30.0
+
+
 class Case(NamedTuple):
     """What is asked for, and how many answers a second there must be at least; None: as many as there are."""
 
@@ -72,6 +90,22 @@ def run() -> list[Row]:
             rows.append(Row(case.name, measured.per_second, "requests/s", at_least=case.at_least))
             rows.append(Row("    its p50", measured.percentile_ms(0.5), "ms"))
             rows.append(Row("    its p99", measured.percentile_ms(0.99), "ms"))
+        rows += _searches(port, headers)
+    return rows
+
+
+def _searches(port: int, headers: dict[str, str]) -> list[Row]:
+    """How long a trader who types waits: one request after the other, and beside seven others who type too."""
+    targets = [f"/api/marketdata/instruments/search/?q={quote(query)}" for query in SEARCHES]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
+        missing = [target for target in targets if not client.get(target).raise_for_status().json()["results"]]
+    if missing:
+        raise RuntimeError(f"nothing is found by {missing}")
+    rows = []
+    for connections, most in ((1, SEARCH_P95_MS), (CONNECTIONS, None)):
+        measured = asyncio.run(load(port, targets, headers, connections=connections, seconds=SECONDS))
+        name = f"a search of {Instrument.objects.count()} instruments, {connections} at a time: p95"
+        rows.append(Row(name, measured.percentile_ms(0.95), "ms", at_least=most, lower_is_better=True))
     return rows
 
 

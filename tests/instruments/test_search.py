@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 
 import pytest
 
-from broker.upstox.master import parse_master, unpack_master
 from instruments.models import Instrument
-from instruments.search import CANDIDATES, search
+from instruments.search import index_built, index_current, index_forget, search
 from instruments.services import instrument_placeholder_create, instruments_refresh
-from tests.instruments.explain import assert_by_index, profiled
-from tests.instruments.rows import DAY_1, REAL_MASTER, market, needs_real_master
+from tests.instruments.rows import DAY_1, market
 
 pytestmark = pytest.mark.django_db
 AFTER_TRADING = datetime.fromisoformat("2026-11-17T15:40:00+05:30")
@@ -74,6 +73,7 @@ def test_dead_contracts_are_not_found() -> None:
 def test_retired_instruments_are_found_by_id_only() -> None:
     gone = Instrument.objects.get(trading_symbol="RELINFRA")
     instruments_refresh(rows=[row for row in market() if row.trading_symbol != "RELINFRA"], source="test")
+    index_forget()
     assert found("relinfra") == []
     assert found(f"id:{gone.pk}") == ["RELINFRA"]
 
@@ -83,25 +83,20 @@ def test_a_placeholder_is_found_by_its_key() -> None:
     assert found("NSE_FO|777777") == ["NSE_FO|777777"]
 
 
-@pytest.mark.realdata
-@pytest.mark.slow
-@needs_real_master
-def test_no_search_scans_the_real_collection() -> None:
-    instruments_refresh(rows=parse_master(unpack_master([REAL_MASTER.read_bytes()])), source="test")
-    july = datetime.fromisoformat("2026-07-07T09:30:00+05:30")
-    for query in (
-        "nifty 25000 ce",
-        "banknifty fut",
-        "reliance",
-        "nifty",
-        "tata",
-        "nifty 250",
-        "nifty jul 25000 pe",
-        "nifty weekly 25000 ce",
-        "zzz",
-    ):
-        with profiled(Instrument._meta.db_table) as entries:
-            search(query, limit=20, at=july)
-        assert_by_index(entries, at_most=CANDIDATES)
-    assert found("nifty 25000 ce", at=july)[:4] == [f"NIFTY 25000 CE {day} JUL 26" for day in ("07", "14", "21", "28")]
-    assert found("reliance", at=july)[:2] == ["RELIANCE", "RELIANCE FUT 28 JUL 26"]
+def test_a_newer_master_is_searched_without_a_restart() -> None:
+    assert found("relinfra") == ["RELINFRA"]
+    before = index_current()
+    instruments_refresh(rows=[row for row in market() if row.trading_symbol != "RELINFRA"], source="test")
+    deadline = time.monotonic() + 60
+    while index_current() is before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert found("relinfra") == []
+
+
+def test_its_memory_is_told_and_is_what_it_takes() -> None:
+    index_current()
+    built = index_built()
+    assert built is not None
+    assert built.index.size == len(market())
+    assert built.index.memory_bytes > 1000
