@@ -65,14 +65,20 @@ def instruments_refresh(
         RefreshRefused: no rows, too few rows, an `as_of` in the future or older than the last load's.
         store.LockHeld: another refresh is running; worth a retry. store.LockLost: this one was stopped too long; worth a retry.
     """
-    as_of = as_of or datetime.now(UTC)
+    as_of = _whole_ms(as_of or datetime.now(UTC))
     with store.Lock("instruments_refresh", seconds=LOCK_SECONDS, wait=LOCK_WAIT_SECONDS) as lock:
         _refuse_if_implausible(len(rows), as_of, force)
+        store.refresh_begin(as_of)
         counts = _apply_until_equal(rows, as_of, lock, progress or _no_progress)
         load = MasterLoad.objects.create(as_of=as_of, source=source[:300], rows=len(rows), etag=etag[:200], **counts)
     if load.created or load.retired or load.changed:
         log.info("instruments as of %s: %s", as_of.isoformat(), counts)
     return load
+
+
+def _whole_ms(moment: datetime) -> datetime:
+    """As MongoDB stores it, so that what is compared with stored times is equal to them."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def instruments_unchanged(*, last: MasterLoad) -> MasterLoad:
@@ -88,12 +94,13 @@ def _refuse_if_implausible(rows: int, as_of: datetime, force: bool) -> None:
     if as_of > datetime.now(UTC) + timedelta(minutes=5):
         raise RefreshRefused(f"as-of {as_of.isoformat()} is in the future")
     last = MasterLoad.objects.order_by("-as_of").first()
+    newest = max([moment for moment in (last and last.as_of, store.refresh_begun()) if moment is not None], default=as_of)
+    if as_of < newest:
+        raise RefreshRefused(
+            f"as-of {as_of.isoformat()} is older than the last load, {newest.isoformat()}: contracts would return to the past"
+        )
     if last is None:
         return
-    if as_of < last.as_of:
-        raise RefreshRefused(
-            f"as-of {as_of.isoformat()} is older than the last load, {last.as_of.isoformat()}: contracts would return to the past"
-        )
     if rows < last.rows * SMALLEST_SHARE and not force:
         raise RefreshRefused(
             f"the master has {rows} rows, the last one had {last.rows} ({last.source}): more than half is missing. "
@@ -124,7 +131,7 @@ def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, co
     for ids in _chunks(plan.gone, store.CHUNK):
         counts["retired"] += store.instruments_retire(ids, as_of)
         step("retired", len(ids))
-    returning = store.retired_tenures([change.identity for change in _without_id(plan)])
+    returning = store.retired_ids([change.identity for change in _without_id(plan)])
     for groups in _packed(plan.passing):
         settled = [Passing(group.leaving, [_with_old_id(change, returning) for change in group.taking]) for group in groups]
         try:
@@ -136,18 +143,20 @@ def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, co
         _count_passing(settled, counts)
         step("keys passed on", sum(len(group.leaving) + len(group.taking) for group in groups))
     back = [_with_old_id(change, returning) for change in plan.entering if change.identity in returning]
-    fresh = sorted((change for change in plan.entering if change.identity not in returning), key=_order)
-    writes: list[tuple[str, str, Sequence[Change], Callable[[Sequence[Change], datetime], int]]] = [
-        ("changed", "changed", plan.changed, store.instruments_update),
-        ("created", "returned", back, store.instruments_update),
-        ("created", "created", fresh, store.instruments_insert),
-    ]
-    for counter, what, changes, write in writes:
-        for chunk in _chunks(changes, store.CHUNK):
-            written = write(chunk, as_of)
-            complete = complete and written == len(chunk)
-            counts[counter] += written
+    for counter, what, changes in (("changed", "changed", plan.changed), ("created", "returned", back)):
+        for chunk in _chunks(changes, TRANSACTION_CHANGES):
+            try:
+                counts[counter] += store.instruments_update(chunk, as_of)
+            except OperationFailure as error:
+                log.warning("a transaction of %d changes was rolled back: %s", len(chunk), error)
+                complete = False
             step(what, len(chunk))
+    fresh = sorted((change for change in plan.entering if change.identity not in returning), key=_order)
+    for chunk in _chunks(fresh, store.CHUNK):
+        written = store.instruments_insert(chunk, as_of)
+        complete = complete and written == len(chunk)
+        counts["created"] += written
+        step("created", len(chunk))
     return complete
 
 
@@ -169,12 +178,9 @@ def _without_id(plan: Plan) -> Iterator[Change]:
     yield from (change for group in plan.passing for change in group.taking if change.id is None)
 
 
-def _with_old_id(change: Change, returning: Mapping[str, store.Tenure]) -> Change:
-    """Give a contract that comes back the id it had; under the key it had, its tenure goes on as if it had never ended."""
-    if change.id is not None or change.identity not in returning:
-        return change
-    last = returning[change.identity]
-    return change._replace(id=last.id, moved=last.instrument_key != change.row.instrument_key)
+def _with_old_id(change: Change, returning: Mapping[str, int]) -> Change:
+    """Give a contract that comes back the id it had."""
+    return change if change.id is not None else change._replace(id=returning.get(change.identity))
 
 
 def _count_passing(groups: Iterable[Passing], counts: dict[str, int]) -> None:

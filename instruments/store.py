@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from bson.codec_options import CodecOptions
 from django.db import connections
+from django.db.models import Model
 from django_mongodb_backend import transaction
 from pymongo import InsertOne, ReturnDocument, UpdateOne, WriteConcern
 from pymongo.client_session import ClientSession
@@ -23,7 +24,7 @@ from pymongo.errors import BulkWriteError
 
 from instruments.domain.change import Change, Known, Passing
 from instruments.domain.instrument import PLACEHOLDER_TYPE, InstrumentRow, placeholder_identity, split_key
-from instruments.models import Instrument
+from instruments.models import Instrument, InstrumentVersion
 
 Document = dict[str, Any]
 
@@ -38,11 +39,17 @@ STATE = "instruments_state"
 """Collection without a model: the id counter, the refresh's lock, the spots that the feeds last resolved their rules with."""
 ID_COUNTER = "instrument_id"
 SPOTS = "spots"
+REFRESH_BEGUN = "refresh_begun"
 
 
 def instruments_collection() -> Collection[Document]:
     """Return the collection of Instrument."""
     return _collection(Instrument._meta.db_table)
+
+
+def versions_collection() -> Collection[Document]:
+    """Return the collection of InstrumentVersion."""
+    return _collection(InstrumentVersion._meta.db_table)
 
 
 def state_collection() -> Collection[Document]:
@@ -76,22 +83,25 @@ def known_instruments() -> list[Known]:
     ]
 
 
-class Tenure(NamedTuple):
-    """A retired instrument: its id, and the key it held last."""
-
-    id: int
-    instrument_key: str
-
-
-def retired_tenures(identities: Sequence[str]) -> dict[str, Tenure]:
-    """Return those identities that were active once and are not now."""
-    found: dict[str, Tenure] = {}
-    fields = {"identity": 1, "instrument_key": 1}
+def retired_ids(identities: Sequence[str]) -> dict[str, int]:
+    """Return the ids of those identities that were active once and are not now."""
+    found: dict[str, int] = {}
     for start in range(0, len(identities), CHUNK):
         wanted = {"identity": {"$in": list(identities[start : start + CHUNK]), **UNIQUE}, "active": False}
-        for document in instruments_collection().find(wanted, fields, hint="instrument_identity"):
-            found[document["identity"]] = Tenure(document["_id"], document["instrument_key"])
+        documents = instruments_collection().find(wanted, {"identity": 1}, hint="instrument_identity")
+        found.update((document["identity"], document["_id"]) for document in documents)
     return found
+
+
+def refresh_begin(as_of: datetime) -> None:
+    """Remember that a refresh as of this time has begun to write; it may be killed before it has recorded its load."""
+    state_collection().update_one({"_id": REFRESH_BEGUN}, {"$max": {"as_of": as_of}}, upsert=True)
+
+
+def refresh_begun() -> datetime | None:
+    """The newest `as_of` of which anything can have been written; None while there has been no refresh."""
+    found = state_collection().find_one({"_id": REFRESH_BEGUN})
+    return None if found is None else found["as_of"]
 
 
 def ids_reserve(count: int) -> range:
@@ -191,12 +201,29 @@ def _placeholder_document(key: str, instrument: int, at: datetime) -> Document:
     return {**document, "placeholder": True}
 
 
-def _update(change: Change, as_of: datetime) -> UpdateOne:
-    """Make a stored instrument as its row says. A tenure begins anew only under another key, so that `as_of` still finds the old one."""
-    renewed: Document = {"active": True, "active_to": None, "fingerprint": change.fingerprint}
-    if change.moved:
-        renewed["active_from"] = as_of
-    return UpdateOne({"_id": change.id}, {"$set": {**row_fields(change.row), **renewed}})
+def _replace_states(changes: Iterable[Change], as_of: datetime, session: ClientSession) -> list[UpdateOne]:
+    """Keep what stored instruments were as versions, where they become something else; return the writes that make them so.
+
+    In one transaction, so that versions and row always follow each other without overlap, wherever a refresh is killed.
+    """
+    changes = list(changes)
+    ids = [change.id for change in changes]
+    before = {document["_id"]: document for document in _transactional(Instrument).find({"_id": {"$in": ids}}, session=session)}
+    versions: list[Document] = []
+    updates: list[UpdateOne] = []
+    for change in changes:
+        document, fields = before[change.id], row_fields(change.row)
+        renewed: Document = {"active": True, "active_to": None, "fingerprint": change.fingerprint}
+        until = document["active_to"] or as_of
+        if until < as_of or any(document.get(name) != value for name, value in fields.items()):
+            renewed["active_from"] = as_of
+            if document["active_from"] < until:
+                kept = {name: document.get(name) for name in fields}
+                versions.append({"instrument": change.id, **kept, "active_from": document["active_from"], "active_to": until})
+        updates.append(UpdateOne({"_id": change.id}, {"$set": {**fields, **renewed}}))
+    if versions:
+        _transactional(InstrumentVersion).insert_many(versions, session=session)
+    return updates
 
 
 def instruments_insert(changes: Sequence[Change], as_of: datetime) -> int:
@@ -224,13 +251,15 @@ def _insert_unless_held(documents: list[Document]) -> int:
 
 
 def instruments_update(changes: Sequence[Change], as_of: datetime) -> int:
-    """Write known instruments' rows; returns how many were written, fewer when a key was taken at the same moment."""
-    try:
-        return instruments_collection().bulk_write([_update(change, as_of) for change in changes], ordered=False).matched_count
-    except BulkWriteError as error:
-        if any(failure["code"] != DUPLICATE_KEY for failure in error.details["writeErrors"]) or error.details["writeConcernErrors"]:
-            raise
-        return int(error.details["nMatched"])
+    """Write known instruments' rows and keep what they were, all in one transaction or not at all; returns how many.
+
+    Raises:
+        BulkWriteError, OperationFailure: nothing was changed, as when a key was taken at the same moment; worth planning again.
+    """
+    with transaction.atomic():
+        session: ClientSession = connections["default"].session  # type: ignore[attr-defined]
+        updates = _replace_states(changes, as_of, session)
+        return _transactional(Instrument).bulk_write(updates, ordered=True, session=session).matched_count
 
 
 def instruments_retire(ids: Sequence[int], as_of: datetime) -> int:
@@ -250,19 +279,18 @@ def keys_pass(groups: Iterable[Passing], as_of: datetime) -> None:
     leaving = [instrument for group in groups for instrument in group.leaving]
     taking = [change for group in groups for change in group.taking]
     ids = iter(ids_reserve(sum(change.id is None for change in taking)))
-    writes: list[InsertOne[Document] | UpdateOne] = [
-        InsertOne(_new_document(change, next(ids), as_of)) if change.id is None else _update(change, as_of) for change in taking
-    ]
+    fresh = [InsertOne(_new_document(change, next(ids), as_of)) for change in taking if change.id is None]
     with transaction.atomic():
         session: ClientSession = connections["default"].session  # type: ignore[attr-defined]
+        updates = _replace_states([change for change in taking if change.id is not None], as_of, session)
         ended = {"$set": {"active": False, "active_to": as_of}}
-        _transactional().update_many({"_id": {"$in": leaving}}, ended, session=session)
-        _transactional().bulk_write(writes, ordered=True, session=session)
+        _transactional(Instrument).update_many({"_id": {"$in": leaving}}, ended, session=session)
+        _transactional(Instrument).bulk_write([*updates, *fresh], ordered=True, session=session)
 
 
-def _transactional() -> Collection[Document]:
-    """The collection without a write concern of its own: in a transaction only the commit may have one (the server's is majority)."""
-    return _database().get_collection(Instrument._meta.db_table)
+def _transactional(model: type[Model]) -> Collection[Document]:
+    """A collection without a write concern of its own: in a transaction only the commit may have one (the server's is majority)."""
+    return _database().get_collection(model._meta.db_table, codec_options=AWARE)
 
 
 class LockLost(Exception):

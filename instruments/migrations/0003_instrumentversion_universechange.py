@@ -15,14 +15,29 @@ class Migration(migrations.Migration):
             name='InstrumentVersion',
             fields=[
                 ('id', django_mongodb_backend.fields.ObjectIdAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('instrument_key', models.CharField(help_text="The broker's key, as in NSE_FO|51420.", max_length=80)),
+                ('segment', models.CharField(max_length=12)),
+                ('exchange', models.CharField(max_length=8)),
+                ('instrument_type', models.CharField(help_text='INDEX, EQ, FUT, CE, PE, …', max_length=12)),
+                ('trading_symbol', models.CharField(max_length=80)),
+                ('name', models.CharField(max_length=120)),
+                ('underlying_key', models.CharField(blank=True, max_length=80, null=True)),
+                ('underlying_symbol', models.CharField(blank=True, max_length=40, null=True)),
+                ('expiry', models.DateTimeField(blank=True, help_text='23:59:59 IST of the expiry day, as the broker gives it.', null=True)),
+                ('weekly', models.BooleanField(blank=True, help_text="The broker's flag: false in the monthly slot.", null=True)),
+                ('strike_price', models.FloatField(blank=True, help_text='INR', null=True)),
+                ('lot_size', models.IntegerField(blank=True, null=True)),
+                ('tick_size', models.FloatField(blank=True, help_text='INR', null=True)),
+                ('freeze_quantity', models.FloatField(blank=True, help_text='Units; an order above it is split.', null=True)),
+                ('exchange_token', models.CharField(blank=True, max_length=20, null=True)),
+                ('isin', models.CharField(blank=True, max_length=12, null=True)),
+                ('cas_eligible', models.BooleanField(default=False, help_text="Takes part in the closing auction: its trading ends before its segment's.")),
+                ('active_from', models.DateTimeField(help_text='As of the master that said so first')),
+                ('active_to', models.DateTimeField(blank=True, help_text='As of the master that said otherwise, or no more', null=True)),
                 ('instrument', models.BigIntegerField(help_text='Instrument id')),
-                ('instrument_key', models.CharField(max_length=80)),
-                ('since', models.DateTimeField(help_text='As of the master that said so first')),
-                ('until', models.DateTimeField(help_text='As of the master that said otherwise, or no more')),
-                ('fields', models.JSONField(help_text="The fields of the master's row, by their names in Instrument")),
             ],
             options={
-                'indexes': [models.Index(fields=['instrument', 'until'], name='instrument_version'), models.Index(fields=['instrument_key', 'until'], name='instrument_version_key')],
+                'indexes': [models.Index(fields=['instrument_key', 'active_to'], name='instrument_version_key'), models.Index(fields=['instrument', 'active_to', 'active_from', 'segment', 'instrument_type', 'expiry', 'lot_size'], name='instrument_version'), models.Index(fields=['underlying_symbol', 'instrument', 'expiry', 'strike_price', 'instrument_type', 'segment', 'lot_size', 'active_from', 'active_to'], name='instrument_version_underlying')],
             },
         ),
         migrations.CreateModel(
@@ -41,5 +56,55 @@ class Migration(migrations.Migration):
             options={
                 'indexes': [models.Index(fields=['-at'], name='universe_change_at'), models.Index(fields=['recorded_at'], name='universe_change_recorded')],
             },
+        ),
+        migrations.RemoveIndex(
+            model_name='instrument',
+            name='instrument_active',
+        ),
+        migrations.RemoveIndex(
+            model_name='instrument',
+            name='instrument_segment',
+        ),
+        migrations.RemoveIndex(
+            model_name='instrument',
+            name='instrument_type',
+        ),
+        migrations.RemoveIndex(
+            model_name='instrument',
+            name='instrument_expiry',
+        ),
+        migrations.RemoveIndex(
+            model_name='instrument',
+            name='instrument_underlying',
+        ),
+        migrations.AlterField(
+            model_name='instrument',
+            name='active_from',
+            field=models.DateTimeField(help_text='As of the master that said so first'),
+        ),
+        migrations.AlterField(
+            model_name='instrument',
+            name='active_to',
+            field=models.DateTimeField(blank=True, help_text='As of the master that said otherwise, or no more', null=True),
+        ),
+        migrations.AddIndex(
+            model_name='instrument',
+            index=models.Index(fields=['active', 'id', 'lot_size', 'active_from', 'active_to'], name='instrument_active'),
+        ),
+        migrations.AddIndex(
+            model_name='instrument',
+            index=models.Index(fields=['active', 'segment', 'id', 'instrument_type', 'lot_size', 'active_from', 'active_to'], name='instrument_segment'),
+        ),
+        migrations.AddIndex(
+            model_name='instrument',
+            index=models.Index(fields=['active', 'instrument_type', 'id', 'lot_size', 'active_from', 'active_to'], name='instrument_type'),
+        ),
+        migrations.AddIndex(
+            model_name='instrument',
+            index=models.Index(fields=['active', 'expiry', 'id', 'segment', 'instrument_type', 'lot_size', 'active_from', 'active_to'], name='instrument_expiry'),
+        ),
+        migrations.AddIndex(
+            model_name='instrument',
+            index=models.Index(fields=['active', 'underlying_symbol', 'id', 'expiry', 'strike_price', 'instrument_type', 'segment', 'lot_size', 'active_from', 'active_to'], name='instrument_underlying'),
         ),
     ]

@@ -8,7 +8,7 @@ from pymongo.errors import DuplicateKeyError
 
 from instruments.models import Instrument, MasterLoad, SubscriptionRule
 from instruments.services import instruments_refresh
-from instruments.store import instruments_collection, retired_tenures
+from instruments.store import instruments_collection, retired_ids
 from tests.instruments.explain import assert_by_index, profiled
 from tests.instruments.rows import DAY_1, DAY_2, market, option
 
@@ -34,7 +34,7 @@ def test_retired_identities_are_found_by_their_unique_index() -> None:
     gone = list(Instrument.objects.filter(active=False).values_list("identity", flat=True))
     assert len(gone) == len(market()) - 100
     with profiled(Instrument._meta.db_table) as entries:
-        assert set(retired_tenures([*gone, "unknown"])) == set(gone)
+        assert set(retired_ids([*gone, "unknown"])) == set(gone)
     assert_by_index(entries, at_most=len(gone))
 
 

@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from instruments import store
 from instruments.domain.instrument import InstrumentRow
-from instruments.models import Instrument, MasterLoad, SubscriptionRule
+from instruments.models import Instrument, InstrumentVersion, MasterLoad, SubscriptionRule
 from instruments.selectors import instrument_ids, instrument_resolve, universe_resolve
 from instruments.services import (
     RefreshRefused,
@@ -40,6 +40,11 @@ def state() -> list[tuple[object, ...]]:
     )
 
 
+def versions() -> list[tuple[object, ...]]:
+    shown = ("instrument", "instrument_key", "lot_size", "active_from", "active_to")
+    return list(InstrumentVersion.objects.order_by("active_to", "instrument").values_list(*shown))
+
+
 def test_a_first_load_creates_every_instrument_and_the_orm_reads_them() -> None:
     rows = market()
     load = refresh(rows)
@@ -63,6 +68,7 @@ def test_a_second_load_of_the_same_changes_nothing() -> None:
     before = state()
     assert counts(refresh(market(), DAY_2)) == (0, 0, 0, 0)
     assert state() == before
+    assert versions() == []
 
 
 def test_only_what_differs_is_written() -> None:
@@ -70,7 +76,8 @@ def test_only_what_differs_is_written() -> None:
     load = refresh([index(), option(1, lot=65), option(2, side="PE"), option(3, 25050.0)], DAY_2)
     assert counts(load) == (1, 1, 0, 0)
     changed = Instrument.objects.get(instrument_key="NSE_FO|1")
-    assert (changed.lot_size, changed.active_from) == (65, DAY_1)
+    assert (changed.lot_size, changed.active_from) == (65, DAY_2)
+    assert versions() == [(changed.pk, "NSE_FO|1", 75, DAY_1, DAY_2)]
 
 
 def test_a_recycled_key_gets_a_new_id_and_the_old_contract_keeps_its_own() -> None:
@@ -96,7 +103,8 @@ def test_a_contract_that_is_gone_is_retired_and_comes_back_under_its_old_id() ->
     assert counts(refresh([index(), option(1), option(2, side="PE")], DAY_3)) == (1, 0, 0, 0)
     assert instrument_ids(["NSE_FO|2"]) == before
     back = Instrument.objects.get(pk=before["NSE_FO|2"])
-    assert (back.active, back.active_from, back.active_to) == (True, DAY_1, None)
+    assert (back.active, back.active_from, back.active_to) == (True, DAY_3, None)
+    assert versions() == [(back.pk, "NSE_FO|2", 65, DAY_1, DAY_2)]
 
 
 def test_a_contract_comes_back_under_a_key_that_another_holds() -> None:
@@ -106,6 +114,7 @@ def test_a_contract_comes_back_under_a_key_that_another_holds() -> None:
     assert counts(refresh([option(2, 100.0)], DAY_3)) == (1, 0, 1, 1)
     assert instrument_ids(["NSE_FO|2"]) == {"NSE_FO|2": first}
     assert Instrument.objects.get(pk=first).active_from == DAY_3
+    assert versions() == [(first, "NSE_FO|1", 65, DAY_1, DAY_2)]
 
 
 def test_keys_that_go_round_in_a_ring() -> None:
@@ -113,6 +122,7 @@ def test_keys_that_go_round_in_a_ring() -> None:
     ids = instrument_ids(["NSE_FO|1", "NSE_FO|2", "NSE_FO|3"])
     assert counts(refresh([option(2, 100.0), option(3, 200.0), option(1, 300.0)], DAY_2)) == (0, 3, 0, 3)
     assert instrument_ids(ids) == {"NSE_FO|2": ids["NSE_FO|1"], "NSE_FO|3": ids["NSE_FO|2"], "NSE_FO|1": ids["NSE_FO|3"]}
+    assert versions() == [(number, key, 65, DAY_1, DAY_2) for key, number in ids.items()]
 
 
 def test_more_key_changes_than_fit_one_transaction() -> None:

@@ -11,7 +11,7 @@ from pymongo.errors import BulkWriteError
 from instruments import store
 from instruments.domain.change import Change, Passing
 from instruments.domain.instrument import fingerprint_of, identity_of
-from instruments.models import Instrument
+from instruments.models import Instrument, InstrumentVersion
 from instruments.services import instruments_refresh
 from tests.instruments.rows import DAY_1, DAY_2, option
 
@@ -56,7 +56,22 @@ def test_keys_pass_together_or_not_at_all() -> None:
 def test_what_is_inserted_beside_a_holder_is_left_out_and_counted() -> None:
     instruments_refresh(rows=[option(1, 100.0)], source="test", as_of=DAY_1)
     assert store.instruments_insert([change(1, 300.0), change(2, 400.0)], DAY_2) == 1
-    assert store.instruments_update([change(2, 100.0, instrument=1)], DAY_2) == 0
+
+
+def test_a_state_and_its_version_are_written_together_or_not_at_all() -> None:
+    instruments_refresh(rows=[option(1, 100.0), option(2, 200.0), option(3, 300.0)], source="test", as_of=DAY_1)
+    before = list(Instrument.objects.order_by("id").values())
+    with pytest.raises(BulkWriteError):  # the second wants a key that another holds
+        store.instruments_update([change(4, 100.0, instrument=1), change(3, 200.0, instrument=2)], DAY_2)
+    assert list(Instrument.objects.order_by("id").values()) == before
+    assert not InstrumentVersion.objects.exists()
+
+    assert store.instruments_update([change(4, 100.0, instrument=1), change(2, 200.0, instrument=2)], DAY_2) == 2
+    (kept,) = InstrumentVersion.objects.all()
+    assert (kept.instrument, kept.instrument_key, kept.active_from, kept.active_to) == (1, "NSE_FO|1", DAY_1, DAY_2)
+    assert str(kept) == "NIFTY 100 CE 17 NOV 26 until 2026-11-11"
+    assert Instrument.objects.get(pk=1).active_from == DAY_2
+    assert Instrument.objects.get(pk=2).active_from == DAY_1  # nothing but its hash was written
 
 
 def test_only_one_holds_the_lock() -> None:
