@@ -7,7 +7,7 @@ Words, each counted or measured on the real strike list, whose steps are irregul
     pct5        the strikes at most 5 % from the price
     delta10     the strikes whose out-of-the-money side has a delta of at least 0.10, both sides of them
 
-The strike at the money is always among them.
+The strike at the money is always among them, and what lies between.
 """
 
 from __future__ import annotations
