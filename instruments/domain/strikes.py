@@ -90,7 +90,8 @@ def strikes_window(word: str, strikes: Sequence[float], spot: float | None, *, d
         low, high = max(centre - number, 0), min(centre + number + 1, high)
     elif kind != ALL_STRIKES:
         cheapest, dearest = _bounds(kind, number / 100, price, volatility * math.sqrt(days / 365))
-        low, high = min(bisect_left(strikes, cheapest), centre), max(bisect_right(strikes, dearest), centre + 1)
+        low, high = bisect_left(strikes, cheapest), bisect_right(strikes, dearest)
+        low, high = (min(low, centre), max(high, centre + 1)) if low < high else (centre, centre + 1)
     return sorted(range(low, high), key=lambda place: (abs(place - centre), place))
 
 
