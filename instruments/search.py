@@ -114,6 +114,11 @@ def index_current() -> SearchIndex:
     return built.index
 
 
+def index_warm() -> None:
+    """Make the index in a thread, so that the first search does not wait for it."""
+    threading.Thread(target=_rebuild, name="search index", daemon=True).start()
+
+
 def index_forget() -> None:
     """Let the next search make the index anew."""
     global _built

@@ -11,6 +11,7 @@ from tradingok.asgi import application  # first: it sets Django up
 # isort: split
 from django.conf import settings
 
+from instruments.search import index_warm
 from marketdata.hub import close_hub
 from tradingok.bounded_server import serve
 
@@ -24,6 +25,7 @@ def main() -> int:
     """Serve until SIGTERM. Returns the exit code: 1 when the address cannot be had."""
     gc.collect()
     gc.freeze()  # the 130,000 objects of Django and us live as long as the process: no collection need look at them again
+    index_warm()
     try:
         serve(
             application,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruments.domain.search_words import SearchWords, read_search, strike_ranges
+from instruments.domain.search_words import SearchWords, read_search, spellings, strike_ranges
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,29 @@ def test_words_mean_what_a_trader_means(typed: str, expected: SearchWords) -> No
     assert read_search(typed) == expected
 
 
+@pytest.mark.parametrize(
+    ("typed", "also"),
+    [
+        ("nifty25000ce", "NIFTY 25000 CE"),
+        ("NIFTY26JUL25000PE", "NIFTY 26JUL 25000 PE"),
+        ("banknifty58000 pe", "BANKNIFTY 58000 PE"),
+        ("niftyfut", "NIFTY FUT"),
+        ("nifty 25000 cee", "NIFTY 25000 CE"),
+        ("nifty fyt", "NIFTY FUT"),
+        ("nifty wekly 25000", "NIFTY WEEKLY 25000"),
+        ("reliance nvo fut", "RELIANCE NOV FUT"),
+    ],
+)
+def test_what_is_written_together_or_wrong_is_read_so_too(typed: str, also: str) -> None:
+    assert spellings(typed)[0] == typed
+    assert also in spellings(typed)[1:]
+
+
 @given(st.text(max_size=60))
 def test_every_text_is_a_search(typed: str) -> None:
-    words = read_search(typed)
-    if words.strike is not None:
-        assert strike_ranges(words.strike)
+    for words in map(read_search, spellings(typed)):
+        if words.strike is not None:
+            assert strike_ranges(words.strike)
 
 
 @pytest.mark.parametrize(
