@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from instruments.domain.expiry import Expiry, expiries_of, expiry_words
 from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE, ms_of, split_key
 from instruments.domain.universe import Contract, Cut, Rule, Selection, Universe, resolve
+from instruments.history import state_of_id, state_of_key, states_as_of
 from instruments.models import Instrument, SubscriptionRule
 from instruments.store import Document, instruments_collection, spots_read
 from instruments.trading_ends import trading_end_ms
@@ -50,30 +51,55 @@ def instrument_resolve(name: str, *, as_of: datetime | None = None) -> Instrumen
         UnknownInstrument: nobody has that name (then); trying again does not help.
     """
     if name.startswith(ID_PREFIX):
-        number = name[len(ID_PREFIX) :]
-        found = Instrument.objects.filter(pk=int(number)).first() if number.isascii() and number.isdigit() and len(number) < 19 else None
+        found = Instrument.objects.filter(pk=_id_in(name)).first()
+    elif as_of is None:
+        _check_key(name)
+        found = Instrument.objects.filter(pk=instrument_ids([name]).get(name)).first()
     else:
-        found = _holder(name, as_of)
+        _check_key(name)
+        state = state_of_key(name, as_of)
+        found = None if state is None else Instrument.objects.get(pk=state["_id"])
     if found is None:
-        when = "" if as_of is None else f" as of {as_of.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        raise UnknownInstrument(f"no instrument is called {name[:80]!r}{when}")
+        raise _unknown(name, as_of)
     return found
 
 
-def _holder(key: str, as_of: datetime | None) -> Instrument | None:
+def instrument_state(name: str, *, as_of: datetime | None = None) -> Document:
+    """Return what an instrument is, or was: the present row, or with `as_of` (aware) its key, lot and the rest as they were then.
+
+    Raises:
+        UnknownInstrument: nobody has that name (then), or no master named it then; trying again does not help.
+    """
+    number = _id_in(name) if name.startswith(ID_PREFIX) else None
+    if number is None:
+        _check_key(name)
+    if as_of is not None:
+        state = state_of_key(name, as_of) if number is None else state_of_id(number, as_of)
+    elif number is None:
+        state = instruments_collection().find_one({"instrument_key": name, "active": True}, hint="instrument_key_tenure")
+    else:
+        state = instruments_collection().find_one({"_id": number})
+    if state is None:
+        raise _unknown(name, as_of)
+    return state
+
+
+def _id_in(name: str) -> int:
+    """The number in `id:<n>`; -1, which no instrument has, when there is none."""
+    number = name[len(ID_PREFIX) :]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
+
+
+def _check_key(key: str) -> None:
     try:
         split_key(key)
     except ValueError as error:
         raise UnknownInstrument(str(error)) from error
-    if as_of is None:
-        document = instruments_collection().find_one({"instrument_key": key, "active": True}, {"_id": 1}, hint="instrument_key_tenure")
-    else:
-        began = {"instrument_key": key, "active_from": {"$lte": as_of}}
-        not_ended = {"$or": [{"active_to": None}, {"active_to": {"$gt": as_of}}]}
-        document = instruments_collection().find_one(
-            began | not_ended, {"_id": 1}, sort=[("active_from", -1)], hint="instrument_key_tenure"
-        )
-    return None if document is None else Instrument.objects.get(pk=document["_id"])
+
+
+def _unknown(name: str, as_of: datetime | None) -> UnknownInstrument:
+    when = "" if as_of is None else f" as of {as_of.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return UnknownInstrument(f"no instrument is called {name[:80]!r}{when}")
 
 
 def underlying_is_known(symbol: str) -> bool:
@@ -101,30 +127,37 @@ class UnderlyingExpiry(NamedTuple):
     strikes: int
 
 
-def underlying_expiries(symbol: str, at: datetime) -> list[UnderlyingExpiry]:
+def underlying_expiries(symbol: str, at: datetime, *, as_of: datetime | None = None) -> list[UnderlyingExpiry]:
     """List the living expiries of an underlying, from the master, segment by segment, nearest first.
 
     Args:
         symbol: as in `underlying_symbol`: NIFTY, BANKNIFTY, RELIANCE.
         at: market time (aware).
+        as_of: which master (aware): the one in force then; default: the present one.
 
     Returns:
         empty when there is no such underlying, or nothing of it is alive.
     """
-    fields = {"_id": 0, "segment": 1, "expiry": 1, "weekly": 1, "instrument_type": 1, "strike_price": 1}
-    wanted = {"active": True, "underlying_symbol": symbol, "expiry": {"$ne": None}}
+    wanted: Document = {"underlying_symbol": symbol, "expiry": {"$ne": None}}
+    if as_of is None:
+        fields = {"_id": 0, "segment": 1, "expiry": 1, "weekly": 1, "instrument_type": 1, "strike_price": 1}
+        contracts: Iterable[Document] = instruments_collection().find(
+            {"active": True, **wanted}, fields, hint="instrument_chain", batch_size=10_000
+        )
+    else:
+        contracts = states_as_of(wanted, as_of, hint="instrument_underlying")
     listed: dict[str, dict[int, list[Document]]] = {}
-    for document in instruments_collection().find(wanted, fields, hint="instrument_chain", batch_size=10_000):
-        listed.setdefault(document["segment"], {}).setdefault(ms_of(document["expiry"]), []).append(document)
+    for contract in contracts:
+        listed.setdefault(contract["segment"], {}).setdefault(ms_of(contract["expiry"]), []).append(contract)
     found = []
     for segment, by_expiry in sorted(listed.items()):
-        flags = [(expiry_ms, contract["weekly"]) for expiry_ms, contracts in by_expiry.items() for contract in contracts]
+        flags = [(expiry_ms, contract["weekly"]) for expiry_ms, members in by_expiry.items() for contract in members]
         living = expiries_of(flags, now_ms=ms_of(at), segment=segment, end_of=trading_end_ms)
         words = expiry_words(living)
         for expiry in living:
-            contracts = by_expiry[expiry.expiry_ms]
-            futures = sum(contract["instrument_type"] == FUTURE_TYPE for contract in contracts)
-            strikes = {contract["strike_price"] for contract in contracts if contract["strike_price"] is not None}
+            members = by_expiry[expiry.expiry_ms]
+            futures = sum(contract["instrument_type"] == FUTURE_TYPE for contract in members)
+            strikes = {contract["strike_price"] for contract in members if contract["strike_price"] is not None}
             found.append(UnderlyingExpiry(segment, expiry, words[expiry.date], futures, len(strikes)))
     return found
 
