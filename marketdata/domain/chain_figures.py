@@ -1,15 +1,90 @@
-"""Figures of a whole chain that follow from all its strikes. Pure."""
+"""Figures of a whole chain, each from its strikes' newest quotes. Pure."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
+from marketdata.domain.chain_legs import Strike
+from marketdata.domain.chain_rows import Aggregate
+from marketdata.domain.option_values import PARITY_STRIKES, Market, gamma_value, parity_forward
+
 SKEW_DELTA = 0.25
+_NEAR = 2 * PARITY_STRIKES
+"""How many strikes nearest the money parity's forward looks at."""
 
 
-def ratio(puts: float, calls: float) -> float | None:
-    """Puts divided by calls, to six places; None without calls."""
-    return round(puts / calls, 6) if calls else None
+def chain_forward(ladder: Sequence[Strike], spot: float | None, discount: float) -> float | None:
+    """The forward by put-call parity: the median over the PARITY_STRIKES strikes nearest the money of which both sides have a two-sided
+    quote, taken in the middle; where no strike has, by last prices. Only the ten nearest strikes are looked at.
+
+    Args:
+        ladder: ascending.
+        spot: last price of the underlying, INR; where it is not known, the money is where call and put last cost the same.
+        discount: worth of INR 1 paid at expiry.
+
+    Returns:
+        INR; None where no strike near the money has both prices.
+    """
+    traded = [
+        (strike.price, call, put)
+        for strike in (ladder if not spot else _nearest(ladder, spot))
+        if strike.call and strike.put and (call := strike.call.last_price) and (put := strike.put.last_price)
+    ]
+    if not spot:
+        if not traded:
+            return None
+        spot = min(traded, key=lambda row: abs(row[1] - row[2]))[0]
+        traded.sort(key=lambda row: abs(row[0] - spot))
+    quoted = [
+        (strike.price, call, put)
+        for strike in _nearest(ladder, spot)
+        if strike.call and strike.put and (call := strike.call.middle_price) and (put := strike.put.middle_price)
+    ]
+    return parity_forward((quoted or traded)[:PARITY_STRIKES], discount)
+
+
+def _nearest(ladder: Sequence[Strike], price: float) -> list[Strike]:
+    """The `_NEAR` strikes nearest to a price, nearest first."""
+    at = bisect_left(ladder, price, key=lambda strike: strike.price)
+    return sorted(ladder[max(0, at - _NEAR) : at + _NEAR], key=lambda strike: abs(strike.price - price))[:_NEAR]
+
+
+def chain_figures(
+    ladder: Sequence[Strike], money: Strike | None, spot: float | None, forward: float | None, market: Market | None
+) -> Aggregate:
+    """All figures of a chain.
+
+    Args:
+        ladder: ascending.
+        money: the strike at the money.
+        spot, forward: INR.
+        market: None where nothing can be valued.
+    """
+    calls = [strike.call for strike in ladder if strike.call is not None]
+    puts = [strike.put for strike in ladder if strike.put is not None]
+    call_oi, put_oi = sum(leg.quote.open_interest or 0 for leg in calls), sum(leg.quote.open_interest or 0 for leg in puts)
+    call_volume, put_volume = sum(leg.quote.volume or 0 for leg in calls), sum(leg.quote.volume or 0 for leg in puts)
+    return Aggregate(
+        spot=spot,
+        forward=None if forward is None else round(forward, 2),
+        atm_strike=None if money is None else money.price,
+        atm_iv=_atm_volatility(money),
+        straddle=_straddle(money),
+        pcr_oi=_ratio(put_oi, call_oi),
+        pcr_volume=_ratio(put_volume, call_volume),
+        max_pain=max_pain([strike.price for strike in ladder], *_interest(ladder)),
+        call_oi=call_oi,
+        put_oi=put_oi,
+        call_volume=call_volume,
+        put_volume=put_volume,
+        call_oi_change_day=_known_sum(leg.oi_change_day for leg in calls),
+        put_oi_change_day=_known_sum(leg.oi_change_day for leg in puts),
+        call_oi_change_close=_known_sum(leg.oi_change_close for leg in calls),
+        put_oi_change_close=_known_sum(leg.oi_change_close for leg in puts),
+        iv_skew=None if money is None else _skew(ladder, money),
+        gamma_exposure=None if market is None else _gamma_exposure(ladder, market),
+    )
 
 
 def max_pain(strikes: Sequence[float], call_oi: Sequence[float], put_oi: Sequence[float]) -> float | None:
@@ -24,7 +99,7 @@ def max_pain(strikes: Sequence[float], call_oi: Sequence[float], put_oi: Sequenc
     Returns:
         INR, the lowest such strike; None when nobody holds anything.
     """
-    below, above = 0.0, float(sum(put_oi))  # calls that pay at or below a strike, puts that pay above it
+    below, above = 0.0, float(sum(put_oi))  # calls struck below the next strike, puts struck at or above it
     if not above and not any(call_oi):
         return None
     paid = least = 0.0  # against what is paid at the first strike
@@ -52,12 +127,58 @@ def volatility_at_delta(options: Iterable[tuple[float | None, float | None]], de
         if signed is None or not volatility:
             continue
         size = abs(signed)
-        if size <= delta:
-            if size == delta:
-                return volatility
+        if size == delta:
+            return volatility
+        if size < delta:
             if before is None:
                 return None
             weight = (before[0] - delta) / (before[0] - size)
             return before[1] + weight * (volatility - before[1])
         before = size, volatility
     return None
+
+
+def _interest(ladder: Sequence[Strike]) -> tuple[list[float], list[float]]:
+    return (
+        [(strike.call.quote.open_interest or 0.0) if strike.call else 0.0 for strike in ladder],
+        [(strike.put.quote.open_interest or 0.0) if strike.put else 0.0 for strike in ladder],
+    )
+
+
+def _skew(ladder: Sequence[Strike], money: Strike) -> float | None:
+    at = bisect_left(ladder, money.price, key=lambda strike: strike.price)
+    puts = (strike.put.values for strike in reversed(ladder[: at + 1]) if strike.put)
+    calls = (strike.call.values for strike in ladder[at:] if strike.call)
+    put = volatility_at_delta((values.delta, values.implied_volatility) for values in puts)
+    call = volatility_at_delta((values.delta, values.implied_volatility) for values in calls)
+    return None if put is None or call is None else round(put - call, 6)
+
+
+def _gamma_exposure(ladder: Sequence[Strike], market: Market) -> float | None:
+    """See `Chain.aggregate`."""
+    found = [
+        leg.sign * leg.quote.open_interest * gamma_value(strike.price, volatility, market) * 0.01
+        for strike in ladder
+        for leg in strike.legs()
+        if leg.quote.open_interest and (volatility := leg.values.implied_volatility)
+    ]
+    return float(round(sum(found))) if found else None
+
+
+def _atm_volatility(money: Strike | None) -> float | None:
+    known = [volatility for leg in money.legs() if (volatility := leg.values.implied_volatility)] if money else []
+    return round(sum(known) / len(known), 6) if known else None
+
+
+def _straddle(money: Strike | None) -> float | None:
+    prices = [price for leg in money.legs() if (price := leg.last_price)] if money else []
+    return round(sum(prices), 4) if len(prices) == 2 else None
+
+
+def _ratio(puts: float, calls: float) -> float | None:
+    return round(puts / calls, 6) if calls else None
+
+
+def _known_sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
