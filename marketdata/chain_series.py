@@ -10,6 +10,7 @@ A row's bytes are made once for all windows, and a push's once for all clients t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 from marketdata.domain.chain import Aggregate, Chain
@@ -27,14 +28,13 @@ class ChainBook:
         chain: it.
         market_ms: market time of what is shown · ms UTC.
         aggregate: as of the last turn.
-        rows_encoded_total, pushes_encoded_total: how often bytes were made.
+        encoded: counts how often bytes were made, of all books that share it.
     """
 
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
+    def __init__(self, chain: Chain, encoded: Counter[str]) -> None:
+        self.chain, self.encoded = chain, encoded
         self.market_ms = 0
         self.aggregate: Aggregate | None = None
-        self.rows_encoded_total = self.pushes_encoded_total = 0
         self._fragments: dict[float, bytes] = {}
         self._read_to = -1
 
@@ -56,10 +56,10 @@ class ChainBook:
         rows += self.chain.rows(strikes - held.keys()) if len(strikes) > len(held) else []
         self.aggregate = self.chain.aggregate()
         self._read_to = self.chain.seq
+        self.encoded["chain_rows_encoded_total"] += len(rows)
         changed = set()
         for row in rows:
             fragment = chain_row_fragment(row)
-            self.rows_encoded_total += 1
             if held.get(row.strike_price) != fragment:
                 held[row.strike_price] = fragment
                 changed.add(row.strike_price)
@@ -118,7 +118,7 @@ class ChainSeries:
         drained = self._pushes.get(seen)
         if drained is None:
             drained = self._pushes[seen] = self._drained(book, book.aggregate, seen)
-            book.pushes_encoded_total += 1
+            book.encoded["chain_pushes_encoded_total"] += 1
         return drained
 
     def _drained(self, book: ChainBook, aggregate: Aggregate, seen: int) -> Drained:

@@ -22,6 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any, Protocol
 
 from django.conf import settings
@@ -29,7 +30,7 @@ from django.conf import settings
 from instruments.selectors import ID_PREFIX
 from marketdata import live_state, wire
 from marketdata.admission import Scope, WrongOrigin, admit
-from marketdata.client_channels import CHARTS_MAX, ClientChannels
+from marketdata.client_channels import CHAINS_MAX, CHARTS_MAX, ClientChannels
 from marketdata.hub import Hub, get_hub
 from marketdata.naming import resolve
 from marketdata.outbox import Outbox
@@ -278,7 +279,7 @@ class MarketConnection:
         for message in self.outbox.drain_control():
             await self._deliver(message)
         if self._closing is None:
-            for push in self.outbox.drain_charts():
+            for push in chain(self.outbox.drain_charts(), self.outbox.drain_chains()):
                 await self._deliver(push)
             for frame in wire.tick_frames(self._frames + 1, self._hub.fragments(self.outbox)):
                 self._frames += 1
@@ -414,6 +415,7 @@ def _limits() -> dict[str, float]:
         "connections": settings.WS_CONNECTIONS_PER_USER,
         "instruments": settings.WS_INSTRUMENTS_PER_USER,
         "charts": CHARTS_MAX,
+        "chains": CHAINS_MAX,
         "commands_per_second": settings.WS_COMMANDS_PER_SECOND,
         "command_bytes": settings.WS_COMMAND_BYTES,
         "stall_seconds": settings.WS_STALL_SECONDS,

@@ -24,6 +24,8 @@ from pymongo.errors import PyMongoError
 
 from marketdata import live_state
 from marketdata.bus import BusBatch, Notice, batches
+from marketdata.chain_channels import ChainChannels
+from marketdata.chain_series import ChainSeries
 from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedState, FeedStatus
 from marketdata.domain.gap import GapNotice
@@ -38,6 +40,7 @@ from marketdata.wire import (
     FULL,
     FULL_DEPTH,
     LTPC,
+    ChainChannel,
     FeedView,
     QuoteEntry,
     entry_unpack,
@@ -68,6 +71,8 @@ FORGET_MS = 7 * 86_400_000
 """So often, quotes that nobody follows and that are so much older than the newest are dropped: contracts expire."""
 TOGETHER_BATCHES = 8
 """Where more batches have come already, so many are sent as one: writing to a socket costs more than all the rest."""
+LISTING_CAUSES = {"start", "master"}
+"""Causes of a change in what the feed follows after which the listings of chains may be others."""
 CLOSE_SECONDS = 1.0
 """Clients have so long to take their `bye`; less than the web server gives the whole farewell."""
 
@@ -96,6 +101,7 @@ class Hub:
         self._fragments: tuple[dict[int, bytes], ...] = ({}, {}, {})
         self._followers = Followers()
         self._charts = OhlcChannels(self._market_ms, self._wake_all)
+        self._chains = ChainChannels(self.entries, self._market_ms, self._wake_all, self._want)
         self._positions: dict[int, tuple[int, int]] = {}
         self._reading = batches()
         self._touched: set[Outbox] = set()
@@ -130,9 +136,13 @@ class Hub:
         self._announce()
         self._tasks += [
             asyncio.create_task(self._for_ever(step), name=f"hub {step.__name__}")
-            for step in (self._recover_step, self._watch_step, self._demand_step, self._charts.load_step)
+            for step in (self._recover_step, self._watch_step, self._demand_step, *self._followed_steps)
         ]
         self._tasks.append(asyncio.create_task(self._load_stored(), name="hub stored quotes"))
+
+    @property
+    def _followed_steps(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        return self._charts.load_step, self._chains.load_step, self._chains.turn_step
 
     async def close(self, code: int) -> None:
         """Say bye to every client, wait CLOSE_SECONDS for them to go, abort the rest, leave the group."""
@@ -171,6 +181,8 @@ class Hub:
             self.unsubscribe(client, instrument)
         for series in list(client.outbox.charts):
             self.unsubscribe_chart(client, series)
+        for chain in list(client.outbox.chains):
+            self.unsubscribe_chain(client, chain)
         client.outbox.forget()
         if self.clients.pop(client.outbox, None) is not None:
             for name, attribute in OUTBOX_COUNTS.items():
@@ -215,6 +227,27 @@ class Hub:
             self._demand_changed.set()
         return followed
 
+    async def subscribe_chain(self, client: Client, channel: ChainChannel) -> ChainSeries:
+        """Let a client follow an option chain, whose contracts are demanded: it is owed the whole, then what changes.
+
+        Raises:
+            NoSuchChain, pymongo.errors.PyMongoError, django.db.DatabaseError: as `ChainChannels.follow` does.
+        """
+        series = await self._chains.follow(client.outbox, channel)
+        client.wake()
+        return series
+
+    def unsubscribe_chain(self, client: Client, series: ChainSeries) -> bool:
+        """Let a client follow a chain no more. False: it did not."""
+        return self._chains.unfollow(client.outbox, series)
+
+    def _want(self, added: Iterable[int], gone: Iterable[int]) -> None:
+        """Note what chains demand from now on, and what no more."""
+        changed = [self._followers.add_chart(instrument) for instrument in added]
+        changed += [self._followers.remove_chart(instrument) for instrument in gone]
+        if any(changed):
+            self._demand_changed.set()
+
     def recent_minutes(self, instrument: int) -> list[Candle]:
         """Return the newest few 1-minute candles that the feed has told, oldest first; from any thread."""
         return self._charts.recent_minutes(instrument)
@@ -244,6 +277,8 @@ class Hub:
             "clients": len(outboxes),
             "quotes": len(self.entries),
             "charts": len(self._charts),
+            "chains": len(self._chains),
+            **self._chains.counts,
         }
 
     def _tell(self, message: bytes) -> None:
@@ -295,6 +330,8 @@ class Hub:
     def _take_notice(self, notice: Notice) -> None:
         self.counts["notices_received_total"] += 1
         self._touched |= self._charts.correct(notice.candles)
+        if notice.universe is not None and not LISTING_CAUSES.isdisjoint(notice.universe.causes):
+            self._chains.read_again()
         for gap in notice.gaps:
             self._tell_gap(gap)
         self._wake_touched()
@@ -304,7 +341,7 @@ class Hub:
         concerned = set(gap.instruments)
         for outbox in self.clients:
             followed = (outbox.modes.keys() & concerned).union(
-                series.instrument for series in outbox.charts if series.instrument in concerned
+                (series.instrument for series in outbox.charts if series.instrument in concerned), self._chains.concerned(outbox, concerned)
             )
             if followed or outbox.all_gaps or not concerned:
                 outbox.push(gap_push(gap, sorted(map(self._key_of, followed)) if concerned else None))
@@ -312,7 +349,7 @@ class Hub:
 
     def _key_of(self, instrument: int) -> str:
         entry = self.entries.get(instrument)
-        return entry.key if entry is not None else self._charts.key_of(instrument)
+        return entry.key if entry is not None else self._chains.key_of(instrument) or self._charts.key_of(instrument)
 
     def _follows_on(self, batch: BusBatch) -> bool:
         """Whether the batch is not of an earlier run or moment; notes a loss when it does not come right after the last."""
@@ -354,6 +391,7 @@ class Hub:
                 return False
         self.entries[instrument] = entry
         self._epochs[instrument] = epoch
+        self._chains.mark(instrument)
         for fragments in self._fragments:
             fragments.pop(instrument, None)
         if old is None:

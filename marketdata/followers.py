@@ -54,19 +54,19 @@ class Followers:
         return not outboxes
 
     def add_chart(self, instrument: int) -> bool:
-        """Note one more chart of an instrument; True: what is wanted may have changed."""
+        """Note one more chart of an instrument, or one more chain with it; True: what is wanted may have changed."""
         self._charts[instrument] += 1
         return self._charts[instrument] == 1
 
     def remove_chart(self, instrument: int) -> bool:
-        """Note one chart less; True: it was the last."""
+        """Note one chart or chain less; True: it was the last."""
         self._charts[instrument] -= 1
         if not self._charts[instrument]:
             del self._charts[instrument]
         return instrument not in self._charts
 
     def wanted(self) -> dict[int, str]:
-        """Return instrument → mode, the greatest that anybody asked for; a chart asks for the full one, which has the broker's bars."""
+        """Return instrument → mode, the greatest that anybody asked for; charts and chains ask for the full one, with the bars."""
         followed = {instrument: MODE_NAMES[mode] for mode in (LTPC, FULL) for instrument in self._outboxes[mode]}
         return followed | dict.fromkeys(self._charts, MODE_NAMES[FULL])
 

@@ -1,0 +1,386 @@
+"""The option chains of one hub: a Chain for each underlying and expiry that somebody follows, and a ChainSeries for each channel.
+
+A quote only notes that its option has moved; each half second a chain takes the newest quotes of what has moved, and all its windows
+are made current at once. So a busy chain costs as much as its strikes, not its ticks. What the hub knew before a chain was opened is
+taken at the opening; after a loss the hub's newer entries move the chain as ticks do.
+
+Listings are read in a thread: at the opening, when a word's expiry has ended in market time, when the universe has changed, and every
+few minutes. Contracts in a followed window and what they are written on are demanded from the feed for as long as somebody follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, date, datetime
+
+from channels.db import database_sync_to_async
+from django.conf import settings
+from django.db import DatabaseError
+from pymongo.errors import PyMongoError
+
+from instruments.chain_listing import NoSuchChain, chain_listing
+from instruments.domain.listing import ChainListing
+from marketdata.chain_series import ChainBook, ChainSeries
+from marketdata.domain.candle import day_start_ms
+from marketdata.domain.chain import Chain, InterestBase
+from marketdata.interest import bases_read
+from marketdata.option_quotes import option_quote
+from marketdata.outbox import Outbox
+from marketdata.wire import ChainChannel, QuoteEntry
+
+logger = logging.getLogger(__name__)
+
+CHAIN_SECONDS = 0.5
+"""Clients are told of a chain so often at the most."""
+REFRESH_SECONDS = 300.0
+"""Listings, and what open interest is compared with, are read again so often."""
+BASES_SECONDS = 60.0
+"""The latter while some are not known."""
+RETRY_SECONDS = 2.0
+IDLE_SECONDS = 60.0
+IDLE_MAX = 200
+"""A window that nobody has followed for so long is dropped, and the oldest of more than so many."""
+BACK_MS = 3_600_000
+"""Market time that is so much earlier than before is another day's."""
+
+Word = tuple[str, str]
+"""Underlying, and what was asked as its expiry: @w0, or a date."""
+
+
+class _Live:
+    """A chain in use.
+
+    Attributes:
+        book: the chain and its encoded rows.
+        series: its windows, followed or idle.
+        keys: instrument → key, of all that moves it.
+        stale: instruments with a newer quote than the chain has taken.
+        is_due: whether it has to be turned for another reason.
+        has_ended: whether trading in it has ended in market time.
+        bases: what its open interest is compared with.
+        bases_day: which day's they are · ms UTC.
+        bases_due: when they are to be read · monotonic.
+    """
+
+    def __init__(self, book: ChainBook) -> None:
+        self.series: set[ChainSeries] = set()
+        self.bases: dict[int, InterestBase] = {}
+        self.bases_day = 0
+        self.replace(book)
+
+    def replace(self, book: ChainBook) -> None:
+        """Begin with another book; the windows stay."""
+        self.book = book
+        listing = book.chain.listing
+        self.keys = {option.instrument: option.key for option in listing.options}
+        if listing.underlying_id is not None and listing.underlying_key is not None:
+            self.keys[listing.underlying_id] = listing.underlying_key
+        self.stale = set(self.keys)
+        self.is_due, self.has_ended, self.bases_due = True, False, 0.0
+        self.take_bases(self.bases)
+
+    def take_bases(self, bases: dict[int, InterestBase]) -> None:
+        """Compare open interest with these from now on."""
+        self.bases = bases
+        all_of_them = {option.instrument: bases.get(option.instrument, InterestBase()) for option in self.listing.options}
+        self.is_due |= self.book.chain.take_bases(all_of_them)
+
+    @property
+    def listing(self) -> ChainListing:
+        return self.book.chain.listing
+
+
+class ChainChannels:
+    """All chains of one event loop.
+
+    Args:
+        entries: instrument id → newest quote; read, never changed.
+        market_ms: market time · ms UTC.
+        wake: called with outboxes that have been given something.
+        want: called with instruments that a channel demands from now on, and with those that it demands no more.
+    """
+
+    def __init__(
+        self,
+        entries: Mapping[int, QuoteEntry],
+        market_ms: Callable[[], int],
+        wake: Callable[[Iterable[Outbox]], None],
+        want: Callable[[Iterable[int], Iterable[int]], None],
+    ) -> None:
+        self._entries, self._market_ms, self._wake, self._want = entries, market_ms, wake, want
+        self._chains: dict[tuple[str, date], _Live] = {}
+        self._words: dict[Word, _Live] = {}
+        self._read_at: dict[Word, float] = {}
+        """When each word's listing was read, or tried to be · monotonic."""
+        self._until_ms: dict[Word, float] = {}
+        """Market time at which each word may mean another expiry."""
+        self._of: dict[int, set[_Live]] = {}
+        """Instrument → the chains that it moves."""
+        self._series: dict[ChainChannel, ChainSeries] = {}
+        self._followers: dict[ChainSeries, set[Outbox]] = {}
+        self._wanted: dict[ChainSeries, frozenset[int]] = {}
+        self._idle: dict[ChainSeries, float] = {}
+        self._changed = asyncio.Event()
+        self._is_failing = False
+        self._known_ms = 0
+        self.counts: Counter[str] = Counter(chain_rows_encoded_total=0, chain_pushes_encoded_total=0, chain_quotes_rejected_total=0)
+
+    def __len__(self) -> int:
+        """Return how many chains there are."""
+        return len(self._chains)
+
+    # --- who follows ----------------------------------------------------------------------------------------------------
+    async def follow(self, outbox: Outbox, channel: ChainChannel) -> ChainSeries:
+        """Let a client follow a channel; it is owed the whole.
+
+        Raises:
+            NoSuchChain: there is none; not worth a retry.
+            pymongo.errors.PyMongoError, django.db.DatabaseError: it is not open yet, and the store is away; worth a retry.
+        """
+        word = (channel.underlying, channel.expiry)
+        if word not in self._words:
+            listing, until_ms = await self._listing(word)
+            if word not in self._words:  # nobody else has read it in the meantime
+                self._place(word, listing, until_ms)
+        live = self._words[word]
+        series = self._series.get(channel)
+        if series is None:
+            series = self._series[channel] = ChainSeries(channel)
+            self._followers[series], self._wanted[series] = set(), frozenset()
+            live.series.add(series)
+        was_followed, is_followed = any(self._followers[each] for each in live.series), bool(self._followers[series])
+        self._followers[series].add(outbox)
+        self._idle.pop(series, None)
+        outbox.follow_chain(series)
+        if not was_followed:
+            self._wake(self._turn(live))  # at once
+        elif not is_followed:
+            live.is_due = True
+        self._changed.set()
+        return series
+
+    def unfollow(self, outbox: Outbox, series: ChainSeries) -> bool:
+        """Let a client follow a channel no more. False: it did not."""
+        outboxes = self._followers.get(series)
+        if outboxes is not None and outbox in outboxes:
+            outboxes.discard(outbox)
+            if not outboxes:
+                self._demand(series, frozenset())
+                self._idle[series] = time.monotonic()
+                if len(self._idle) > IDLE_MAX:
+                    self._drop(next(iter(self._idle)))
+        return outbox.unfollow_chain(series)
+
+    def _drop(self, series: ChainSeries) -> None:
+        del self._series[series.channel], self._followers[series], self._wanted[series], self._idle[series]
+        word = (series.channel.underlying, series.channel.expiry)
+        live = self._words[word]
+        live.series.discard(series)
+        if all((each.channel.underlying, each.channel.expiry) != word for each in live.series):
+            del self._words[word], self._read_at[word], self._until_ms[word]
+            self._forget(live)
+
+    def _forget(self, live: _Live) -> None:
+        """Drop a chain if no word means it any more."""
+        if live not in self._words.values():
+            del self._chains[live.listing.underlying, live.listing.expiry]
+            self._index(live, live.keys, ())
+
+    def _index(self, live: _Live, gone: Collection[int], come: Collection[int]) -> None:
+        for instrument in gone:
+            self._of[instrument].discard(live)
+            if not self._of[instrument]:
+                del self._of[instrument]
+        for instrument in come:
+            self._of.setdefault(instrument, set()).add(live)
+
+    def _demand(self, series: ChainSeries, wanted: frozenset[int]) -> None:
+        before, self._wanted[series] = self._wanted[series], wanted
+        if wanted != before:
+            self._want(wanted - before, before - wanted)
+
+    def concerned(self, outbox: Outbox, instruments: set[int]) -> set[int]:
+        """Return those of the instruments that a client follows by its chains."""
+        return {each for series in outbox.chains for each in self._wanted[series] & instruments}
+
+    def key_of(self, instrument: int) -> str | None:
+        """Return the key of an instrument that moves one of the chains."""
+        return next((live.keys[instrument] for live in self._of.get(instrument, ())), None)
+
+    # --- what comes -----------------------------------------------------------------------------------------------------
+    def mark(self, instrument: int) -> None:
+        """Note that an instrument has a newer quote."""
+        for live in self._of.get(instrument, ()):
+            live.stale.add(instrument)
+
+    def read_again(self) -> None:
+        """Read every listing again: another master, another universe."""
+        self._read_at = dict.fromkeys(self._read_at, -REFRESH_SECONDS)
+        self._changed.set()
+
+    async def turn_step(self) -> None:
+        """Wait CHAIN_SECONDS, then make current whatever has moved and is followed."""
+        await asyncio.sleep(CHAIN_SECONDS)
+        self._pass_time(self._market_ms())
+        touched: set[Outbox] = set()
+        for live in self._chains.values():
+            if live.stale or live.is_due:
+                touched |= self._turn(live)
+        self._wake(touched)
+
+    def _pass_time(self, market_ms: int) -> None:
+        """Note market time: words move on when their expiry has ended; where it goes back (a replay begins), everything begins anew."""
+        was_ms, self._known_ms = self._known_ms, market_ms
+        if market_ms < was_ms - BACK_MS:
+            for live in self._chains.values():
+                live.bases = {}
+                live.replace(self._book(live.listing))
+            self.read_again()
+        for live in self._chains.values():
+            has_ended = market_ms >= live.listing.ends_ms
+            if has_ended != live.has_ended:
+                live.has_ended, live.is_due = has_ended, True
+
+    def _turn(self, live: _Live) -> set[Outbox]:
+        """Let a chain take what has moved, and its windows too; return who has been given something."""
+        windows = [series for series in live.series if self._followers[series]]
+        if not windows:
+            return set()
+        self._take(live)
+        touched: set[Outbox] = set()
+        for series in live.book.turn(windows, live.book.market_ms or self._market_ms()):
+            for outbox in self._followers[series]:
+                outbox.mark_chain(series)
+            touched |= self._followers[series]
+        for series in windows:
+            self._demand(series, self._needed(live, series))
+        return touched
+
+    def _take(self, live: _Live) -> None:
+        book, underlying, latest_ms = live.book, live.listing.underlying_id, self._market_ms() + BACK_MS
+        stale, live.stale, live.is_due = live.stale, set(), False
+        for instrument in stale:
+            entry = self._entries.get(instrument)
+            if entry is None or entry.broker_ms > latest_ms:
+                continue  # a replay began: this is of a day that is still to come
+            book.market_ms = max(book.market_ms, entry.broker_ms)
+            try:
+                quote = option_quote(entry)
+            except ValueError:
+                self.counts["chain_quotes_rejected_total"] += 1
+                continue
+            if instrument == underlying:
+                book.chain.take_spot(quote.last_price, entry.broker_ms)
+            else:
+                book.chain.take(instrument, quote, entry.broker_ms)
+
+    def _needed(self, live: _Live, series: ChainSeries) -> frozenset[int]:
+        """Return what a window needs from the feed: nothing once trading has ended."""
+        if live.has_ended:
+            return frozenset()
+        strikes, listing = set(series.window), live.listing
+        needed = {option.instrument for option in listing.options if option.strike_price in strikes}
+        return frozenset(needed if listing.underlying_id is None else needed | {listing.underlying_id})
+
+    # --- the store ------------------------------------------------------------------------------------------------------
+    async def load_step(self) -> None:
+        """Read what is due, or wait a second for something to be; drop what nobody has followed for long."""
+        self._changed.clear()
+        now = time.monotonic()
+        for series in [series for series, since in self._idle.items() if now - since > IDLE_SECONDS]:
+            self._drop(series)
+        words = [word for word, at in self._read_at.items() if now - at >= self._pause(word)]
+        lives = [live for live in self._chains.values() if live.bases_due <= now or live.bases_day != self._day(live)]
+        try:
+            for word in words:
+                await self._read(word)
+            for live in lives:
+                await self._read_bases(live)
+            self._is_failing = False
+        except (PyMongoError, DatabaseError) as error:
+            if not self._is_failing:
+                logger.warning("option chains cannot be read; trying on: %s", error)
+            self._is_failing = True
+            await asyncio.sleep(RETRY_SECONDS)
+        if not words and not lives:
+            try:
+                async with asyncio.timeout(1):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def _pause(self, word: Word) -> float:
+        return RETRY_SECONDS if self._market_ms() >= self._until_ms[word] else REFRESH_SECONDS
+
+    def _day(self, live: _Live) -> int:
+        return day_start_ms(live.book.market_ms or self._market_ms())
+
+    async def _listing(self, word: Word) -> tuple[ChainListing, float]:
+        at = datetime.fromtimestamp(self._market_ms() / 1000, UTC)
+        return await database_sync_to_async(listing_read, thread_sensitive=False)(*word, at)
+
+    async def _read(self, word: Word) -> None:
+        if word not in self._words:
+            return  # dropped by now
+        self._read_at[word] = time.monotonic()
+        try:
+            listing, until_ms = await self._listing(word)
+        except NoSuchChain as error:
+            logger.debug("%s stays as it is: %s", ":".join(word), error)
+            return
+        if word in self._words:
+            self._place(word, listing, until_ms)
+
+    def _place(self, word: Word, listing: ChainListing, until_ms: float) -> None:
+        """Let a word mean this chain from now on."""
+        key = (listing.underlying, listing.expiry)
+        live = self._chains.get(key)
+        if live is None:
+            live = self._chains[key] = _Live(self._book(listing))
+            self._index(live, (), live.keys)
+        elif live.listing != listing:
+            before = live.keys
+            live.replace(self._book(listing))
+            self._index(live, before, live.keys)
+        self._read_at.setdefault(word, time.monotonic())
+        self._until_ms[word] = until_ms
+        before_live, self._words[word] = self._words.get(word), live
+        if before_live is not None and before_live is not live:
+            moving = {series for series in before_live.series if (series.channel.underlying, series.channel.expiry) == word}
+            before_live.series -= moving
+            live.series |= moving
+            live.is_due = True
+            self._forget(before_live)
+
+    def _book(self, listing: ChainListing) -> ChainBook:
+        return ChainBook(Chain(listing, interest_rate=settings.INTEREST_RATE), self.counts)
+
+    async def _read_bases(self, live: _Live) -> None:
+        day_ms, chain = self._day(live), live.book.chain
+        live.bases_due, live.bases_day = time.monotonic() + BASES_SECONDS, day_ms
+        options = [option.instrument for option in live.listing.options]
+        found = await database_sync_to_async(bases_read, thread_sensitive=False)(options, day_ms)
+        if live.book.chain is not chain:
+            live.bases_due = 0.0  # other contracts by now
+            return
+        live.take_bases(found)
+        if len(found) == len(options) and all(None not in base for base in found.values()):
+            live.bases_due = time.monotonic() + REFRESH_SECONDS
+
+
+def listing_read(underlying: str, expiry: str, at: datetime) -> tuple[ChainListing, float]:
+    """Return a chain's listing, and in which market time the word for its expiry may mean another: when the nearest ends · ms UTC.
+
+    Raises:
+        NoSuchChain: there is none; not worth a retry.
+        pymongo.errors.PyMongoError, django.db.DatabaseError: worth a retry.
+    """
+    listing = chain_listing(underlying, expiry, at)
+    if not expiry.startswith("@"):
+        return listing, math.inf
+    return listing, (listing if expiry == "@w0" else chain_listing(underlying, "@w0", at)).ends_ms
