@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from broker.simulator import control, login_pages, master_file
+from broker.simulator.clock import Clock
 from broker.simulator.errors import ApiError, error_response, on_api_error, on_bug, on_unknown_path
 from broker.simulator.faults import Faults, SpentCode
 from broker.simulator.feed_server import FeedServer
@@ -41,12 +42,22 @@ log = logging.getLogger(__name__)
 class Exchange:
     """All parts of one exchange."""
 
-    def __init__(self, market: Market, access: Access, *, ledger: Ledger | None = None, unpaced: bool = False, plus: bool = False) -> None:
+    def __init__(
+        self,
+        market: Market,
+        access: Access,
+        *,
+        clock: Clock | None = None,
+        ledger: Ledger | None = None,
+        unpaced: bool = False,
+        plus: bool = False,
+    ) -> None:
         """Put an exchange together.
 
         Args:
             market: what it serves.
             access: who may talk to it.
+            clock: of the market; None: the host's.
             ledger: where sent messages are written down.
             unpaced: a replay as fast as the clients read.
             plus: limits of the broker's Plus plan.
@@ -55,7 +66,7 @@ class Exchange:
         self.faults = Faults()
         self.limits = RateLimits()
         self.requests: Counter[str] = Counter()
-        self.feed = FeedServer(market, access, self.faults, ledger=ledger, unpaced=unpaced, plus=plus)
+        self.feed = FeedServer(market, access, self.faults, clock=clock, ledger=ledger, unpaced=unpaced, plus=plus)
         self.rest = RestServer(market)
         self.feed.before_step = self.expire_tokens
         self.failure: BaseException | None = None

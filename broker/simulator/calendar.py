@@ -5,8 +5,9 @@ Indian Standard Time is UTC+5:30 all year, so a date is plain arithmetic on mill
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 Hours = Literal["always", "real"]
@@ -205,6 +206,33 @@ def auctions(ms: int, hours: Hours) -> dict[str, tuple[str, int]]:
         return {}
     begun = [(status, midnight_ms(day) + since * MINUTE_MS) for since, status in CAS_STEPS if since <= minute]
     return {"NSE_EQ": begun[-1]} if begun else {}
+
+
+@lru_cache(maxsize=16)
+def _turns(day: date) -> tuple[int, ...]:
+    sessions = {segment: minutes for segment in SEGMENTS if (minutes := session_minutes(segment, day))}
+    steps = {minute for minute, _ in CAS_STEPS} if sessions else set()
+    for first, last in sessions.values():
+        steps |= {first - PRE_OPEN_MINUTES, first - MATCHING_MINUTES, first, last}
+    return tuple(midnight_ms(day) + step * MINUTE_MS for step in sorted(steps))
+
+
+def turn_after(ms: int, hours: Hours) -> int:
+    """The first moment more than 1 ms after `ms` at which a segment's status may change, ms UTC; the end of the day where none is left.
+
+    Who stops 1 ms before it never mixes what came before a close with what comes after.
+    """
+    turns = _turns(day_of(ms)) if hours == "real" else ()
+    return next((turn for turn in turns if turn > ms + 1), midnight_ms(day_of(ms)) + DAY_MS)
+
+
+def open_span(segments: Collection[str], day: date) -> tuple[int, int] | None:
+    """From the first open of these segments on a day to their last close, ms UTC; None: none of them trades."""
+    sessions = [minutes for segment in segments if (minutes := session_minutes(segment, day))]
+    if not sessions:
+        return None
+    midnight = midnight_ms(day)
+    return midnight + min(first for first, _ in sessions) * MINUTE_MS, midnight + max(last for _, last in sessions) * MINUTE_MS
 
 
 class Session(NamedTuple):

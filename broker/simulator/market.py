@@ -37,8 +37,10 @@ STEP_MS = (133, 166)
 UPDATE_MS = 540
 #: The youngest trade in an update is so old, ms (27 measured).
 LAG_MS = 30
-#: A market that was not asked for longer than this was halted: nothing traded in between.
-CATCH_UP_MS = 10_000
+#: A market that was not asked for longer than this was halted: nothing traded in between. So much of the host's time, if that is longer.
+CATCH_UP_MS, CATCH_UP_WALL_MS = 10_000, 200
+#: However fast its clock runs, the market updates so often in market time: each minute is seen before the next one ends.
+LONGEST_STEP_MS = 20_000
 #: An instrument that nobody follows is brought up to date when asked for, at most so often.
 FRESH_MS = 1000
 #: Volatility of a year by which the volatility index's level is scaled to other underlyings.
@@ -56,11 +58,11 @@ class Market:
         instruments: make at least so many (up to 5,000); None: about 1,800.
         master_rows: serve these instead of an own master. Contracts that have expired are priced as if a week were left.
         hours: `always`: every minute is market time; `real`: the exchange's calendar.
+        speed: milliseconds of the market in one of the host, in which it trades and updates as much as it would without.
         partial_share: share of updates without depth and greeks.
         repeat_share: share of the updates without a trade that repeat the last one byte for byte.
 
     Attributes:
-        hours: as given.
         rows_by_key: the instruments of now.
         on_trade: called with (key, ms, price, quantity) for every trade; for tests and proofs.
         trades_total, halted_total: trades made; times the market was halted.
@@ -75,10 +77,13 @@ class Market:
         instruments: int | None = None,
         master_rows: list[dict[str, Any]] | None = None,
         hours: Hours = "always",
+        speed: float = 1.0,
         partial_share: float = 0.003,
         repeat_share: float = 0.15,
     ) -> None:
-        self.rate = rate
+        self.rate = rate / speed
+        self._step_ratio = min(speed, LONGEST_STEP_MS / STEP_MS[1]) * min(1.0, 2 * speed / rate)
+        self._catch_up_ms = max(CATCH_UP_MS, round(CATCH_UP_WALL_MS * speed))
         self.on_trade: OnTrade | None = None
         self.trades_total = 0
         self.halted_total = 0
@@ -99,10 +104,11 @@ class Market:
         self._asked: frozenset[str] = frozenset()
         self._followed: frozenset[str] = frozenset()
         self._active: Integers = np.empty(0, np.int64)
+        self._segments: list[str] = []
+        self._segment_places: Integers = np.empty(0, np.int64)
         self._now_ms = self._last_ms = start_ms
-        self._next_ms = start_ms + self._gap()
-        self._given = master_rows
-        self._instruments = instruments
+        self._next_ms = self._after(start_ms)
+        self._given, self._instruments = master_rows, instruments
         self._day = calendar.day_of(start_ms)
         self.rows_by_key: dict[str, dict[str, Any]] = {}
         self._list_instruments()
@@ -125,9 +131,9 @@ class Market:
         return False
 
     def due(self, wall_ms: int, wanted: set[str]) -> list[Update]:
-        if wall_ms - self._next_ms > CATCH_UP_MS:
+        if wall_ms - self._next_ms > self._catch_up_ms:
             self.halted_total += 1
-            self._last_ms, self._next_ms = wall_ms - CATCH_UP_MS - STEP_MS[0], wall_ms - CATCH_UP_MS
+            self._last_ms, self._next_ms = wall_ms - self._catch_up_ms - STEP_MS[0], wall_ms - self._catch_up_ms
         if wanted != self._asked:
             self._follow(wanted)
         updates = []
@@ -135,7 +141,7 @@ class Market:
             feeds = self._step(self._last_ms, self._next_ms)
             if feeds:
                 updates.append(Update(self._next_ms, feeds))
-            self._last_ms, self._next_ms = self._next_ms, self._next_ms + self._gap()
+            self._last_ms, self._next_ms = self._next_ms, self._after(self._next_ms)
         self._now_ms = max(self._now_ms, wall_ms)
         return updates
 
@@ -253,8 +259,13 @@ class Market:
         added = self._slots_of(known - self._followed)
         self._refresh(added.tolist())
         self._tape.due_ms[added] = self._last_ms + self._rng.integers(0, max(1, round(UPDATE_MS / self.rate)), len(added))
-        self._followed = known
-        self._active = self._slots_of(known)
+        self._activate(known)
+
+    def _activate(self, keys: frozenset[str]) -> None:
+        self._followed, self._active = keys, self._slots_of(keys)
+        segments = [self._tape.contracts[slot].segment for slot in self._active.tolist()]
+        self._segments = sorted(set(segments))
+        self._segment_places = np.array([self._segments.index(segment) for segment in segments], np.int64)
 
     def _slots_of(self, keys: Iterable[str]) -> Integers:
         """Slots of known keys, in the order of the keys: sets have another order in each process."""
@@ -290,20 +301,10 @@ class Market:
         tape.quantity[slots] = tape.lot[slots]
         young = day.end_ms - LAG_MS - (uniform(tape.identity[slots], at_ms) * 400).astype(np.int64)
         tape.traded_ms[slots] = np.maximum(young, np.where(same, tape.traded_ms[slots], 0))
-        self._show_last_minute(slots, segment, same)
-
-    def _show_last_minute(self, slots: Integers, segment: str, same: Bools) -> None:
-        tape = self._tape
-        minute = self._history.last_minute(slots, segment, self._last_ms)
         tape.done_ms[slots[~same]] = 0
-        if minute is None:
-            return
-        older = tape.done_ms[slots] < minute.start_ms
-        slots = slots[older]
-        tape.done_ms[slots] = minute.start_ms
-        tape.done_open[slots], tape.done_high[slots] = minute.open[older], minute.high[older]
-        tape.done_low[slots], tape.done_close[slots] = minute.low[older], minute.close[older]
-        tape.done_volume[slots] = minute.volume[older]
+        minute = self._history.last_minute(slots, segment, at_ms)
+        if minute is not None:
+            tape.show_finished(slots, *minute)
 
     def _open_day(self, slots: Integers, segment: str, day: date) -> None:
         opening = self._history.opening(slots, segment, day)
@@ -313,9 +314,10 @@ class Market:
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
-    def _gap(self) -> int:
-        """Milliseconds to the next update of the market; shorter where the rate asks for more than one step can show."""
-        return max(1, round(int(self._rng.integers(STEP_MS[0], STEP_MS[1] + 1)) * min(1.0, 2 / self.rate)))
+    def _after(self, ms: int) -> int:
+        """When the market updates next after `ms`: sooner where the rate asks for more than one step can show, and where a session ends."""
+        step = max(1, round(int(self._rng.integers(STEP_MS[0], STEP_MS[1] + 1)) * self._step_ratio))
+        return min(ms + step, max(ms + 1, calendar.turn_after(ms, self.hours) - 1))
 
     def _step(self, from_ms: int, to_ms: int) -> dict[str, pb.Feed]:
         """Trade from one moment to the next and cut the update."""
@@ -330,16 +332,15 @@ class Market:
         self._trade(slots[counts > 0], counts[counts > 0], from_ms - LAG_MS, to_ms - LAG_MS)
         tape.finish_before(slots, (to_ms - LAG_MS) // MINUTE_MS * MINUTE_MS)
         shown = slots[tape.due_ms[slots] <= to_ms]
-        mean = max(1.0, UPDATE_MS / self.rate - sum(STEP_MS) / 4 * min(1.0, 2 / self.rate))
+        mean = max(1.0, UPDATE_MS / self.rate - sum(STEP_MS) / 4 * self._step_ratio)
         tape.due_ms[shown] = to_ms + (mean * (0.6 + 0.8 * self._rng.random(len(shown)))).astype(np.int64)
         return self._cut(shown, to_ms)
 
     def _open_slots(self, ms: int) -> Integers:
         if self.hours == "always":
             return self._active
-        return np.array(
-            [slot for slot in self._active.tolist() if calendar.is_open(self._tape.contracts[slot].segment, ms, "real")], np.int64
-        )
+        is_open = np.array([calendar.is_open(segment, ms, "real") for segment in self._segments], np.bool_)
+        return self._active[is_open[self._segment_places]]
 
     def _roll(self, ms: int) -> None:
         """A new day in India: expired contracts leave the master, new ones come, and each instrument gets its previous close."""
@@ -349,8 +350,7 @@ class Market:
             self._list_instruments()
             # What was asked for and not known yet may be known now: the next call of `due` looks again.
             self._asked = frozenset()
-        self._followed &= self.rows_by_key.keys()
-        self._active = self._slots_of(self._followed)
+        self._activate(self._followed & self.rows_by_key.keys())
         for segment, members in self._by_segment(self._active.tolist()):
             self._open_day(members, segment, self._day)
 

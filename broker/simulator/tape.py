@@ -170,6 +170,17 @@ class Tape:
         self.minutes.keep(self.minute_ms[slots], slots, prices, self.minute_volume[slots], self.open_interest[slots])
         self.minute_ms[slots] = 0
 
+    def show_finished(
+        self, slots: Integers, start_ms: int, open_: Floats, high: Floats, low: Floats, close: Floats, volume: Integers
+    ) -> None:
+        """Take a minute of the history as the last finished one of each slot that has no later one."""
+        older = self.done_ms[slots] < start_ms
+        slots = slots[older]
+        self.done_ms[slots] = start_ms
+        self.done_open[slots], self.done_high[slots] = open_[older], high[older]
+        self.done_low[slots], self.done_close[slots] = low[older], close[older]
+        self.done_volume[slots] = volume[older]
+
     def finish_before(self, slots: Integers, minute_ms: int) -> None:
         """Close the minutes of `slots` that began before `minute_ms`: no trade of theirs can come any more."""
         self.finish(slots[self.minute_ms[slots] < minute_ms])

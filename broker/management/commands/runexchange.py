@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from argparse import ArgumentParser, ArgumentTypeError
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from broker.simulator.app import Exchange, create_app
 from broker.simulator.captures import CaptureError, read_recording
+from broker.simulator.clock import MarketClock
 from broker.simulator.cut_out import CutOutReplay, Stretch
 from broker.simulator.ledger import Ledger
-from broker.simulator.login import Access
+from broker.simulator.login import IST, Access
 from broker.simulator.market import Market as SimulatedMarket
 from broker.simulator.market_port import Market
 from broker.simulator.master_file import MasterError, read_master
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def speed(text: str) -> float:
-    """A replay speed: 0 or "max" for as fast as the clients read, else a multiple of recorded time."""
+    """A speed: 0 or "max" for as fast as the clients read (replays only), else a multiple of the market's time."""
     return _number("0" if text == "max" else text, 0, 100_000, 'a number from 0 to 100000, or "max"')
 
 
@@ -37,6 +39,17 @@ def seconds(text: str) -> float:
 def pace(text: str) -> float:
     """A multiple of the real feed's pace."""
     return _number(text, 0.01, 100, "a number from 0.01 to 100")
+
+
+def moment(text: str) -> int:
+    """A moment, Indian time unless it names another; ms UTC."""
+    try:
+        given = datetime.fromisoformat(text)
+        if not 2000 <= given.year < 2100:
+            raise ValueError(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not YYYY-MM-DDTHH:MM") from error
+    return round((given if given.tzinfo else given.replace(tzinfo=IST)).timestamp() * 1000)
 
 
 def port(text: str) -> int:
@@ -95,7 +108,14 @@ class Command(BaseCommand):
         parser.add_argument("--hours", choices=("always", "real"), default="always", help="when the simulated market is open")
         parser.add_argument("--master", type=Path, help="serve this instrument master (JSON, may be gzipped)")
         parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="serve recorded frames or captures instead")
-        parser.add_argument("--speed", type=speed, default=1.0, help='recorded seconds in a second; 0 or "max": as fast as clients read')
+        parser.add_argument("--speed", type=speed, default=1.0, help='market seconds in a second; of a replay also "max": as clients read')
+        parser.add_argument(
+            "--from",
+            type=moment,
+            dest="start",
+            metavar="TIME",
+            help="when the simulated market begins, YYYY-MM-DDTHH:MM IST (default: now)",
+        )
         parser.add_argument("--cut-out", type=stretch, metavar="HH:MM-HH:MM", help="of the replay: send nothing recorded then (IST)")
         parser.add_argument("--loop", action="store_true", help="begin the replay again at its end")
         parser.add_argument("--ledger", type=Path, metavar="DIR", help="write down every message that is sent")
@@ -124,20 +144,32 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         access = Access(options["token"], client_id=options["client_id"], client_secret=options["client_secret"])
         unpaced = bool(options["replay"]) and not options["speed"]
-        return Exchange(market, access, ledger=ledger, unpaced=unpaced, plus=options["plus"])
+        return Exchange(market, access, clock=self._clock(market, options), ledger=ledger, unpaced=unpaced, plus=options["plus"])
+
+    def _clock(self, market: Market, options: dict[str, Any]) -> MarketClock | None:
+        """A clock of the simulated market's own, where another time or speed is asked for than the host's."""
+        if options["replay"] or (options["start"] is None and options["speed"] == 1.0):
+            return None
+        segments = {row["segment"] for row in market.master_rows()}
+        return MarketClock(market.now_ms(), options["speed"], market.hours, segments)
 
     def _market(self, options: dict[str, Any]) -> Market:
         rows = read_master(options["master"]) if options["master"] else None
         if options["cut_out"] and not options["replay"]:
             raise ValueError("--cut-out needs --replay")
+        if options["start"] is not None and options["replay"]:
+            raise ValueError("--from is for the simulated market; a replay begins where it was recorded")
         if options["cut_out"]:
             frames = read_recording(options["replay"])
             return CutOutReplay(frames, options["cut_out"], speed=options["speed"], loop=options["loop"], rows=rows)
         if options["replay"]:
             return Replay.from_files(options["replay"], speed=options["speed"], loop=options["loop"], rows=rows)
+        if not options["speed"]:
+            raise ValueError('--speed 0 or "max" needs --replay')
         return SimulatedMarket(
             seed=options["seed"],
-            start_ms=time.time_ns() // 1_000_000,
+            start_ms=options["start"] or time.time_ns() // 1_000_000,
+            speed=options["speed"],
             rate=options["rate"],
             instruments=options["instruments"],
             master_rows=rows,

@@ -136,3 +136,40 @@ def test_a_session_is_the_running_one_or_the_last() -> None:
     assert early.day == date(2026, 11, 20)
     always = calendar.session_at("NSE_EQ", ms("2026-11-22T03:00:00"), "always")
     assert always == (date(2026, 11, 22), ms("2026-11-22T00:00:00"), ms("2026-11-22T03:00:00"))
+
+
+@pytest.mark.parametrize(
+    ("at", "hours", "turn"),
+    [
+        ("2026-11-12T08:00:00", "real", "2026-11-12T08:45:00"),  # currency and commodities before their 09:00
+        ("2026-11-12T09:08:30", "real", "2026-11-12T09:15:00"),
+        ("2026-11-12T09:14:59.999", "real", "2026-11-12T15:15:00"),  # the turn is a millisecond away: the next one
+        ("2026-11-12T15:29:00", "real", "2026-11-12T15:30:00"),
+        ("2026-11-12T15:30:00", "real", "2026-11-12T15:40:00"),
+        ("2026-11-12T23:40:00", "real", "2026-11-13T00:00:00"),
+        ("2026-11-10T09:00:00", "real", "2026-11-11T00:00:00"),  # a holiday
+        ("2026-11-08T17:50:00", "real", "2026-11-08T17:53:00"),  # Muhurat: pre-open ends
+        ("2026-11-12T09:00:00", "always", "2026-11-13T00:00:00"),
+    ],
+)
+def test_the_next_change_of_a_status_is_known(at: str, hours: calendar.Hours, turn: str) -> None:
+    assert calendar.turn_after(ms(at), hours) == ms(turn)
+
+
+def test_no_status_changes_between_two_turns() -> None:
+    at, end = ms("2026-11-06T00:00:00"), ms("2026-11-12T00:00:00")
+    while at < end:
+        turn = calendar.turn_after(at, "real")
+        for segment in calendar.SEGMENTS:
+            assert calendar.segment_status(segment, at, "real") == calendar.segment_status(segment, turn - 1, "real"), (segment, at)
+        assert calendar.auctions(at, "real") == calendar.auctions(turn - 1, "real")
+        at = turn
+
+
+def test_a_span_is_from_the_first_open_to_the_last_close() -> None:
+    day = date(2026, 11, 12)
+    assert calendar.open_span({"NSE_INDEX", "NSE_EQ"}, day) == (ms("2026-11-12T09:15:00"), ms("2026-11-12T15:30:00"))
+    assert calendar.open_span({"NSE_EQ", "NSE_FO"}, day) == (ms("2026-11-12T09:15:00"), ms("2026-11-12T15:40:00"))
+    assert calendar.open_span({"NSE_EQ", "MCX_FO"}, day) == (ms("2026-11-12T09:00:00"), ms("2026-11-12T23:30:00"))
+    assert calendar.open_span({"NSE_EQ"}, date(2026, 11, 8)) == (ms("2026-11-08T18:00:00"), ms("2026-11-08T19:15:00"))
+    assert calendar.open_span({"NSE_EQ"}, date(2026, 11, 10)) is None

@@ -272,6 +272,28 @@ def test_a_market_that_was_not_asked_for_long_was_halted() -> None:
     assert market.now_ms() - updates[0].broker_ms <= market_module.CATCH_UP_MS
 
 
+def test_a_faster_clock_shows_as_much_in_the_hosts_time_and_each_minute_in_the_markets() -> None:
+    speed, start = 2_000, ms("2026-11-12T09:15:00")
+    market = Market(seed=4, start_ms=start, hours="real", speed=speed, partial_share=0.0)
+    keys = set(list(market.rows_by_key)[:600])
+    updates = [update for at in range(start, start + 3_600_000, 20 * speed) for update in market.due(at, keys)]
+    times = [update.broker_ms for update in updates]
+    assert max(after - before for before, after in pairwise(times)) <= 20_000
+    assert market.halted_total == 0
+    a_second = sum(len(update.feeds) for update in updates) / (3_600 / speed) / len(keys)
+    assert 1.2 < a_second < 2.4  # 1.4 to 2.0 of the real feed; here over 1.8 s
+    bars = market.minute_bars(NIFTY, start, start + 3_540_000)
+    assert [bar.start_ms for bar in bars] == list(range(start, start + 3_540_000, MINUTE))
+
+    evening, close = Market(seed=4, start_ms=ms("2026-11-12T15:35:00"), hours="real", speed=speed), ms("2026-11-12T15:40:00")
+    evening.rate, trades = 1.0, Trades()
+    evening.on_trade = trades
+    future = key_of(evening, "NIFTY FUT 23 NOV 26")
+    shown = [update for at in range(evening.now_ms(), close + 600_000, 20 * speed) for update in evening.due(at, {future})]
+    assert close - 1 == shown[-1].broker_ms
+    assert close - 5_000 < trades.of[future][-1][0] < close
+
+
 # --- feeds ------------------------------------------------------------------------------------------------------------
 
 

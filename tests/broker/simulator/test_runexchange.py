@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,10 @@ def test_a_port_in_use_is_said(start_exchange: StartExchange) -> None:  # noqa: 
         (("--hours", "sometimes"), "--hours"),
         (("--cut-out", "10:10-10:00"), "--cut-out"),
         (("--cut-out", "10:00-10:10"), "--cut-out needs --replay"),
+        (("--from", "tomorrow"), "--from"),
+        (("--from", "1970-01-01T09:00"), "--from"),
+        (("--from", "2026-11-06T09:00", "--replay", "x"), "--from is for the simulated market"),
+        (("--speed", "max"), "needs --replay"),
     ],
 )
 def test_wrong_options_are_named(arguments: tuple[str, ...], word: str) -> None:
@@ -94,3 +99,18 @@ def test_it_needs_no_other_server(start_exchange: StartExchange, monkeypatch: py
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/")
     with open_feed(start_exchange("--instruments", "1")) as connection:
         assert receive(connection).marketInfo.segmentStatus
+
+
+def test_it_begins_at_a_time_of_the_market_and_runs_ahead(start_exchange: StartExchange) -> None:  # noqa: F811
+    exchange = start_exchange("--instruments", "1", "--hours", "real", "--from", "2026-11-09T15:30", "--speed", "600")
+    begun = int(datetime(2026, 11, 9, 10, 0, tzinfo=UTC).timestamp() * 1000)
+    assert begun <= exchange.state()["market_ms"] < begun + 86_400_000
+    nifty, expired = "NSE_INDEX|Nifty 50", "2026-11-09"
+    listed = {row["expiry"] for row in exchange.get("/v2/option/contract", instrument_key=nifty).json()["data"]}
+    assert min(listed) == expired  # Tuesday the 10th is a holiday
+    exchange.wait_for(lambda state: state["market_ms"] >= begun + 10 * 60_000)
+    exchange.wait_for(lambda state: state["market_ms"] >= begun + 41 * 3_600_000)  # Wednesday morning
+    assert exchange.get("/v2/market/status/NSE").json()["data"]["last_updated"] >= begun + 41 * 3_600_000
+    listed = {row["expiry"] for row in exchange.get("/v2/option/contract", instrument_key=nifty).json()["data"]}
+    assert min(listed) == "2026-11-17"
+    assert exchange.get("/v3/market-quote/ltp", instrument_key=nifty).status_code == 200  # its token has seen 03:30 twice
