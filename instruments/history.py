@@ -19,10 +19,14 @@ STATES_MAX = 1000
 """States of one instrument, or holdings of one key, that are read; the newest."""
 
 
+def is_present(moment: datetime) -> bool:
+    """True when no master is newer than this moment (aware): what was in force then is so still."""
+    return not MasterLoad.objects.filter(as_of__gt=moment).exists()
+
+
 def is_past(moment: datetime) -> bool:
-    """True when a master older than the present one was in force then (aware): neither before the first load nor since the last."""
-    first, last = (MasterLoad.objects.order_by(order).values_list("as_of", flat=True).first() for order in ("as_of", "-as_of"))
-    return first is not None and last is not None and first <= moment < last
+    """True when a master older than the present one was in force then (aware); not before the first load, of which nothing is known."""
+    return not is_present(moment) and MasterLoad.objects.filter(as_of__lte=moment).exists()
 
 
 def states_as_of(wanted: Document, moment: datetime, *, hint: str, after: int = 0, limit: int = 0) -> Iterable[Document]:

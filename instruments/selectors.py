@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from instruments.domain.expiry import Expiry, expiries_of, expiry_words
 from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE, ms_of, split_key
 from instruments.domain.universe import Contract, Cut, Rule, Selection, Universe, resolve
-from instruments.history import state_of_id, state_of_key, states_as_of
+from instruments.history import Holding, holdings_of, state_of_id, state_of_key, states_as_of, states_of
 from instruments.models import Instrument, SubscriptionRule
 from instruments.store import Document, instruments_collection, spots_read
 from instruments.trading_ends import trading_end_ms
@@ -84,6 +84,41 @@ def instrument_state(name: str, *, as_of: datetime | None = None) -> Document:
     return state
 
 
+class InstrumentHistory(NamedTuple):
+    """What a key has meant, and what its instrument has been; both newest first.
+
+    Attributes:
+        key: the key that the instrument has, or had last; or the one that was asked for.
+        instrument: whose `states` these are: who holds the key, or held it last.
+    """
+
+    key: str
+    instrument: int
+    holdings: list[Holding]
+    states: list[Document]
+
+
+def instrument_history(name: str) -> InstrumentHistory:
+    """Tell all that a key has meant, and all that its instrument has been.
+
+    Raises:
+        UnknownInstrument: nobody ever had that name; trying again does not help.
+    """
+    if name.startswith(ID_PREFIX):
+        number = _id_in(name)
+        states = states_of(number)
+        if not states:
+            raise _unknown(name, None)
+        key = states[0]["instrument_key"]
+        return InstrumentHistory(key, number, holdings_of(key), states)
+    _check_key(name)
+    holdings = holdings_of(name)
+    if not holdings:
+        raise _unknown(name, None)
+    holder = holdings[0].state["_id"]
+    return InstrumentHistory(name, holder, holdings, states_of(holder))
+
+
 def _id_in(name: str) -> int:
     """The number in `id:<n>`; -1, which no instrument has, when there is none."""
     number = name[len(ID_PREFIX) :]
@@ -100,6 +135,22 @@ def _check_key(key: str) -> None:
 def _unknown(name: str, as_of: datetime | None) -> UnknownInstrument:
     when = "" if as_of is None else f" as of {as_of.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     return UnknownInstrument(f"no instrument is called {name[:80]!r}{when}")
+
+
+def instrument_symbols(ids: Iterable[int]) -> dict[int, str]:
+    """Return the trading symbol of each instrument; unknown ids are left out."""
+    documents = instruments_collection().find({"_id": {"$in": list(ids)}}, {"trading_symbol": 1}, batch_size=10_000)
+    return {int(document["_id"]): document["trading_symbol"] for document in documents}
+
+
+def underlying_members(symbol: str) -> set[int]:
+    """Return the ids of the active instruments that are called so, or are written on what is called so."""
+    queries = [
+        ({"active": True, "underlying_symbol": symbol}, "instrument_chain"),
+        ({"trading_symbol": symbol, "active": True}, "instrument_symbol"),
+    ]
+    found = (instruments_collection().find(query, {"_id": 1}, hint=index, batch_size=10_000) for query, index in queries)
+    return {int(document["_id"]) for documents in found for document in documents}
 
 
 def underlying_is_known(symbol: str) -> bool:
@@ -170,7 +221,7 @@ def universe_resolve(*, spots: Mapping[str, float], at_ms: int, shards: int = 1)
     About 40 ms with the default rules on the real master; not for a hot path. Every shard gets the same answer to the same prices.
 
     Args:
-        spots: price by the underlying's key, as far as it is known, whichever shard follows it · INR.
+        spots: the anchors that `spots_record` gave, by the underlying's key · INR. Equal ones give equal windows.
         at_ms: market time · ms UTC.
         shards: how many connections there are; the limits are those of one, and an instrument's is its id mod `shards`.
     """
@@ -294,7 +345,7 @@ _CONTRACT_FIELDS = {
 def _contracts_for(rules: Iterable[Rule], shards: int) -> list[Contract]:
     """Read the contracts that the rules can mean, each query by an index."""
     derivatives = {rule.underlying for rule in rules if rule.what in ("futures", "options")}
-    named = {rule.underlying for rule in rules if rule.what in ("index", "equity") and rule.underlying}
+    named = {rule.underlying for rule in rules if rule.what in ("index", "equity", "options") and rule.underlying}
     keys = {key for rule in rules for key in rule.keys}
     queries: list[tuple[Document, str]] = [
         ({"underlying_symbol": {"$in": sorted(derivatives)}}, "instrument_chain"),

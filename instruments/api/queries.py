@@ -9,6 +9,10 @@ filters, so that only what is answered is fetched. The index is named in the que
     segment, with or without type       instrument_segment
     type alone                          instrument_type
     none                                instrument_active
+
+`lot` and `as_of` go with any: all of them end with the lot and the times. A list as of an older master is read from three places, each in
+order of id, and merged (instruments/history.py): active instruments, retired ones, and versions (by instrument_version_underlying or
+instrument_version). Of retired ones and versions, entries that are past are skipped in the index, not fetched.
 """
 
 from __future__ import annotations
@@ -24,14 +28,20 @@ from rest_framework.request import Request
 
 from instruments.domain.expiry import check_expiry_word
 from instruments.domain.instrument import IST, day_end
+from instruments.history import is_present, states_as_of
 from instruments.selectors import followed, underlying_expiries
-from instruments.store import Document
+from instruments.store import Document, instruments_collection
 
 LIMIT = 50
 LIMIT_MAX = 1000
 STRIKE_MAX = 10_000_000.0
+LOT_MAX = 2**31 - 1
 EARLIEST_MS, LATEST_MS = 946_684_800_000, 4_102_444_800_000
 """2000-01-01 and 2100-01-01 UTC: other numbers are mistakes, most often seconds given for milliseconds."""
+
+
+FIELDS = {"segment": "segment", "instrument_type": "instrument_type", "underlying": "underlying_symbol", "lot": "lot_size"}
+"""Parameter of the list → field that equals it."""
 
 
 class QuerySerializer(serializers.Serializer[Any]):
@@ -100,8 +110,13 @@ class ListQuery(QuerySerializer):
     expiry = serializers.CharField(required=False, max_length=12, help_text="YYYY-MM-DD; with an underlying also @w0, @w1, @m0, …")
     strike_min = serializers.FloatField(required=False, min_value=0, max_value=STRIKE_MAX, help_text="INR; needs `underlying`.")
     strike_max = serializers.FloatField(required=False, min_value=0, max_value=STRIKE_MAX, help_text="INR; needs `underlying`.")
+    lot = serializers.IntegerField(required=False, min_value=1, max_value=LOT_MAX, help_text="Lot size, units.")
     subscribed = serializers.BooleanField(
         required=False, allow_null=True, default=None, help_text="true: only what the rules follow now; false: only the rest."
+    )
+    as_of = MomentField(
+        required=False,
+        help_text="What the master in force then listed, as it was; epoch ms or ISO 8601. `active` says what is so still. Default: now.",
     )
     after = serializers.IntegerField(required=False, min_value=0, max_value=2**63 - 1, help_text="Cursor: the last page's last id.")
     limit = serializers.IntegerField(required=False, default=LIMIT, min_value=1, max_value=LIMIT_MAX, help_text=f"1 to {LIMIT_MAX}.")
@@ -121,6 +136,8 @@ class ListQuery(QuerySerializer):
                 raise serializers.ValidationError({name: "Takes a number."})
         if attrs.get("strike_min", 0.0) > attrs.get("strike_max", STRIKE_MAX):
             raise serializers.ValidationError({"strike_min": "Must not be above `strike_max`."})
+        if "as_of" in attrs and attrs.get("subscribed") is not None:
+            raise serializers.ValidationError({"subscribed": "What is followed is known for now only; leave out `as_of`."})
         if attrs.get("expiry", "").startswith("@") and "underlying" not in attrs:
             raise serializers.ValidationError({"expiry": f"{attrs['expiry']} needs `underlying`; without one give YYYY-MM-DD."})
         return attrs
@@ -136,13 +153,13 @@ class SearchQuery(QuerySerializer):
 class DetailQuery(QuerySerializer):
     """Parameters of one instrument."""
 
-    as_of = MomentField(required=False, help_text="Whom the key meant then; epoch ms or ISO 8601. Default: now.")
+    as_of = MomentField(required=False, help_text="Whom the key meant then, and what that was like; epoch ms or ISO 8601. Default: now.")
 
 
 class MomentQuery(QuerySerializer):
     """Parameters of the expiries."""
 
-    at = MomentField(required=False, help_text="Market time; epoch ms or ISO 8601. Default: now.")
+    at = MomentField(required=False, help_text="Market time; what the master in force then listed. Epoch ms or ISO 8601. Default: now.")
 
 
 class NoQuery(QuerySerializer):
@@ -150,11 +167,30 @@ class NoQuery(QuerySerializer):
 
 
 class ListRequest(NamedTuple):
-    """A query ready for MongoDB: what, by which index, and how many documents a page has."""
+    """A query ready for MongoDB.
+
+    Attributes:
+        wanted: conditions on the master's fields.
+        ids: condition on the id.
+        hint: the index.
+        limit: documents of a page.
+        after: the last page's last id.
+        as_of: the moment of an older master; None: the present one.
+    """
 
     wanted: Document
+    ids: Document
     hint: str
     limit: int
+    after: int
+    as_of: datetime | None
+
+    def page(self) -> list[Document]:
+        """Read the page, and the first of the next one, ascending by id."""
+        if self.as_of is not None:
+            return list(states_as_of(self.wanted, self.as_of, hint=self.hint, after=self.after, limit=self.limit + 1))
+        present = {"active": True, **self.wanted, "_id": self.ids}
+        return list(instruments_collection().find(present).sort("_id", 1).hint(self.hint).limit(self.limit + 1))
 
 
 def list_request(asked: Mapping[str, Any], now: Callable[[], datetime]) -> ListRequest:
@@ -166,17 +202,17 @@ def list_request(asked: Mapping[str, Any], now: Callable[[], datetime]) -> ListR
     Raises:
         ValidationError: the underlying has no such expiry.
     """
-    wanted: Document = {"active": True}
-    for parameter, field in (("segment", "segment"), ("instrument_type", "instrument_type"), ("underlying", "underlying_symbol")):
-        if parameter in asked:
-            wanted[field] = asked[parameter]
+    wanted: Document = {field: asked[parameter] for parameter, field in FIELDS.items() if parameter in asked}
+    as_of: datetime | None = asked.get("as_of")
+    if as_of is not None and is_present(as_of):
+        as_of = None
     if "expiry" in asked:
-        wanted["expiry"] = _expiry_moment(asked["expiry"], asked.get("underlying"), now)
+        wanted["expiry"] = _expiry_moment(asked["expiry"], asked.get("underlying"), now, as_of)
     strikes = {operator: asked[name] for name, operator in (("strike_min", "$gte"), ("strike_max", "$lte")) if name in asked}
     if strikes:
         wanted["strike_price"] = strikes
-    conditions = _id_conditions(asked.get("after", 0), asked.get("subscribed"), now)
-    return ListRequest({**wanted, "_id": conditions}, _index_for(wanted), asked["limit"])
+    after = asked.get("after", 0)
+    return ListRequest(wanted, _id_conditions(after, asked.get("subscribed"), now), _index_for(wanted), asked["limit"], after, as_of)
 
 
 def _id_conditions(after: int, subscribed: bool | None, now: Callable[[], datetime]) -> Document:
@@ -199,10 +235,11 @@ def _index_for(wanted: Document) -> str:
     return "instrument_active"
 
 
-def _expiry_moment(word: str, underlying: str | None, now: Callable[[], datetime]) -> datetime:
+def _expiry_moment(word: str, underlying: str | None, now: Callable[[], datetime], as_of: datetime | None) -> datetime:
     if not word.startswith("@") or underlying is None:
         return day_end(date.fromisoformat(word))
-    found = next((listed for listed in underlying_expiries(underlying, now()) if word in listed.words), None)
+    listing = underlying_expiries(underlying, now() if as_of is None else as_of, as_of=as_of)
+    found = next((listed for listed in listing if word in listed.words), None)
     if found is None:
         raise serializers.ValidationError({"expiry": f"{underlying} has no living expiry {word}."})
     return day_end(found.expiry.date)

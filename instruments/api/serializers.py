@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from instruments.domain.instrument import ist_date, ms_of
+from instruments.history import Holding
 from instruments.selectors import FollowedRule, UnderlyingExpiry
 from instruments.store import Document
 
@@ -36,6 +37,7 @@ def instrument_row(document: Document) -> Row:
         "freeze_quantity": document["freeze_quantity"],
         "exchange_token": document["exchange_token"],
         "isin": document["isin"],
+        "cas_eligible": document["cas_eligible"],
         "placeholder": document["placeholder"],
         "active": document["active"],
         "active_from_ms": ms_of(document["active_from"]),
@@ -64,9 +66,10 @@ class InstrumentSerializer(serializers.Serializer[Row]):
     freeze_quantity = serializers.FloatField(allow_null=True, help_text="Units")
     exchange_token = serializers.CharField(allow_null=True)
     isin = serializers.CharField(allow_null=True)
+    cas_eligible = serializers.BooleanField(help_text="Takes part in the closing auction: its trading ends before its segment's.")
     placeholder = serializers.BooleanField(help_text="Seen in the feed, unknown to the master.")
-    active = serializers.BooleanField()
-    active_from_ms = serializers.IntegerField(help_text="Since when it holds its key, ms UTC")
+    active = serializers.BooleanField(help_text="It is so now.")
+    active_from_ms = serializers.IntegerField(help_text="Since when it is so (key, lot and the rest): `as_of` of the master, ms UTC")
     active_to_ms = serializers.IntegerField(allow_null=True, help_text="Until when, ms UTC")
 
 
@@ -75,6 +78,31 @@ class InstrumentPageSerializer(serializers.Serializer[Row]):
 
     results = InstrumentSerializer(many=True)
     next = serializers.URLField(allow_null=True, help_text="Address of the next page; null on the last.")
+
+
+def holding_row(holding: Holding) -> Row:
+    """One holder of a key as the API shows it."""
+    return {
+        **instrument_row(holding.state),
+        "since_ms": ms_of(holding.since),
+        "until_ms": None if holding.until is None else ms_of(holding.until),
+    }
+
+
+class HoldingSerializer(InstrumentSerializer):
+    """One instrument that held the key, as it was last while it did."""
+
+    since_ms = serializers.IntegerField(help_text="Since when it held the key, ms UTC")
+    until_ms = serializers.IntegerField(allow_null=True, help_text="Until when, ms UTC; null: it holds it.")
+
+
+class HistorySerializer(serializers.Serializer[Row]):
+    """What a key has meant, and what its instrument has been; newest first."""
+
+    key = serializers.CharField()
+    id = serializers.IntegerField(help_text="The instrument of `states`: that holds the key, or held it last.")
+    holders = HoldingSerializer(many=True, help_text="Every instrument that ever held the key.")
+    states = InstrumentSerializer(many=True, help_text="Everything that the instrument has been: its row now, or last, and its versions.")
 
 
 class SearchResultSerializer(serializers.Serializer[Row]):

@@ -16,11 +16,12 @@ from rest_framework.views import APIView
 from instruments.api import serializers
 from instruments.api.queries import DetailQuery, ListQuery, MomentQuery, NoQuery, SearchQuery, list_request
 from instruments.domain.universe import MODES
+from instruments.history import is_past
 from instruments.search import search
-from instruments.selectors import Followed, followed, instrument_resolve, market_now, underlying_expiries
-from instruments.store import instruments_collection
+from instruments.selectors import Followed, followed, instrument_history, instrument_state, market_now, underlying_expiries
 
 CUT_KEYS_SHOWN = 20
+KEY = OpenApiParameter("key", str, OpenApiParameter.PATH, description="Key (`NSE_FO|51420`), or `id:<n>`.")
 
 
 class InstrumentViewSet(viewsets.ViewSet):
@@ -35,23 +36,33 @@ class InstrumentViewSet(viewsets.ViewSet):
     @extend_schema(operation_id="instruments_list", parameters=[ListQuery], responses=serializers.InstrumentPageSerializer)
     def list(self, request: Request) -> Response:
         asked = list_request(ListQuery.read(request), market_now)
-        found = instruments_collection().find(asked.wanted).sort("_id", 1).hint(asked.hint).limit(asked.limit + 1)
-        rows = [serializers.instrument_row(document) for document in found]
+        rows = [serializers.instrument_row(document) for document in asked.page()]
         more = len(rows) > asked.limit
         rows = rows[: asked.limit]
         return Response({"results": rows, "next": _next_url(request, rows[-1]["id"]) if more else None})
 
     @extend_schema(
         operation_id="instrument_detail",
-        parameters=[DetailQuery, OpenApiParameter("key", str, OpenApiParameter.PATH, description="Key (`NSE_FO|51420`), or `id:<n>`.")],
+        parameters=[DetailQuery, KEY],
         responses=serializers.InstrumentSerializer,
     )
     def retrieve(self, request: Request, key: str) -> Response:
-        instrument = instrument_resolve(key, as_of=DetailQuery.read(request).get("as_of"))
-        document = instruments_collection().find_one({"_id": instrument.pk})
-        if document is None:
-            raise Http404
-        return Response(serializers.instrument_row(document))
+        return Response(serializers.instrument_row(instrument_state(key, as_of=DetailQuery.read(request).get("as_of"))))
+
+    @extend_schema(operation_id="instrument_history", parameters=[KEY], responses=serializers.HistorySerializer)
+    @action(detail=True, url_path="history", url_name="history")
+    def history(self, request: Request, key: str) -> Response:
+        """Every contract that ever held the key, and everything that its instrument has been."""
+        NoQuery.read(request)
+        found = instrument_history(key)
+        return Response(
+            {
+                "key": found.key,
+                "id": found.instrument,
+                "holders": [serializers.holding_row(holding) for holding in found.holdings],
+                "states": [serializers.instrument_row(state) for state in found.states],
+            }
+        )
 
     @extend_schema(operation_id="instruments_search", parameters=[SearchQuery], responses=serializers.SearchResultSerializer)
     @action(detail=False, url_path="search", url_name="search")
@@ -72,8 +83,9 @@ class ExpiriesView(APIView):
 
     @extend_schema(operation_id="underlying_expiries", parameters=[MomentQuery], responses=serializers.ExpiriesSerializer)
     def get(self, request: Request, symbol: str) -> Response:
-        at = MomentQuery.read(request).get("at") or market_now()
-        listed = underlying_expiries(symbol.upper(), at)
+        asked = MomentQuery.read(request).get("at")
+        at = asked or market_now()
+        listed = underlying_expiries(symbol.upper(), at, as_of=at if asked and is_past(asked) else None)
         if not listed:
             raise Http404
         return Response({"underlying": symbol.upper(), "results": [serializers.expiry_row(each) for each in listed]})

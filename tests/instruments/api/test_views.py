@@ -95,6 +95,7 @@ def test_a_row_says_all_the_master_says(get: Get) -> None:
         "tick_size": 0.05,
         "freeze_quantity": 1755.0,
         "isin": None,
+        "cas_eligible": False,
         "placeholder": False,
         "active": True,
         "active_from_ms": ms_of(DAY_1),
