@@ -84,6 +84,18 @@ def closes_stored(instruments: Iterable[int], day_ms: int) -> set[int]:
     return {identifiers[row["_id"]] for row in _bases().find(known, {"_id": 1}, batch_size=10_000)}
 
 
+def previous_closes(instruments: Iterable[int], day_ms: int) -> dict[int, float]:
+    """Return the open interest at the end of the trading day before: the broker's own, else the last daily candle's. Two queries.
+
+    Raises:
+        pymongo.errors.PyMongoError: worth a retry.
+    """
+    wanted = list(instruments)
+    stored = _bases().find({"_id": {"$in": [base_id(each, day_ms) for each in wanted]}, "previous_close": {"$ne": None}}, batch_size=10_000)
+    told = {int(row["instrument"]): float(row["previous_close"]) for row in stored}
+    return closes_before([each for each in wanted if each not in told], day_ms) | told
+
+
 def day_starts_of(instruments: Iterable[int], day_ms: int) -> dict[int, float]:
     """Return the open interest at the end of each instrument's first 1-minute candle of the day; those without one are left out."""
     candles = store.candles_collection()

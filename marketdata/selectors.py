@@ -160,10 +160,11 @@ def _newest_minutes(instrument: int, base: str, low: int, high: int, recent: lis
     return best_of([*stored, *recent])
 
 
-def closes_at(instruments: Iterable[int], start_ms: int) -> dict[int, float]:
-    """Return the close of each instrument's 1-minute candle that began at `start_ms`; those without one are left out."""
+def closes_at(instruments: Iterable[int], start_ms: int) -> dict[int, tuple[float, float | None]]:
+    """Return close and open interest of each instrument's 1-minute candle that began at `start_ms`; those without one are left out."""
     identifiers = [candle_id(instrument, "1m", start_ms) for instrument in instruments]
-    return {row["i"]: row["c"] for row in store.candles_collection().find({"_id": {"$in": identifiers}}, {"i": 1, "c": 1})}
+    found = store.candles_collection().find({"_id": {"$in": identifiers}}, {"i": 1, "c": 1, "oi": 1}, batch_size=10_000)
+    return {row["i"]: (row["c"], row.get("oi")) for row in found}
 
 
 class SegmentStatus(NamedTuple):

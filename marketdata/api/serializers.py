@@ -129,9 +129,21 @@ class MoverSerializer(serializers.Serializer[Fields]):
 
     key = serializers.CharField()
     instrument = serializers.IntegerField()
-    last_price = serializers.FloatField()
-    change_percent = serializers.FloatField(allow_null=True)
-    volume = serializers.IntegerField(allow_null=True)
+    symbol = serializers.CharField(allow_null=True)
+    last_price = serializers.FloatField(allow_null=True, help_text="INR")
+    change_percent = serializers.FloatField(allow_null=True, help_text="Over the window")
+    volume = serializers.IntegerField(allow_null=True, help_text="Units since the open")
+    value = serializers.FloatField(allow_null=True, help_text="Turnover since the open, INR; of an option's premiums")
+    open_interest = serializers.FloatField(allow_null=True, help_text="Units")
+    oi_change = serializers.FloatField(allow_null=True, help_text="Over the window, units")
+    oi_change_percent = serializers.FloatField(allow_null=True)
+
+
+class StretchSerializer(serializers.Serializer[Fields]):
+    """A stretch of market time, ms UTC. No beginning: since the close of the trading day before."""
+
+    from_ms = serializers.IntegerField(allow_null=True)
+    to_ms = serializers.IntegerField(allow_null=True)
 
 
 class BreadthSerializer(serializers.Serializer[Fields]):
@@ -147,14 +159,20 @@ class StatsSerializer(serializers.Serializer[Fields]):
     """Statistics over the instruments that are followed."""
 
     window = serializers.CharField()
+    change = StretchSerializer(help_text="Over which changes of price and open interest are counted")
+    activity = StretchSerializer(help_text="Over which volume and value are counted: always the day")
     segment = serializers.CharField(allow_null=True)
+    underlying = serializers.CharField(allow_null=True)
     state = serializers.CharField()
     market_ms = serializers.IntegerField(allow_null=True, help_text="Newest broker's clock among the quotes, ms UTC")
     instruments = serializers.IntegerField()
     breadth = BreadthSerializer()
     gainers = MoverSerializer(many=True)
     losers = MoverSerializer(many=True)
-    most_active = MoverSerializer(many=True)
+    most_active = MoverSerializer(many=True, help_text="By volume")
+    most_active_by_value = MoverSerializer(many=True)
+    oi_gainers = MoverSerializer(many=True)
+    oi_losers = MoverSerializer(many=True)
     ticks_stored_today = serializers.IntegerField(allow_null=True, help_text="null while it is still being counted: ask again.")
 
 

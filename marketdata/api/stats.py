@@ -11,17 +11,22 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from instruments.selectors import instrument_symbols, underlying_is_known, underlying_members
 from marketdata import live_state
-from marketdata.api.parameters import Parameters
+from marketdata.api.parameters import BadInput, Parameters
 from marketdata.api.serializers import StatsSerializer
-from marketdata.domain.candle import INTERVAL_MINUTES, MINUTE_MS
+from marketdata.domain.candle import INTERVAL_MINUTES, MINUTE_MS, day_start_ms
 from marketdata.domain.statistics import Standing, market_statistics
 from marketdata.hub import current_hub, latest_entries
+from marketdata.interest import previous_closes
 from marketdata.selectors import closes_at, ticks_today
 from marketdata.wire import FULL, QuoteEntry, quote_json
 
 LISTED = 10
 MOST_LISTED = 100
+
+
+LISTS = ("gainers", "losers", "most_active", "most_active_by_value", "oi_gainers", "oi_losers")
 
 
 class _Priced(msgspec.Struct):
@@ -30,15 +35,19 @@ class _Priced(msgspec.Struct):
     last_price: float | None
     previous_close: float | None
     volume: int | None
+    average_traded_price: float | None
+    open_interest: float | None
 
 
 _parse = msgspec.json.Decoder(_Priced).decode
 
 
 class StatsView(APIView):
-    """Advances and declines, gainers, losers, and the most active by the day's volume, among the instruments that are followed.
+    """Advances and declines, gainers, losers, the most active by volume and by value, and where open interest was built up or left.
 
-    `window=1d` compares with the previous close; a shorter one with the close of the 1-minute candle that far back.
+    Among the instruments that are followed: all, those of a segment, or an underlying and what is written on it. `window=1d` compares
+    with the close of the trading day before; a shorter one with the end of the 1-minute candle that far back. Volume and value are
+    always the day's.
     """
 
     @extend_schema(
@@ -46,31 +55,41 @@ class StatsView(APIView):
         parameters=[
             OpenApiParameter("window", str, enum=list(INTERVAL_MINUTES), default="1d"),
             OpenApiParameter("segment", str, description="Only this one, as in NSE_EQ."),
+            OpenApiParameter("underlying", str, description="Only this one and its futures and options, as in NIFTY."),
             OpenApiParameter("limit", int, default=LISTED, description=f"Length of each list, 1 to {MOST_LISTED}."),
         ],
         responses=StatsSerializer,
     )
     def get(self, request: Request) -> Response:
-        parameters = Parameters(request, ("window", "segment", "limit"))
+        parameters = Parameters(request, ("window", "segment", "underlying", "limit"))
         window = parameters.choice("window", "1d", INTERVAL_MINUTES)
         limit = parameters.integer("limit", LISTED, low=1, high=MOST_LISTED)
-        segment = parameters.text("segment")
+        segment, underlying = parameters.text("segment"), (parameters.text("underlying") or "").upper() or None
+        if underlying and not underlying_is_known(underlying):
+            raise BadInput("underlying", "No active instrument is called so; NIFTY, BANKNIFTY, RELIANCE … are.")
         entries, state = _all_entries()
         if segment:
             entries = [entry for entry in entries if entry.key.startswith(f"{segment}|")]
+        if underlying:
+            members = underlying_members(underlying)
+            entries = [entry for entry in entries if entry.instrument in members]
         market_ms = max((entry.broker_ms for entry in entries), default=None)
-        statistics = market_statistics(_standings(entries, window, market_ms), limit)
+        start_ms = None if window == "1d" or market_ms is None else (market_ms // MINUTE_MS - INTERVAL_MINUTES[window] + 1) * MINUTE_MS
+        statistics = market_statistics(_standings(entries, start_ms, market_ms), limit)
+        listed = {name: getattr(statistics, name) for name in LISTS}
+        symbols = instrument_symbols({standing.instrument for standings in listed.values() for standing in standings})
         return Response(
             {
                 "window": window,
+                "change": {"from_ms": start_ms, "to_ms": market_ms},
+                "activity": {"from_ms": None if market_ms is None else day_start_ms(market_ms), "to_ms": market_ms},
                 "segment": segment,
+                "underlying": underlying,
                 "state": state,
                 "market_ms": market_ms,
                 "instruments": len(entries),
                 "breadth": {name: getattr(statistics, name) for name in ("advances", "declines", "unchanged", "unknown")},
-                "gainers": [_row(standing) for standing in statistics.gainers],
-                "losers": [_row(standing) for standing in statistics.losers],
-                "most_active": [_row(standing) for standing in statistics.most_active],
+                **{name: [_row(standing, symbols) for standing in standings] for name, standings in listed.items()},
                 "ticks_stored_today": ticks_today.read(time.time_ns() // 1_000_000),
             }
         )
@@ -88,25 +107,36 @@ def _all_entries() -> tuple[list[QuoteEntry], str]:
         return [], state
 
 
-def _standings(entries: list[QuoteEntry], window: str, market_ms: int | None) -> list[Standing]:
-    bases: dict[int, float] | None = None
-    if window != "1d" and market_ms is not None:
-        start = (market_ms // MINUTE_MS - INTERVAL_MINUTES[window]) * MINUTE_MS
-        bases = closes_at([entry.instrument for entry in entries], start)
+def _standings(entries: list[QuoteEntry], start_ms: int | None, market_ms: int | None) -> list[Standing]:
+    """Compare with the candles that end at `start_ms`; without one, with the trading day before."""
+    instruments = [entry.instrument for entry in entries]
+    bases = {} if start_ms is None else closes_at(instruments, start_ms - MINUTE_MS)
+    closes = previous_closes(instruments, day_start_ms(market_ms)) if start_ms is None and market_ms is not None else {}
     standings = []
     for entry in entries:
-        priced = _parse(quote_json(entry, FULL))
-        base = priced.previous_close if bases is None else bases.get(entry.instrument)
-        standings.append(Standing(entry.key, entry.instrument, priced.last_price, base, priced.volume))
+        now = _parse(quote_json(entry, FULL))
+        instrument = entry.instrument
+        base, interest = (now.previous_close, closes.get(instrument)) if start_ms is None else bases.get(instrument, (None, None))
+        standings.append(
+            Standing(entry.key, instrument, now.last_price, base, now.volume, now.average_traded_price, now.open_interest, interest)
+        )
     return standings
 
 
-def _row(standing: Standing) -> dict[str, Any]:
-    change = standing.change_percent
+def _row(standing: Standing, symbols: dict[int, str]) -> dict[str, Any]:
     return {
         "key": standing.key,
         "instrument": standing.instrument,
+        "symbol": symbols.get(standing.instrument),
         "last_price": standing.last_price,
-        "change_percent": None if change is None else round(change, 4),
+        "change_percent": _rounded(standing.change_percent, 4),
         "volume": standing.volume,
+        "value": _rounded(standing.value, 2),
+        "open_interest": standing.open_interest,
+        "oi_change": standing.interest_change,
+        "oi_change_percent": _rounded(standing.interest_change_percent, 4),
     }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

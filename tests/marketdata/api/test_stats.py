@@ -7,9 +7,14 @@ import time
 import pytest
 from rest_framework.test import APIClient
 
+from instruments.models import Instrument
+from instruments.services import instruments_refresh
 from marketdata.domain.candle import MINUTE_MS, day_start_ms
+from marketdata.domain.chain import InterestBase
+from marketdata.interest import bases_write
 from marketdata.selectors import TicksToday
 from marketdata.wire import QuoteEntry
+from tests.instruments.rows import market as small_market
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes, store_ticks
 from tests.marketdata.way_out import entry_of
 
@@ -49,6 +54,40 @@ def test_a_shorter_window_is_compared_with_the_candle_that_far_back(client: APIC
     body = client.get(STATS, {"window": "5m"}).json()
     assert body["breadth"] == {"advances": 1, "declines": 0, "unchanged": 0, "unknown": 4}
     assert body["gainers"][0]["change_percent"] == pytest.approx((110 / 5.5 - 1) * 100)
+
+
+def test_it_says_over_which_stretch_it_counts(client: APIClient) -> None:
+    publish_latest(market())
+    day = client.get(STATS).json()
+    market_ms = day["market_ms"]
+    assert day["change"] == {"from_ms": None, "to_ms": market_ms}
+    assert day["activity"] == {"from_ms": day_start_ms(market_ms), "to_ms": market_ms}
+    short = client.get(STATS, {"window": "15m"}).json()
+    assert short["change"]["from_ms"] == market_ms // MINUTE_MS * MINUTE_MS - 14 * MINUTE_MS
+    assert short["activity"] == day["activity"]
+
+
+def test_open_interest_is_compared_with_the_day_before(client: APIClient) -> None:
+    publish_latest(
+        [entry_of(number, 1, 100.0, key=f"NSE_FO|{number}", open_interest=interest) for number, interest in ((1, 900.0), (2, 700.0))]
+    )
+    day = day_start_ms(client.get(STATS).json()["market_ms"])
+    bases_write({1: InterestBase(None, 400.0), 2: InterestBase(None, 1000.0)}, day)
+    body = client.get(STATS).json()
+    assert [(row["instrument"], row["oi_change"], row["oi_change_percent"]) for row in body["oi_gainers"]] == [(1, 500.0, 125.0)]
+    assert [(row["instrument"], row["oi_change"], row["oi_change_percent"]) for row in body["oi_losers"]] == [(2, -300.0, -30.0)]
+
+
+def test_one_underlying_alone(client: APIClient) -> None:
+    instruments_refresh(rows=small_market(), source="test")
+    rows = Instrument.objects.filter(trading_symbol__in=["NIFTY", "BANKNIFTY", "NIFTY FUT 23 NOV 26", "NIFTY 25000 CE 17 NOV 26"])
+    publish_latest([entry_of(row.pk, 1, 110.0, key=row.instrument_key) for row in rows])
+    body = client.get(STATS, {"underlying": "nifty"}).json()
+    assert (body["underlying"], body["instruments"]) == ("NIFTY", 3)
+    assert {row["symbol"] for row in body["gainers"]} == {"NIFTY", "NIFTY FUT 23 NOV 26", "NIFTY 25000 CE 17 NOV 26"}
+    assert client.get(STATS, {"underlying": "NIFTY", "segment": "NSE_FO"}).json()["instruments"] == 2
+    refused = client.get(STATS, {"underlying": "NIFTTY"})
+    assert (refused.status_code, refused.json()["field"]) == (400, "underlying")
 
 
 def test_without_quotes_the_lists_are_empty(client: APIClient) -> None:

@@ -31,6 +31,22 @@ def test_each_instrument_is_counted_in_one_place() -> None:
     assert [row.instrument for row in found.most_active] == [2, 5, 1]  # equal volumes in order of key
 
 
+def test_value_and_open_interest_have_lists_of_their_own() -> None:
+    """As on the exchange's page: turnover is volume times the day's average price, interest is counted in units."""
+    options = [
+        Standing("A", 1, 10.0, 10.0, 1000, 11.0, 5000.0, 4000.0),
+        Standing("B", 2, 10.0, 10.0, 100, 200.0, 3000.0, 4500.0),
+        Standing("C", 3, 10.0, 10.0, 500, None, 900.0, None),
+        Standing("D", 4, 10.0, 10.0, None, None, 7000.0, 0.0),
+    ]
+    found = market_statistics(options, 10)
+    assert [row.key for row in found.most_active] == ["A", "C", "B"]
+    assert [(row.key, row.value) for row in found.most_active_by_value] == [("B", 20_000.0), ("A", 11_000.0)]
+    assert [(row.key, row.interest_change) for row in found.oi_gainers] == [("D", 7000.0), ("A", 1000.0)]
+    assert [(row.key, row.interest_change) for row in found.oi_losers] == [("B", -1500.0)]
+    assert [row.interest_change_percent for row in options] == [pytest.approx(25.0), pytest.approx(-100 / 3), None, None]
+
+
 @given(st.lists(st.tuples(PRICES, PRICES, st.one_of(st.none(), st.integers(0, 10**9)))), st.integers(1, 5))
 def test_it_equals_sorting_everything(rows: list[tuple[float | None, float | None, int | None]], count: int) -> None:
     standings = [standing(number, *row) for number, row in enumerate(rows)]
