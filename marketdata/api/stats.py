@@ -11,9 +11,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.api.problems import BadInput
 from instruments.selectors import instrument_symbols, underlying_is_known, underlying_members
 from marketdata import live_state
-from marketdata.api.parameters import BadInput, Parameters
+from marketdata.api.parameters import Parameters
 from marketdata.api.serializers import StatsSerializer
 from marketdata.domain.candle import INTERVAL_MINUTES, MINUTE_MS, day_start_ms
 from marketdata.domain.statistics import Standing, market_statistics
