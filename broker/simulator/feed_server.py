@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -22,7 +22,7 @@ from broker.simulator.connection import REQUEST, Connection
 from broker.simulator.cut import cut, feed_frame, market_info_frame
 from broker.simulator.errors import ApiError, error_response
 from broker.simulator.faults import ConnectionLimit, Faults, Holiday, Mute, Pause
-from broker.simulator.ledger import Ledger
+from broker.simulator.ledger import Asked, Ledger
 from broker.simulator.limits import CONNECTIONS, PLUS_CONNECTIONS
 from broker.simulator.login import Access
 from broker.simulator.market_port import Market
@@ -86,6 +86,7 @@ class FeedServer:
         connection = Connection(self._number, token, websocket, self._ledger, plus=self._plus)
         self.connections[connection.number] = connection
         self.counts["connections_opened_total"] += 1
+        self._write_down(connection, "open")
         writer = None
         try:
             await websocket.accept()
@@ -95,6 +96,8 @@ class FeedServer:
             await self._read(websocket, connection)
         finally:
             del self.connections[connection.number]
+            connection.modes.clear()
+            self._write_down(connection, "close")
             self._alterations.forget(connection.number)
             self._add_sent(connection)
             if writer is not None:
@@ -143,8 +146,18 @@ class FeedServer:
             self.counts["requests_bad_total"] += 1
             return
         changed = connection.apply(request, self._source.rows_by_key.__contains__, self.counts)
+        self._write_down(connection, request.method, request.data.mode or "", request.data.instrumentKeys)
         if changed:
             self._queue_feeds(connection, pb.initial_feed, self._source.now_ms(), self._source.snapshot(changed))
+
+    def _write_down(self, connection: Connection, method: str, mode: str = "", keys: Sequence[str] = ()) -> None:
+        """Have the ledger hold what a connection asked, and what it subscribes now."""
+        if self._ledger is None:
+            return
+        modes = connection.modes
+        refused = [key for key in keys if method != "unsub" and modes.get(key) != (mode or "ltpc")]
+        now = (time.time_ns(), self._source.now_ms())
+        self._ledger.ask(Asked(*now, connection.number, method, mode, list(keys), refused, dict(Counter(modes.values()))))
 
     # --- the pump ---------------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,11 @@
-"""What the exchange sent, kept so that anyone can check it without this code.
+"""What the exchange sent and was asked, kept so that anyone can check it without this code.
 
-Two append-only files in one folder, integers big-endian:
+Append-only files in one folder, integers big-endian:
 - `frames.bin`: repeated [uint64 sent_ns][uint32 connection][uint32 length][bytes]: every binary message, before it went to the socket.
 - `updates.tsv`: one line per key of each feed frame, tab-separated: number of the frame in frames.bin (from 0), connection,
   broker_ms (`currentTs`), instrument key, BLAKE2b-64 hex digest of the `Feed` (serialised deterministically).
+- `requests.jsonl`: one JSON object a line for each request of a client (`sub`, `change_mode`, `unsub`), and for each connection that was
+  opened or closed (`open`, `close`): as `Asked` below says.
 sent_ns is nanoseconds UTC since 1970. A folder that holds a ledger is continued; a record torn by a kill is cut off first.
 """
 
@@ -16,11 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 
 HEADER = struct.Struct(">QII")
 FRAMES = "frames.bin"
 UPDATES = "updates.tsv"
+REQUESTS = "requests.jsonl"
 
 
 class LedgerError(Exception):
@@ -46,6 +51,33 @@ class SentUpdate(NamedTuple):
     digest: str
 
 
+class Asked(msgspec.Struct):
+    """One request.
+
+    Attributes:
+        at_ns: when it came, ns UTC of the host.
+        market_ms: the market's time then, ms UTC.
+        connection: the exchange's number of the connection.
+        method: sub, change_mode, unsub; open, close.
+        mode: as asked, "" where none was.
+        keys: as asked.
+        refused: those of them that the connection does not have in this mode afterwards, where it asked for that: unknown, past the limit.
+        modes: mode → keys that the connection subscribes afterwards.
+    """
+
+    at_ns: int
+    market_ms: int
+    connection: int
+    method: str
+    mode: str = ""
+    keys: list[str] = []
+    refused: list[str] = []
+    modes: dict[str, int] = {}
+
+
+_ASKED = msgspec.json.Decoder(Asked)
+
+
 def feed_digest(feed: pb.Feed) -> str:
     """BLAKE2b-64 of the feed's deterministic serialisation, as 16 hex digits."""
     return hashlib.blake2b(feed.SerializeToString(deterministic=True), digest_size=8).hexdigest()
@@ -60,6 +92,7 @@ class Ledger:
         self._count, self.connections = _mend(folder)
         self._frames = (folder / FRAMES).open("ab")
         self._updates = (folder / UPDATES).open("ab")
+        self._requests = (folder / REQUESTS).open("ab")
 
     def record(self, sent_ns: int, connection: int, content: bytes, frame: pb.FeedResponse | None = None) -> None:
         """Write down one message before it is sent.
@@ -84,15 +117,22 @@ class Ledger:
             raise LedgerError(f"the ledger cannot be written: {error}") from error
         self._count += 1
 
+    def ask(self, asked: Asked) -> None:
+        """Write down one request. Raises LedgerError."""
+        try:
+            self._requests.write(msgspec.json.encode(asked) + b"\n")
+        except OSError as error:
+            raise LedgerError(f"the ledger cannot be written: {error}") from error
+
     def flush(self) -> None:
         """Hand everything to the operating system, so that a reader sees it."""
-        self._frames.flush()
-        self._updates.flush()
+        for file in (self._frames, self._updates, self._requests):
+            file.flush()
 
     def close(self) -> None:
         """Flush and close; the ledger cannot be used after that."""
-        self._frames.close()
-        self._updates.close()
+        for file in (self._frames, self._updates, self._requests):
+            file.close()
 
 
 class LedgerReader:
@@ -122,6 +162,14 @@ class LedgerReader:
                 frame, connection, broker_ms, key, digest = line[:-1].split("\t")
                 yield SentUpdate(int(frame), int(connection), int(broker_ms), key, digest)
 
+    def requests(self) -> Iterator[Asked]:
+        """Every request, in the order it came."""
+        with (self._folder / REQUESTS).open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                yield _ASKED.decode(line)
+
     def counts(self) -> Counter[str]:
         """Instrument key → updates sent, over all connections."""
         return Counter(update.key for update in self.updates())
@@ -129,7 +177,7 @@ class LedgerReader:
 
 def _mend(folder: Path) -> tuple[int, int]:
     """Cut torn records off; return the number of whole frames and the highest connection number."""
-    frames, updates = folder / FRAMES, folder / UPDATES
+    frames, updates, requests = folder / FRAMES, folder / UPDATES, folder / REQUESTS
     count = connections = size = 0
     if frames.exists():
         for frame in LedgerReader(folder).frames():
@@ -140,4 +188,6 @@ def _mend(folder: Path) -> tuple[int, int]:
         lines = updates.read_bytes().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith(b"\n") and int(line.split(b"\t")[0]) < count]
         updates.write_bytes(b"".join(whole))
+    if requests.exists():
+        requests.write_bytes(b"".join(line for line in requests.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")))
     return count, connections

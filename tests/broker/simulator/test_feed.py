@@ -297,6 +297,26 @@ def test_the_ledger_holds_what_the_client_received(start_exchange: StartExchange
     assert sum(exchange.ledger.counts().values()) == len(expected) > 60
 
 
+def test_the_ledger_holds_what_was_asked_and_what_came_of_it(start_exchange: StartExchange, tmp_path: Path) -> None:  # noqa: F811
+    exchange = start_exchange("--instruments", "40", ledger=tmp_path / "ledger")
+    with open_feed(exchange) as connection:
+        for method, keys, mode in (("sub", [INDEX, BANK, UNKNOWN], "full"), ("change_mode", [BANK], "ltpc"), ("unsub", [INDEX], None)):
+            connection.send(request(method, keys, mode))
+        connection.ping().wait(10)
+    exchange.wait_for(lambda state: not state["connections"])
+    asked = list(exchange.ledger.requests())
+    assert [(each.method, each.mode, each.keys, each.refused, each.modes) for each in asked] == [
+        ("open", "", [], [], {}),
+        ("sub", "full", [INDEX, BANK, UNKNOWN], [UNKNOWN], {"full": 2}),
+        ("change_mode", "ltpc", [BANK], [], {"full": 1, "ltpc": 1}),
+        ("unsub", "", [INDEX], [], {"ltpc": 1}),
+        ("close", "", [], [], {}),
+    ]
+    assert [each.connection for each in asked] == [1] * 5
+    assert [each.at_ns for each in asked] == sorted(each.at_ns for each in asked)
+    assert {each.at_ns // 60_000_000_000 - each.market_ms // 60_000 for each in asked} <= {0, 1}
+
+
 # --- pings ----------------------------------------------------------------------------------------------------------------
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from pathlib import Path
 
 import pytest
 
-from broker.simulator.ledger import Ledger, LedgerReader
+from broker.simulator.ledger import Asked, Ledger, LedgerReader
 from broker.upstox import MarketDataFeedV3_pb2 as pb
 
 
@@ -68,3 +69,29 @@ def test_market_info_is_a_message_without_updates(tmp_path: Path) -> None:
     assert [sent.content for sent in LedgerReader(tmp_path).frames()] == [b"\x08\x02"]
     assert list(LedgerReader(tmp_path).updates()) == []
     ledger.close()
+
+
+def test_requests_are_lines_of_json_and_a_torn_one_is_cut_off(tmp_path: Path) -> None:
+    asked = [
+        Asked(1, 10, 3, "open"),
+        Asked(2, 20, 3, "sub", "full", ["NSE_INDEX|a 50", "NSE_FO|9"], ["NSE_FO|9"], {"full": 1}),
+    ]
+    ledger = Ledger(tmp_path)
+    for each in asked:
+        ledger.ask(each)
+    ledger.close()
+    path = tmp_path / "requests.jsonl"
+    assert json.loads(path.read_text().splitlines()[1]) == {
+        "at_ns": 2,
+        "market_ms": 20,
+        "connection": 3,
+        "method": "sub",
+        "mode": "full",
+        "keys": ["NSE_INDEX|a 50", "NSE_FO|9"],
+        "refused": ["NSE_FO|9"],
+        "modes": {"full": 1},
+    }
+    path.write_bytes(path.read_bytes() + b'{"at_ns":3,"mark')
+    assert list(LedgerReader(tmp_path).requests()) == asked
+    Ledger(tmp_path).close()
+    assert path.read_bytes().endswith(b"}\n")
