@@ -1,6 +1,8 @@
 """What one feed shard follows: the rules and the clients' demand compared with what is subscribed, and what each key means.
 
-Wishes come in as state that is read, never as a call: rules from MongoDB, demand from `live_state`.
+Wishes come in as state that is read, never as a call: rules from MongoDB, demand from `live_state`. Two steps: `resolve` asks what the
+rules mean, whenever that may have changed; `decide` puts rules and demand together within the limits, and tells what has changed.
+Without the store what is known goes on, but for contracts whose trading ends. `reconcile` asks the broker for the difference.
 """
 
 from __future__ import annotations
@@ -11,21 +13,29 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from broker.journal import Journal
 from broker.liveness import segment_of
 from broker.pipeline import Pipeline
+from broker.resolving import Change, Followed, Seen, causes_of, change_of
 from broker.store_calls import STORE_ERRORS, ask_store
 from broker.universe import Limits, fit, reconcile
 from broker.upstox.feed import FeedConnection
-from instruments.selectors import instrument_ids, instrument_keys, universe_resolve
+from instruments.domain.instrument import INDEX_TYPE, PLACEHOLDER_TYPE, ist_date
+from instruments.domain.succession import Held
+from instruments.domain.universe import Universe
+from instruments.selectors import instrument_ids, universe_resolve
 from instruments.services import instrument_placeholder_create, rules_default_create, spots_record
+from instruments.universe_changes import Sources, instruments_held, instruments_named, universe_sources
 from marketdata import live_state
 
 log = logging.getLogger(__name__)
 
 DEMAND_SECONDS = 10.0
 """A Redis that was away may come back empty; each hub says what its clients want every 5 s."""
+UNANSWERED = "the database of instruments does not answer"
+UNKNOWN = "there is no such instrument"
 
 
 class Following:
@@ -34,28 +44,39 @@ class Following:
     Attributes:
         instruments: key → instrument id; replaced, never changed in place, because journal records refer to it.
         keys: instrument id → key.
+        live: the same of what is followed: frames of others may still come for a while, and concern nobody.
         subscribed: key → mode, as asked of the present connection; empty without one.
-        unsettled: whether the rules select nothing at all, or a sibling has not told its prices yet: to be resolved again soon.
-        counts: `feed_requests_total`, `demand_failed_total` (a look-up that the store did not answer), `rules_refused`: how many
-            rules are left out because they are not valid, and `feed_shards`: how many feeds there are.
+        refused: demanded instrument id → why it is not followed.
+        counts: `feed_requests_total`, `universe_changes_total`, `demand_failed_total` (a look-up that the store did not answer),
+            `rules_refused`: how many rules are left out because they are not valid, and `feed_shards`: how many feeds there are.
     """
 
     def __init__(self, journal: Journal, pipeline: Pipeline, *, shard: int, shards: int, limits: Limits) -> None:
         self.instruments: dict[str, int] = {}
         self.keys: dict[int, str] = {}
+        self.live: dict[int, str] = {}
         self.subscribed: dict[str, str] = {}
-        self.unsettled = False
-        self.counts: Counter[str] = Counter(feed_requests_total=0, demand_failed_total=0, rules_refused=0, feed_shards=shards)
+        self.refused: dict[int, str] = {}
+        names = ("feed_requests_total", "universe_changes_total", "demand_failed_total", "rules_refused")
+        self.counts: Counter[str] = Counter(dict.fromkeys(names, 0), feed_shards=shards)
         self._journal = journal
         self._pipeline = pipeline
         self._shard = shard
         self._shards = shards
         self._limits = limits
+        self._seen: Seen | None = None
+        self._causes: list[str] = []
         self._rules: dict[str, str] = {}
-        self._refused: dict[str, str] = {}
-        self._defaults_made = False
+        self._cut: set[str] = set()
+        self._bad_rules: dict[str, str] = {}
+        self._defaults_made = self._told_empty = False
+        self._held: dict[int, Held | None] = {}
+        """What is known of each instrument that the rules or clients want; None: there is none."""
+        self._followed: dict[str, Followed] = {}
         self._connection: FeedConnection | None = None
         self._asking: dict[str, str] = {}
+        self._demand: dict[int, str] = {}
+        """What clients want, instrument id → mode, who came first first."""
         self._demand_whole_at = 0.0
 
     def learn(self, instruments: Mapping[str, int]) -> None:
@@ -66,55 +87,155 @@ class Following:
         self.instruments = {**self.instruments, **instruments}
         for instrument in moved:
             self.keys.pop(instrument, None)
+            self.live.pop(instrument, None)
         self.keys |= {value: key for key, value in instruments.items()}
+        self.live |= {value: key for key, value in instruments.items() if key in self._followed}
 
-    async def resolve_rules(self) -> None:
-        """Ask the rules what to follow, at the prices and the market time of now.
+    # --- what the rules mean ------------------------------------------------------------------------------------------------
+
+    async def resolve(self) -> None:
+        """Ask the rules what to follow at the prices and the market time of now, unless nothing has changed since the last time.
 
         Raises:
-            pymongo.errors.PyMongoError: what was followed stays; worth a retry.
+            pymongo.errors.PyMongoError, django.db.Error: what was followed stays; worth a retry.
         """
-        at_ms = self._pipeline.market_ms or time.time_ns() // 1_000_000
-        spots = self._spots()
+        now = await self._look()
+        causes = causes_of(self._seen, now)
+        if not causes:
+            return
         if not self._defaults_made:
             await ask_store(rules_default_create)
             self._defaults_made = True
-        shard, shards = self._shard, self._shards
-        recorded = await ask_store(lambda: spots_record(spots=spots, at_ms=at_ms, shard=shard, shards=shards))
-        universe = await ask_store(lambda: universe_resolve(spots=recorded.spots, at_ms=at_ms, shards=shards))
-        self._tell_refused({cut.rule: cut.reason for cut in universe.cut if not cut.mode})
+            now = now._replace(rules=(await ask_store(universe_sources)).rules)
+        universe = await ask_store(partial(universe_resolve, spots=now.anchors, at_ms=now.market_ms, shards=self._shards))
         wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
-        ids = await ask_store(lambda: ids_with_placeholders(list(wanted)))
-        self.learn(ids)
-        rules = {key: mode for key, mode in wanted.items() if ids[key] % shards == shard}
-        if set(rules) != set(self._rules):
-            log.info("feed: the rules select %d instruments, limits cut %d", len(rules), len(universe.cut))
-        if not rules and (self._rules or not self.unsettled):
-            log.warning("feed: no instrument to follow; load the master with `manage.py refresh_instruments`")
-        self.unsettled = not rules or 0 < recorded.priced < shards
-        self._rules = rules
+        held = await ask_store(partial(held_with_placeholders, list(wanted)))
+        demanded = await ask_store(partial(instruments_named, list(self._demand)))
+        self._take_rules(universe, wanted, held)
+        self.learn({each.key: each.id for each in demanded.values() if each.active})
+        self._held = {**{each.id: each for each in held.values()}, **demanded}
+        self._causes += [cause for cause in causes if cause not in self._causes]
+        self._seen = now._replace(next_end_ms=universe.next_end_ms)
 
-    def _tell_refused(self, refused: dict[str, str]) -> None:
-        for name, reason in refused.items():
-            if self._refused.get(name) != reason:
+    async def _look(self) -> Seen:
+        at_ms = self._pipeline.market_ms or time.time_ns() // 1_000_000
+        spots = self._spots()
+
+        def look() -> tuple[Sources, dict[str, float]]:
+            recorded = spots_record(spots=spots, at_ms=at_ms, shard=self._shard, shards=self._shards)
+            return universe_sources(), recorded.spots
+
+        sources, anchors = await ask_store(look)
+        return Seen(time.monotonic(), at_ms, sources.master, sources.rules, anchors)
+
+    def _take_rules(self, universe: Universe, wanted: Mapping[str, str], held: Mapping[str, Held]) -> None:
+        self.learn({key: each.id for key, each in held.items()})
+        self._rules = {key: mode for key, mode in wanted.items() if held[key].id % self._shards == self._shard}
+        self._cut = {key for cut in universe.cut if cut.mode for key in cut.keys}
+        self._tell_bad_rules({cut.rule: cut.reason for cut in universe.cut if not cut.mode})
+        if not wanted and not self._told_empty:
+            log.warning("feed: no instrument to follow; load the master with `manage.py refresh_instruments`")
+        self._told_empty = not wanted
+
+    def _tell_bad_rules(self, bad: dict[str, str]) -> None:
+        for name, reason in bad.items():
+            if self._bad_rules.get(name) != reason:
                 log.error("feed: rule %r is passed: %s", name, reason)
-        self._refused = refused
-        self.counts["rules_refused"] = len(refused)
+        self._bad_rules = bad
+        self.counts["rules_refused"] = len(bad)
+
+    def _spots(self) -> dict[str, float]:
+        """Return the last price of each index, and of whatever else something followed is derived from."""
+        known = [each for each in self._held.values() if each is not None]
+        spots = {}
+        for key in {each.underlying for each in known} | {each.key for each in known if each.kind == INDEX_TYPE}:
+            quote = self._pipeline.quotes.get(self.instruments.get(key or "", 0))
+            if quote is not None and quote.values[1] is not None and key is not None:
+                spots[key] = float(quote.values[1])
+        return spots
+
+    # --- rules and demand ---------------------------------------------------------------------------------------------------
+
+    async def decide(self) -> Change | None:
+        """Put together what rules and clients want, within the limits and without what is over; return what has changed, if anything."""
+        await self._read_demand()
+        market_ms = self._pipeline.market_ms
+        rules = {key: mode for key, mode in self._rules.items() if not self._is_over(self.instruments[key], market_ms)}
+        refused, demanded = self._sort_demand(market_ms)
+        fitted = fit(rules, demanded, self._limits)
+        self.refused = refused | {self.instruments[key]: reason for key, reason in fitted.refused.items()}
+        now = {}
+        for key, mode in fitted.wanted.items():
+            held = self._held[self.instruments[key]]
+            assert held is not None, "rules and demand were sorted"
+            now[key] = Followed(held, mode, key in rules)
+        at_ms = market_ms or time.time_ns() // 1_000_000
+        change = change_of(self._followed, now, at_ms=at_ms, causes=self._causes, short=self._cut | fitted.refused.keys())
+        self._causes, self._followed = [], now
+        if change is not None:
+            self.counts["universe_changes_total"] += 1
+            log.info("feed: the universe changes: %s", _told(change))
+        return change
+
+    def _sort_demand(self, market_ms: int) -> tuple[dict[int, str], dict[str, str]]:
+        """Return what is demanded in vain, by instrument id with the reason, and what can be followed, key → mode."""
+        refused: dict[int, str] = {}
+        demanded: dict[str, str] = {}
+        for instrument, mode in self._demand.items():
+            held = self._held.get(instrument)
+            if held is None:
+                refused[instrument] = UNKNOWN if instrument in self._held else UNANSWERED
+            elif held.is_over(market_ms):
+                refused[instrument] = f"the contract has expired: trading in it ended on {ist_date(held.ends_ms or 0)}"
+            elif not held.active:
+                refused[instrument] = "the exchange lists it no more"
+            else:
+                demanded[held.key] = mode
+        return refused, demanded
+
+    def _is_over(self, instrument: int, market_ms: int) -> bool:
+        held = self._held.get(instrument)
+        return held is not None and held.is_over(market_ms)
+
+    async def _read_demand(self) -> None:
+        """Take what clients want; when Redis does not answer what they wanted last stays, and for a while after it that, too."""
+        try:
+            told = await live_state.ademand_read()
+        except live_state.Unavailable:
+            self._demand_whole_at = time.monotonic() + DEMAND_SECONDS
+            return
+        if time.monotonic() < self._demand_whole_at:
+            told = self._demand | told
+        own = {instrument: mode for instrument, mode in told.items() if instrument % self._shards == self._shard}
+        self._demand = {instrument: own[instrument] for instrument in self._demand if instrument in own} | own
+        missing = [instrument for instrument in own if instrument not in self._held]
+        if not missing:
+            return
+        try:
+            found = await ask_store(lambda: instruments_named(missing))
+        except STORE_ERRORS:
+            self.counts["demand_failed_total"] += 1  # asked again with the next turn; what is known is followed all the same
+            return
+        self._held |= {instrument: found.get(instrument) for instrument in missing}
+        self.learn({each.key: each.id for each in found.values() if each.active})
+
+    # --- the connection -----------------------------------------------------------------------------------------------------
 
     async def reconcile(self, connection: FeedConnection) -> None:
-        """Ask the broker for the difference between wanted and subscribed.
+        """Ask the broker for the difference between what was decided and what is subscribed.
 
         Raises:
             FeedUnavailable: the connection is gone.
         """
         if connection is not self._connection:
             self._connection, self.subscribed = connection, {}
-        wanted = fit(self._rules, await self._demanded(), self._limits).wanted
+        wanted = {key: each.mode for key, each in self._followed.items()}
         requests = reconcile(self.subscribed, wanted, self._limits)
         if not requests:
             return
         left = {self.instruments[key] for key in self.subscribed if key not in wanted}
         self._asking = wanted  # snapshots may come while the requests are still going out
+        self.live = {self.instruments[key]: key for key in wanted}
         for request in requests:
             self.counts["feed_requests_total"] += await connection.request(request.method, request.mode, request.keys)
         if connection is not self._connection:
@@ -141,34 +262,14 @@ class Following:
         """Return the instruments that are subscribed, or are being subscribed at this moment."""
         return {self.instruments[key] for key in (*self.subscribed, *self._asking)}
 
-    def _spots(self) -> dict[str, float]:
-        """Return the last price of each key."""
-        spots = {}
-        for quote in list(self._pipeline.quotes.values()):
-            price, key = quote.values[1], self.keys.get(quote.instrument)
-            if price is not None and key is not None:
-                spots[key] = float(price)
-        return spots
 
-    async def _demanded(self) -> dict[str, str]:
-        """Return what clients want, as key → mode; when Redis does not answer what they wanted last, and for a while after it that, too."""
-        last = {key: mode for key, mode in self.subscribed.items() if key not in self._rules}
-        try:
-            demand = await live_state.ademand_read()
-        except live_state.Unavailable:
-            self._demand_whole_at = time.monotonic() + DEMAND_SECONDS
-            return last
-        own = {instrument: mode for instrument, mode in demand.items() if instrument % self._shards == self._shard}
-        missing = [instrument for instrument in own if instrument not in self.keys]
-        if missing:
-            try:
-                keys = await ask_store(lambda: instrument_keys(missing))
-                held = await ask_store(lambda: instrument_ids(list(keys.values())))  # a retired contract's key is another's now
-                self.learn({key: held[key] for instrument, key in keys.items() if held.get(key) == instrument})
-            except STORE_ERRORS:
-                self.counts["demand_failed_total"] += 1  # asked again with the next turn; what is known is subscribed all the same
-        told = {self.keys[instrument]: mode for instrument, mode in own.items() if instrument in self.keys}
-        return told if time.monotonic() >= self._demand_whole_at else last | told
+def _told(change: Change) -> str:
+    """Return a change as a log line; its keys are stored as a UniverseChange."""
+    whys = Counter(each.why for each in change.left.values())
+    left = f" ({', '.join(f'{count} {why}' for why, count in whys.items())})" if whys else ""
+    now = ", ".join(f"{count} {mode}" for mode, count in change.by_mode.items()) or "nothing"
+    counts = f"{len(change.entered)} entered, {len(change.left)} left{left}, {len(change.moved)} in another mode"
+    return f"{counts}; because of {', '.join(change.causes)}; now {now}"
 
 
 def name_unknown(keys: Sequence[str]) -> dict[str, int]:
@@ -181,3 +282,15 @@ def ids_with_placeholders(keys: list[str]) -> dict[str, int]:
     ids = instrument_ids(keys)
     missing = [key for key in keys if key not in ids]
     return {**ids, **name_unknown(missing)} if missing else ids
+
+
+def held_with_placeholders(keys: list[str]) -> dict[str, Held]:
+    """Return what each key means; one that no instrument holds gets a placeholder."""
+    held = instruments_held(keys)
+    missing = [key for key in keys if key not in held]
+    if missing:
+        held |= {
+            key: Held(number, key, True, segment_of(key), key, None, PLACEHOLDER_TYPE, None, None, None)
+            for key, number in name_unknown(missing).items()
+        }
+    return held

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from broker.announcing import Announcer
 from broker.calendar import calendar_ensure
 from broker.candles import ShardCandles
 from broker.connecting import Connector
@@ -36,12 +37,12 @@ from broker.publisher import Publisher
 from broker.receiving import Receiver, spare_the_collector
 from broker.recording import Recorder
 from broker.report import Report
+from broker.rolling import Roller
 from broker.sessions import Token
 from broker.store_calls import STORE_ERRORS, ask_store
 from broker.store_writer import StoreWriter
 from broker.tending import JournalTender
 from broker.universe import Limits
-from broker.upstox.protocol import FeedUnavailable
 from broker.warming import warm_up
 from instruments.domain.instrument import INDEX_TYPE
 from instruments.models import Instrument
@@ -56,9 +57,6 @@ from marketdata.store import time_ms
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
-UNIVERSE_SECONDS = 30.0
-RETRY_SECONDS = 5.0
-"""The store is asked again so long after it did not answer."""
 LEASE_SECONDS = 10.0
 STOP_SECONDS = 20.0
 CANDLE_SECONDS = 0.25
@@ -121,6 +119,8 @@ class FeedRunner:
         self.publisher = Publisher(self.pipeline, self.candles, shard=config.shard, epoch=time.time_ns() // 1_000_000)
         pacer = AuthorizePacer(config.folder.parent / "authorize.json")  # one for all shards: the limits are the user's
         self.connector = Connector(self, api_url=config.api_url, pacer=pacer, counts=self.counts)
+        self._announcer = Announcer(self.report, shard=config.shard)
+        self.roller = Roller(self.following, self._announcer, self.connector, self.report)
         self._tender = JournalTender(
             self.journal, config.journal_limits, stored_us=lambda: self.writer.stored_us, flushed=lambda: self.writer.release()
         )
@@ -130,7 +130,6 @@ class FeedRunner:
         self._lease: live_state.ShardLease | None = None
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
-        self._reconcile = asyncio.Event()
         self._tell_state = False
         self._ticks_ms = 0
         """Market time of the newest frame with ticks."""
@@ -158,7 +157,8 @@ class FeedRunner:
                 ("the connection", self.connector.run),
                 ("publishing", self._publish_loop),
                 ("the status", self._status_loop),
-                ("the universe", self._universe_loop),
+                ("the universe", self.roller.run),
+                ("announcing", self._announcer.run),
                 ("flushing", self._tender.flush),
                 ("keeping the journal", self._tender.keep),
                 ("recording", self._recorder.run),
@@ -242,7 +242,7 @@ class FeedRunner:
         self.report.change(FeedState.CLOSED, "stopped")
         self.journal.finish()
         with contextlib.suppress(bus.Unavailable, live_state.Unavailable):
-            await self.publisher.publish(self.following.keys, self._status())
+            await self.publisher.publish(self.following.live, self._status())
             await self.publisher.save(self._status())
             if self._lease is not None:
                 await self._lease.release()
@@ -263,7 +263,7 @@ class FeedRunner:
         """Everything begins anew, as the broker keeps nothing over a reconnect: clocks, greeting, subscription."""
         self.report.token_expires_ms = token.expires_ms
         self._receiver.opened()
-        self._reconcile.set()
+        self.roller.due.set()
 
     def take(self, message: bytes | str) -> None:
         """Receive one message."""
@@ -309,7 +309,7 @@ class FeedRunner:
             began = time.monotonic()
             with contextlib.suppress(bus.Unavailable):  # counted by the publisher, told by the status loop
                 tell, self._tell_state = self._tell_state, False
-                await self.publisher.publish(self.following.keys, self._status() if tell else None)
+                await self.publisher.publish(self.following.live, self._status() if tell else None)
             await asyncio.sleep(max(0.0, window - (time.monotonic() - began)))
 
     async def _status_loop(self) -> None:
@@ -323,7 +323,7 @@ class FeedRunner:
             await self._drop_ghosts()
             self.publisher.forget_unfollowed()
             try:
-                await self.publisher.publish(self.following.keys, self._status())
+                await self.publisher.publish(self.following.live, self._status())
                 await self.publisher.save(self._status())
                 await self._keep_lease()
                 self.report.failing("Redis", None)
@@ -359,34 +359,6 @@ class FeedRunner:
             failure = error
         self.counts["calendar_failed_total"] += failure is not None
         self.report.failing("asking for the calendar", failure)
-
-    async def _universe_loop(self) -> None:
-        """Each second compare wanted with subscribed; resolve the rules anew from time to time, and once prices are known."""
-        due_at = float("-inf")
-        priced = False
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._reconcile.wait(), 1.0)
-            self._reconcile.clear()
-            if self.pipeline.quotes and not priced:
-                priced, due_at = True, float("-inf")
-            try:
-                if time.monotonic() > due_at:
-                    await self.following.resolve_rules()
-                    due_at = time.monotonic() + (0 if self.following.unsettled else UNIVERSE_SECONDS)
-                await self._subscribe()
-                self.report.failing("asking the rules", None)
-            except STORE_ERRORS as error:
-                due_at = time.monotonic() + RETRY_SECONDS  # meanwhile what is known of them is subscribed
-                self.counts["universe_failed_total"] += 1
-                self.report.failing("asking the rules", error)
-
-    async def _subscribe(self) -> None:
-        try:
-            if self.connector.connection is not None:
-                await self.following.reconcile(self.connector.connection)
-        except FeedUnavailable as error:
-            log.info("feed: the connection ended while subscribing: %s", error)  # the connector sees it too
 
     # --- one turn of the status loop ------------------------------------------------------------------------------------------
 
@@ -439,11 +411,22 @@ class FeedRunner:
         writer, modes = self.writer, Counter(self.following.subscribed.values())
         limits = self.config.limits.of(modes)
         counters: dict[str, float] = {}
-        parts = (self.journal, self._tender, self.pipeline, self.candles, writer, self.publisher, self.following, self.holes)
+        parts = (
+            self.journal,
+            self._tender,
+            self.pipeline,
+            self.candles,
+            writer,
+            self.publisher,
+            self.following,
+            self.holes,
+            self._announcer,
+        )
         for part in parts:
             counters |= part.counts
         counters |= {f"subscribed_{mode}": modes[mode] for mode in limits} | {f"limit_{mode}": limit for mode, limit in limits.items()}
         counters |= {
+            "demand_refused": len(self.following.refused),
             "frames_waiting": self.journal.frames_waiting,
             "journal_bytes": self.journal.bytes_written,
             "quotes_waiting": self.pipeline.waiting + self.publisher.under_way,

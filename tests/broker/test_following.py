@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection
 from broker.following import Following, ids_with_placeholders
 from broker.journal import Journal, JournalReader
 from broker.pipeline import Pipeline
+from broker.resolving import Change
 from broker.universe import Limits
 from broker.upstox.decode import decode
 from broker.upstox.feed import FeedConnection, open_feed
@@ -50,6 +51,13 @@ def rule(*keys: str) -> None:
     """Have a rule follow these, of instruments that are there."""
     ids_with_placeholders(list(keys))
     SubscriptionRule.objects.create(name="some", what="keys", keys=list(keys))
+
+
+async def turn(following: Following, connection: FeedConnection) -> Change | None:
+    """Decide and ask, as each round of the feed does."""
+    change = await following.decide()
+    await following.reconcile(connection)
+    return change
 
 
 class Asked:
@@ -90,15 +98,15 @@ async def test_the_rules_are_subscribed_once_and_again_on_another_connection(jou
     await asyncio.to_thread(rule, *KEYS)
     following = follow(journal)
     async with asked() as broker, asked() as another:
-        await following.resolve_rules()
-        await following.reconcile(broker.connection)
-        await following.reconcile(broker.connection)
+        await following.resolve()
+        await turn(following, broker.connection)
+        await turn(following, broker.connection)
         assert await broker.after(1) == [("sub", "full", KEYS)]
         assert following.counts["feed_requests_total"] == 1
         assert {segment: set(ids) for segment, ids in following.by_segment().items()} == {"NSE_FO": set(following.instruments.values())}
         following.disconnected()
         assert following.by_segment() == {}
-        await following.reconcile(another.connection)
+        await turn(following, another.connection)
         assert await another.after(1) == [("sub", "full", KEYS)]
         assert broker.requests == []
 
@@ -109,13 +117,13 @@ async def test_a_bad_rule_is_told_once_and_counted_and_the_others_are_followed(j
     following = follow(journal)
     async with asked() as broker:
         for _ in range(3):
-            await following.resolve_rules()
-        await following.reconcile(broker.connection)
+            await following.resolve()
+        await turn(following, broker.connection)
         assert await broker.after(1) == [("sub", "full", KEYS)]
         assert following.counts["rules_refused"] == 1
         assert caplog.text.count("rule 'unchecked' is passed: the rule is not valid: 'soon' is no expiry") == 1
         await asyncio.to_thread(lambda: SubscriptionRule.objects.filter(name="unchecked").delete())
-        await following.resolve_rules()
+        await following.resolve()
         assert following.counts["rules_refused"] == 0
 
 
@@ -127,8 +135,8 @@ async def test_each_shard_takes_its_own_and_together_they_take_all(journal: Jour
         taken = []
         for shard, its_journal in ((0, journal), (1, other)):
             following = follow(its_journal, shard=shard, shards=2)
-            await following.resolve_rules()
-            await following.reconcile(broker.connection)
+            await following.resolve()
+            await turn(following, broker.connection)
             ((_, _, keys),) = await broker.after(1)
             assert {following.instruments[key] % 2 for key in keys} == {shard}
             taken += keys
@@ -141,16 +149,16 @@ async def test_demand_comes_and_goes_within_the_limit_and_takes_its_state_along(
     ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
     following = follow(journal, full=3)
     async with asked() as broker:
-        await following.resolve_rules()
+        await following.resolve()
         await live_state.ademand_write("hub", {ids[KEYS[2]]: "full", ids[KEYS[3]]: "full"})
-        await following.reconcile(broker.connection)
+        await turn(following, broker.connection)
         ((_, _, keys),) = await broker.after(1)
         assert len(keys) == 3, "the limit of the mode"
         assert set(KEYS[:2]) < set(keys)
         demanded = (set(keys) - set(KEYS[:2])).pop()
         price(following, *keys)
         await live_state.ademand_write("hub", {})
-        await following.reconcile(broker.connection)
+        await turn(following, broker.connection)
         assert await broker.after(1) == [("unsub", "", [demanded])]
         assert ids[demanded] not in following._pipeline.quotes
         assert following.followed() == {ids[key] for key in KEYS[:2]}
@@ -161,17 +169,17 @@ async def test_without_redis_what_clients_wanted_last_goes_on(journal: Journal) 
     ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
     following = follow(journal)
     async with asked() as broker:
-        await following.resolve_rules()
+        await following.resolve()
         await live_state.ademand_write("hub", {ids[KEYS[1]]: "ltpc"})
-        await following.reconcile(broker.connection)
+        await turn(following, broker.connection)
         assert len(await broker.after(2)) == 2
         await live_state.aclose()
         with override_settings(REDIS_URL=f"redis://127.0.0.1:{ports.choose()}/0"):
-            await following.reconcile(broker.connection)
+            await turn(following, broker.connection)
             await live_state.aclose()
         assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "ltpc"}
         await live_state.ademand_write("hub", {})  # it has come back without what it knew
-        await following.reconcile(broker.connection)
+        await turn(following, broker.connection)
         assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "ltpc"}
 
 
@@ -179,7 +187,7 @@ async def test_without_the_store_what_is_known_is_subscribed_all_the_same(journa
     await asyncio.to_thread(rule, KEYS[0])
     ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
     following = follow(journal)
-    await following.resolve_rules()
+    await following.resolve()
 
     def fail(*args: object, **options: object) -> None:
         raise AutoReconnect("connection refused")
@@ -188,10 +196,10 @@ async def test_without_the_store_what_is_known_is_subscribed_all_the_same(journa
         await live_state.ademand_write("hub", {ids[KEYS[1]]: "full"})
         with monkeypatch.context() as patch:
             patch.setattr(Collection, "find", fail)  # as the driver does without a server
-            await following.reconcile(broker.connection)
+            await turn(following, broker.connection)
         assert following.counts["demand_failed_total"] == 1
         assert following.subscribed == {KEYS[0]: "full"}
-        await following.reconcile(broker.connection)
+        await turn(following, broker.connection)
         assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "full"}
 
 
@@ -220,32 +228,32 @@ async def test_a_demanded_contract_whose_key_is_anothers_now_is_left_out(journal
     following = follow(journal)
     async with asked() as broker:
         await live_state.ademand_write("hub", {retired: "full"})
-        await following.reconcile(broker.connection)
+        await turn(following, broker.connection)
         assert following.subscribed == {}
         await live_state.ademand_write("hub", {now: "full"})
-        await following.reconcile(broker.connection)
+        await turn(following, broker.connection)
         assert await broker.after(1) == [("sub", "full", KEYS[:1])]
 
 
 async def test_a_connection_that_ends_while_asking_is_asked_again_from_nothing(journal: Journal) -> None:
     await asyncio.to_thread(rule, *KEYS)
     following = follow(journal)
-    await following.resolve_rules()
+    await following.resolve()
     async with asked() as broker:
         await broker.connection.close()
         with pytest.raises(FeedUnavailable):
-            await following.reconcile(broker.connection)
+            await turn(following, broker.connection)
         assert following.subscribed == {}
         following.disconnected()
     async with asked() as broker:
-        await following.reconcile(broker.connection)
+        await turn(following, broker.connection)
         assert await broker.after(1) == [("sub", "full", KEYS)]
 
 
 async def test_snapshots_that_come_while_the_asking_goes_on_are_of_something_followed(journal: Journal) -> None:
     await asyncio.to_thread(rule, *KEYS)
     following = follow(journal)
-    await following.resolve_rules()
+    await following.resolve()
     seen = []
 
     class Slow(FeedConnection):
@@ -254,7 +262,7 @@ async def test_snapshots_that_come_while_the_asking_goes_on_are_of_something_fol
             return await super().request(method, mode, keys)
 
     async with asked() as broker:
-        await following.reconcile(Slow(broker.connection._socket))
+        await turn(following, Slow(broker.connection._socket))
     ((segments, followed),) = seen
     assert set(segments) == {"NSE_FO"}
     assert set(segments["NSE_FO"]) == followed == set(following.instruments.values())
@@ -262,7 +270,7 @@ async def test_snapshots_that_come_while_the_asking_goes_on_are_of_something_fol
 
 async def test_rules_that_select_nothing_are_told(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
     following = follow(journal)
-    await following.resolve_rules()
-    await following.resolve_rules()
-    assert following.unsettled
+    await following.resolve()
+    following._seen = None
+    await following.resolve()
     assert caplog.text.count("refresh_instruments") == 1
