@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from pymongo.errors import BulkWriteError
 
 from instruments.domain.change import Change, Known, Passing
 from instruments.domain.instrument import PLACEHOLDER_TYPE, InstrumentRow, placeholder_identity, split_key
-from instruments.models import Instrument, InstrumentVersion
+from instruments.models import Instrument, InstrumentVersion, MasterLoad
 
 Document = dict[str, Any]
 
@@ -50,6 +50,11 @@ def instruments_collection() -> Collection[Document]:
 def versions_collection() -> Collection[Document]:
     """Return the collection of InstrumentVersion."""
     return _collection(InstrumentVersion._meta.db_table)
+
+
+def loads_collection() -> Collection[Document]:
+    """Return the collection of MasterLoad."""
+    return _collection(MasterLoad._meta.db_table)
 
 
 def state_collection() -> Collection[Document]:
@@ -127,10 +132,10 @@ def is_marked(name: str) -> bool:
 
 
 class RecordedSpots(NamedTuple):
-    """Prices that the feeds recorded, each for the instruments that it follows.
+    """Anchors that the feeds recorded, each of the underlyings that it follows: see instruments.anchors.
 
     Attributes:
-        spots: price by key · INR; the newest where several feeds recorded one.
+        spots: anchor by the underlying's key · INR; of several feeds' the one that was seen last.
         at_ms: market time of the newest record, ms UTC; `written_at`: when that was, by our clock. None: there is none.
         shards: how many feeds there were then.
         priced: how many of these have recorded prices.
@@ -143,12 +148,23 @@ class RecordedSpots(NamedTuple):
     priced: int = 0
 
 
-def spots_write(spots: Mapping[str, float], at_ms: int, *, shard: int, shards: int) -> None:
-    """Record a feed's prices; where it has none yet, those of its last run stay."""
-    record: Document = {"at_ms": at_ms, "written_at": datetime.now(UTC), "shard": shard, "shards": shards}
-    if spots:
-        record["spots"] = [[key, price] for key, price in spots.items()]  # keys may hold dots, which field names may not
-    state_collection().update_one({"_id": f"{SPOTS}:{shard}"}, {"$set": record}, upsert=True)
+def spots_write(anchors: Mapping[str, float], at_ms: int, *, shard: int, shards: int, priced: bool, underlyings: Container[str]) -> None:
+    """Record a feed's anchors beside those that it has seen before.
+
+    Args:
+        priced: whether it has any prices, of underlyings or others.
+        underlyings: what has options; anchors of others are dropped.
+    """
+    now = datetime.now(UTC)
+    record: Document = {"at_ms": at_ms, "written_at": now, "shard": shard, "shards": shards}
+    own: Document = {"_id": f"{SPOTS}:{shard}"}
+    if priced:
+        before = _spots_of(state_collection().find_one(own) or {})
+        known = {key: (anchor, seen) for key, anchor, seen in before if key in underlyings}
+        known |= {key: (anchor, now) for key, anchor in anchors.items()}
+        record["spots"] = [[key, *known[key]] for key in known]  # keys may hold dots, which field names may not
+        record["priced"] = True
+    state_collection().update_one(own, {"$set": record}, upsert=True)
 
 
 def spots_read() -> RecordedSpots:
@@ -157,13 +173,16 @@ def spots_read() -> RecordedSpots:
     if not found:
         return RecordedSpots({}, None, None)
     found.sort(key=lambda record: record["written_at"])
-    spots: dict[str, float] = {}
-    for record in found:
-        spots.update(record.get("spots", ()))
+    seen = sorted((each for record in found for each in _spots_of(record)), key=lambda each: each[2])
     newest = found[-1]
     shards = newest.get("shards", 1)
-    priced = sum(bool(record.get("spots")) for record in found if record.get("shard", shards) < shards)
-    return RecordedSpots(spots, newest["at_ms"], newest["written_at"], shards, priced)
+    priced = sum(bool(record.get("spots") or record.get("priced")) for record in found if record.get("shard", shards) < shards)
+    return RecordedSpots({key: anchor for key, anchor, _ in seen}, newest["at_ms"], newest["written_at"], shards, priced)
+
+
+def _spots_of(record: Document) -> list[tuple[str, float, datetime]]:
+    """Key, anchor, and when it was seen, by our clock; of records before there were anchors, when they were written."""
+    return [(each[0], each[1], each[2] if len(each) > 2 else record["written_at"]) for each in record.get("spots", ())]
 
 
 def row_fields(row: InstrumentRow) -> Document:

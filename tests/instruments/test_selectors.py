@@ -116,7 +116,7 @@ def test_what_is_followed_uses_the_prices_that_the_feed_recorded() -> None:
         ("money", {WEEKLY: 24600.0}),
     ]
     assert now.ids == sorted(instrument_ids(now.universe.by_mode["full"]).values())
-    assert len(now.ids) == 2
+    assert len(now.ids) == 1 + 2  # the index, by whose price the money is found
     assert now.spots_at_ms == ms_of(DAY_1)
     assert followed(DAY_1) == now
 
@@ -132,11 +132,11 @@ def test_a_rule_that_was_stored_without_a_check_is_named_and_the_others_are_foll
     SubscriptionRule.objects.create(name="good", what="options", underlying="NIFTY", expiries=["@w0"], strikes="atm0", priority=2)
     store.collection(SubscriptionRule._meta.db_table).update_one({"name": "bad"}, {"$set": wrong})
     universe = selectors.universe_resolve(spots={"NSE_INDEX|Nifty 50": 24600.0}, at_ms=ms_of(DAY_1))
-    assert {mode: len(keys) for mode, keys in universe.by_mode.items()} == {"full": 2}
+    assert {mode: len(keys) for mode, keys in universe.by_mode.items()} == {"full": 1 + 2}
     assert [(cut.rule, cut.mode, cut.keys) for cut in universe.cut] == [("bad", "", [])]
     assert universe.cut[0].reason.startswith("the rule is not valid: ")
     now = followed(DAY_1)
-    assert [(rule.row.name, rule.selection and len(rule.selection.keys)) for rule in now.rules] == [("bad", None), ("good", 2)]
+    assert [(rule.row.name, rule.selection and len(rule.selection.keys)) for rule in now.rules] == [("bad", None), ("good", 1 + 2)]
     assert now.universe.cut == universe.cut
 
 

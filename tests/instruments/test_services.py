@@ -10,7 +10,6 @@ import pytest
 from django.db import DatabaseError, connections
 from django.test import override_settings
 
-from instruments import store
 from instruments.domain.instrument import InstrumentRow
 from instruments.models import Instrument, InstrumentVersion, MasterLoad, SubscriptionRule
 from instruments.selectors import instrument_ids, instrument_resolve, universe_resolve
@@ -19,7 +18,6 @@ from instruments.services import (
     instrument_placeholder_create,
     instruments_refresh,
     rules_default_create,
-    spots_record,
 )
 from tests.instruments.rows import DAY_1, DAY_2, DAY_3, equity, index, market, option
 
@@ -270,34 +268,6 @@ def test_mixed_modes_have_the_brokers_smaller_limits() -> None:
     assert len(universe_resolve(spots={}, at_ms=at_ms).by_mode["full"]) == 1800
     SubscriptionRule.objects.create(name="vix", what="index", underlying="INDIA VIX", mode="ltpc")
     assert len(universe_resolve(spots={}, at_ms=at_ms).by_mode["full"]) == 1500
-
-
-def test_spots_are_kept_whatever_their_keys_hold() -> None:
-    assert store.spots_read()[:3] == ({}, None, None)
-    spots_record(spots={"NSE_INDEX|A.B $c": 1.5}, at_ms=7)
-    spots_record(spots={"NSE_INDEX|A.B $c": 2.5}, at_ms=8)
-    assert store.spots_read()[:2] == ({"NSE_INDEX|A.B $c": 2.5}, 8)
-    spots_record(spots={}, at_ms=9)  # the feed has started again and has none yet
-    assert store.spots_read()[:2] == ({"NSE_INDEX|A.B $c": 2.5}, 9)
-
-
-def test_each_feed_gets_the_prices_of_all() -> None:
-    first = spots_record(spots={"NSE_INDEX|Nifty 50": 25000.0, "NSE_EQ|A": 1.0}, at_ms=7, shard=0, shards=2)
-    assert (first.shards, first.priced) == (2, 1)
-    second = spots_record(spots={"NSE_INDEX|Nifty Bank": 52000.0, "NSE_EQ|A": 2.0}, at_ms=8, shard=1, shards=2)
-    assert second[:2] == ({"NSE_INDEX|Nifty 50": 25000.0, "NSE_INDEX|Nifty Bank": 52000.0, "NSE_EQ|A": 2.0}, 8)
-    assert (second.shards, second.priced) == (2, 2)
-    alone = spots_record(spots={"NSE_INDEX|Nifty 50": 25001.0}, at_ms=9)  # one feed again; what the other knew is still the best there is
-    assert alone.spots == {**second.spots, "NSE_INDEX|Nifty 50": 25001.0}
-    assert (alone.shards, alone.priced) == (1, 1)
-
-
-def test_prices_recorded_before_there_were_shards_are_read() -> None:
-    state = {"at_ms": 5, "written_at": datetime(2026, 1, 1, tzinfo=UTC), "spots": [["NSE_INDEX|Nifty 50", 24000.0]]}
-    store.state_collection().insert_one({"_id": "spots", **state})
-    assert store.spots_read()[:2] == ({"NSE_INDEX|Nifty 50": 24000.0}, 5)
-    spots_record(spots={"NSE_INDEX|Nifty 50": 25000.0}, at_ms=7)
-    assert store.spots_read()[:2] == ({"NSE_INDEX|Nifty 50": 25000.0}, 7)
 
 
 @override_settings(UNIVERSE_UNDERLYINGS=["NIFTY", "INDIA VIX"])

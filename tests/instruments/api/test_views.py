@@ -127,9 +127,9 @@ def test_filters(get: Get, parameters: dict[str, object], count: int) -> None:
 def test_subscribed_is_what_the_rules_follow(get: Get) -> None:
     SubscriptionRule.objects.create(name="money", what="options", underlying="NIFTY", expiries=["@w0"], strikes="atm0")
     SubscriptionRule.objects.create(name="index", what="index", underlying="INDIA VIX")
-    assert sorted(symbols(get(LIST, subscribed="true"))) == ["INDIA VIX", "NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 PE 17 NOV 26"]
-    assert symbols(get(LIST, subscribed="true", segment="NSE_INDEX")) == ["INDIA VIX"]
-    assert len(get(LIST, subscribed="false", limit=1000)["results"]) == len(market()) - 3
+    assert sorted(symbols(get(LIST, subscribed="true"))) == ["INDIA VIX", "NIFTY", "NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 PE 17 NOV 26"]
+    assert sorted(symbols(get(LIST, subscribed="true", segment="NSE_INDEX"))) == ["INDIA VIX", "NIFTY"]
+    assert len(get(LIST, subscribed="false", limit=1000)["results"]) == len(market()) - 4
     first = get(LIST, subscribed="true", limit=1)
     rest = get(first["next"].removeprefix("http://testserver"), limit=10) if "?" not in first["next"] else get(first["next"][17:])
     assert len(rest["results"]) == 1
@@ -236,16 +236,16 @@ def test_subscriptions_say_what_they_mean_now(get: Get) -> None:
     assert answer["prices_at"] == ms_of(DAY_1)
     assert 0 <= answer["at"] - ms_of(DAY_1) < 60_000
     assert {row["name"]: row["resolved"] for row in answer["results"]} == {
-        "money": {"instruments": 6, "expiries": ["2026-11-17"], "at_the_money": {"2026-11-17": 25000.0}},
+        "money": {"instruments": 1 + 6, "expiries": ["2026-11-17"], "at_the_money": {"2026-11-17": 25000.0}},
         "nothing": {"instruments": 0, "expiries": [], "at_the_money": {}},
         "off": None,
     }
-    assert {"mode": "full", "instruments": 6, "limit": 2000} in answer["modes"]
+    assert {"mode": "full", "instruments": 1 + 6, "limit": 2000} in answer["modes"]
     assert answer["cut"] == [
         {"rule": "nothing", "mode": "full", "reason": "no active futures instrument of SENSEX", "instruments": 0, "keys": []}
     ]
     detail = get(f"/api/subscriptions/{rule.pk}/")
-    assert len(detail["instruments"]) == 6
+    assert len(detail["instruments"]) == 1 + 6
     assert get(f"/api/subscriptions/{'0' * 24}/", status=404)["code"] == "not_found"
     assert get("/api/subscriptions/", status=400, limit=3)["field"] == "limit"
 
