@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from bson.datetime_ms import DatetimeMS
 from django.conf import settings
 from pymongo import ASCENDING, ReplaceOne
+from pymongo.collection import Collection
 
 from marketdata import live_state, store
 from marketdata.domain.candle import EPOCH_2020_MIN, MINUTE_MS
-from marketdata.models import LatestQuote, MarketStatus
+from marketdata.models import ChainSnapshot, LatestQuote, MarketStatus
 from marketdata.wire import entry_pack
 
 TTL_INDEX = "tick_received_ttl"
+CHAIN_TTL_INDEX = "chain_snapshot_stored_ttl"
 
 
 def candle_id_parts(identifier: int) -> tuple[int, int]:
@@ -39,15 +41,24 @@ def retention_apply(*, days: int | None = None) -> str:
     Returns:
         "made", "changed" or "unchanged".
     """
-    seconds = (settings.TICK_RETENTION_DAYS if days is None else days) * 86_400
-    ticks = store.ticks_collection()
-    there = ticks.index_information().get(TTL_INDEX)
+    return _expire(store.ticks_collection(), "r", TTL_INDEX, settings.TICK_RETENTION_DAYS if days is None else days)
+
+
+def chain_retention_apply(*, days: int | None = None) -> str:
+    """Do the same for option chains, from when they were stored. `days`: TRADINGOK_CHAIN_DAYS by default."""
+    chains = store.collection(ChainSnapshot._meta.db_table)
+    return _expire(chains, "stored_at", CHAIN_TTL_INDEX, settings.CHAIN_RETENTION_DAYS if days is None else days)
+
+
+def _expire(target: Collection[store.Document], field: str, name: str, days: int) -> str:
+    seconds = days * 86_400
+    there = target.index_information().get(name)
     if there is None:
-        ticks.create_index([("r", ASCENDING)], name=TTL_INDEX, expireAfterSeconds=seconds)
+        target.create_index([(field, ASCENDING)], name=name, expireAfterSeconds=seconds)
         return "made"
     if there.get("expireAfterSeconds") == seconds:
         return "unchanged"
-    ticks.database.command("collMod", ticks.name, index={"name": TTL_INDEX, "expireAfterSeconds": seconds})
+    target.database.command("collMod", target.name, index={"name": name, "expireAfterSeconds": seconds})
     return "changed"
 
 

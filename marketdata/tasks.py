@@ -5,8 +5,10 @@ from __future__ import annotations
 from celery import shared_task
 from django.conf import settings
 
+from instruments.chain_listing import NoSuchChain
 from instruments.selectors import market_now
 from marketdata import services
+from marketdata.chain_store import chains_store
 from marketdata.parity import parity_update
 from marketdata.roll_up import candles_roll_up
 from marketdata.task_runs import run_once
@@ -26,8 +28,24 @@ def roll_up(seconds: float = 45.0) -> str:
 
 @shared_task(name="marketdata.apply_retention")  # type: ignore[untyped-decorator]
 def apply_retention() -> str:
-    """Let MongoDB delete ticks that are older than TRADINGOK_TICK_DAYS."""
-    return run_once("apply_retention", lambda: f"{settings.TICK_RETENTION_DAYS} days, {services.retention_apply()}")
+    """Let MongoDB delete ticks that are older than TRADINGOK_TICK_DAYS, and option chains older than TRADINGOK_CHAIN_DAYS."""
+
+    def work() -> str:
+        chains = f"chains: {settings.CHAIN_RETENTION_DAYS} days, {services.chain_retention_apply()}"
+        return f"{settings.TICK_RETENTION_DAYS} days, {services.retention_apply()}; {chains}"
+
+    return run_once("apply_retention", work)
+
+
+@shared_task(name="marketdata.store_chains")  # type: ignore[untyped-decorator]
+def store_chains() -> str:
+    """Store the followed option chains for the present minute of market time."""
+
+    def work() -> str:
+        done = chains_store()
+        return f"{done.stored} chains stored, {done.unchanged} as before, {done.empty} without a quote, {done.closed} closed"
+
+    return run_once("store_chains", work, expected=(NoSuchChain,))
 
 
 @shared_task(name="marketdata.store_latest_quotes")  # type: ignore[untyped-decorator]

@@ -316,6 +316,8 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "heal-gaps": {"task": "broker.heal_gaps", "schedule": crontab(minute="*"), "options": {"expires": 50, "countdown": 8}},
     # After 07:05 the broker has yesterday's daily bars; again, to make up for what failed: what is confirmed is not asked for.
     "confirm-daily": {"task": "broker.confirm_daily", "schedule": crontab(hour="7,8,16", minute="8-58/10"), "options": {"expires": 500}},
+    # 3 s into the minute: all that it began with is in the shared state by then, and market time has reached it.
+    "store-chains": {"task": "marketdata.store_chains", "schedule": crontab(minute="*"), "options": {"expires": 50, "countdown": 3}},
     "store-latest-quotes": {"task": "marketdata.store_latest_quotes", "schedule": crontab(minute="*"), "options": {"expires": 50}},
     "apply-retention": {"task": "marketdata.apply_retention", "schedule": crontab(minute="7"), "options": {"expires": 3000}},
 }

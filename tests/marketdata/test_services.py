@@ -7,7 +7,7 @@ from asgiref.sync import async_to_sync
 from django.test import override_settings
 
 from marketdata import live_state, services, store
-from marketdata.models import LatestQuote, MarketStatus
+from marketdata.models import ChainSnapshot, LatestQuote, MarketStatus
 from marketdata.wire import QuoteEntry, entry_unpack
 
 pytestmark = pytest.mark.django_db
@@ -39,6 +39,14 @@ def test_retention_makes_the_index_once_and_changes_it_when_the_setting_changes(
     with override_settings(TICK_RETENTION_DAYS=3):
         assert services.retention_apply() == "changed"
         assert ttl_seconds() == 3 * 86_400
+
+
+def test_chains_are_kept_as_long_as_their_own_setting_says_from_when_they_were_stored() -> None:
+    with override_settings(CHAIN_RETENTION_DAYS=30):
+        assert [services.chain_retention_apply() for _ in range(2)] == ["made", "unchanged"]
+    assert services.chain_retention_apply(days=2) == "changed"
+    index = store.collection(ChainSnapshot._meta.db_table).index_information()[services.CHAIN_TTL_INDEX]
+    assert (index["key"], index["expireAfterSeconds"]) == ([("stored_at", 1)], 2 * 86_400)
 
 
 def test_retention_counts_from_receipt_so_that_a_replay_of_old_days_is_kept() -> None:
