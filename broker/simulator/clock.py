@@ -12,9 +12,6 @@ from typing import Protocol
 
 from broker.simulator.calendar import MINUTE_MS, Hours, day_of, open_span, turn_after
 
-STAND_SECONDS = 1.0
-"""A market's own clock stands so long of the host's time each evening before it skips the night, and each morning after it: whoever
-follows the market can take leave of what has expired and fetch the day's master, however fast it runs."""
 BEFORE_OPEN_MS, AFTER_CLOSE_MS = 20 * MINUTE_MS, 10 * MINUTE_MS
 """What nobody trades in begins so long after the last close and ends so long before the first open: pre-open and statuses are seen."""
 LONGEST_MS = 100
@@ -58,11 +55,14 @@ class MarketClock:
         speed: its milliseconds in one of the host's.
         hours: with `always` there is no night, and nothing is left out.
         segments: whose hours count.
+        stand_seconds: of the host's, for which it stands each evening before it leaves out the night, and each morning after it: however
+            fast it runs, whoever follows the market can take leave of what has expired and fetch the day's master.
     """
 
-    def __init__(self, start_ms: int, speed: float, hours: Hours, segments: Collection[str]) -> None:
+    def __init__(self, start_ms: int, speed: float, hours: Hours, segments: Collection[str], *, stand_seconds: float) -> None:
         self._now_ms = float(start_ms)
         self._speed, self._hours, self._segments = speed, hours, frozenset(segments)
+        self._stand_ms = stand_seconds * 1000
         self._wall_ms: int | None = None
         self._stands_until = 0.0
 
@@ -86,7 +86,7 @@ class MarketClock:
         self._wall_ms = wall_ms
 
     def _stand_at(self, ms: int, wall_ms: int) -> list[int]:
-        self._now_ms, self._stands_until = float(ms), wall_ms + STAND_SECONDS * 1000
+        self._now_ms, self._stands_until = float(ms), wall_ms + self._stand_ms
         return [ms]
 
     def _next_span(self, ms: int) -> tuple[int, int]:

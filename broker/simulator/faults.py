@@ -77,7 +77,9 @@ class Mute(Lasting, tag="mute"):
 
 
 class Pause(Lasting, tag="pause"):
-    """Let the market stand still."""
+    """Let the market stand still: now, or as soon as its clock has come to `at_market_ms` (ms UTC)."""
+
+    at_market_ms: int = 0
 
 
 class Holiday(Lasting, tag="holiday"):

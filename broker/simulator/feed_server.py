@@ -175,7 +175,9 @@ class FeedServer:
         """Send what is due at this time of the host; return whether anything was."""
         self.before_step()
         moved = False
-        if self._faults.take(Pause, time.time()) is not None:
+        pause = self._faults.in_force(Pause, time.time())
+        if pause is not None and self._source.now_ms() >= pause.at_market_ms:
+            self._faults.happen(pause)
             self._clock.stand(wall_ms)
         else:
             for market_ms in self._clock.advance(wall_ms):

@@ -116,6 +116,12 @@ class Command(BaseCommand):
             metavar="TIME",
             help="when the simulated market begins, YYYY-MM-DDTHH:MM IST (default: now)",
         )
+        parser.add_argument(
+            "--stand",
+            type=seconds,
+            default=3.0,
+            help="seconds for which its clock stands before and after a night that it skips (default: 3)",
+        )
         parser.add_argument("--cut-out", type=stretch, metavar="HH:MM-HH:MM", help="of the replay: send nothing recorded then (IST)")
         parser.add_argument("--loop", action="store_true", help="begin the replay again at its end")
         parser.add_argument("--ledger", type=Path, metavar="DIR", help="write down every message that is sent")
@@ -151,7 +157,7 @@ class Command(BaseCommand):
         if options["replay"] or (options["start"] is None and options["speed"] == 1.0):
             return None
         segments = {row["segment"] for row in market.master_rows()}
-        return MarketClock(market.now_ms(), options["speed"], market.hours, segments)
+        return MarketClock(market.now_ms(), options["speed"], market.hours, segments, stand_seconds=options["stand"])
 
     def _market(self, options: dict[str, Any]) -> Market:
         rows = read_master(options["master"]) if options["master"] else None

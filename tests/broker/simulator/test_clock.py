@@ -40,7 +40,7 @@ def test_a_pause_before_the_first_moment_begins_when_it_is_seen() -> None:
 
 
 def test_it_begins_where_it_is_told_and_runs_so_many_times_as_fast() -> None:
-    clock = MarketClock(ms("2026-11-12T10:00:00"), 60, "real", SEGMENTS)
+    clock = MarketClock(ms("2026-11-12T10:00:00"), 60, "real", SEGMENTS, stand_seconds=1)
     moments = run(clock, 10.001)
     assert text(moments[0]) == "2026-11-12T10:00:00.000"
     assert text(moments[-1]) == "2026-11-12T10:10:00.000"
@@ -48,7 +48,7 @@ def test_it_begins_where_it_is_told_and_runs_so_many_times_as_fast() -> None:
 
 
 def test_nights_weekends_and_holidays_are_left_out_after_the_close_was_seen() -> None:
-    clock = MarketClock(ms("2026-11-06T15:39:00"), 600, "real", SEGMENTS)
+    clock = MarketClock(ms("2026-11-06T15:39:00"), 600, "real", SEGMENTS, stand_seconds=1)
     moments = [text(moment) for moment in run(clock, 90)]
     days = list(dict.fromkeys(moment[:10] for moment in moments))
     # Friday; Muhurat on Sunday evening; Monday; Tuesday the 10th is a holiday; Wednesday.
@@ -68,14 +68,14 @@ def test_nights_weekends_and_holidays_are_left_out_after_the_close_was_seen() ->
 
 
 def test_an_always_open_market_has_no_night() -> None:
-    clock = MarketClock(ms("2026-11-06T15:39:00"), 3_600, "always", SEGMENTS)
+    clock = MarketClock(ms("2026-11-06T15:39:00"), 3_600, "always", SEGMENTS, stand_seconds=1)
     moments = run(clock, 48)
     assert text(moments[-1])[:13] == "2026-11-08T15"
     assert all(last - first <= 100 * 3_600 for first, last in pairwise(moments))
 
 
 def test_a_held_up_host_makes_the_market_wait_and_a_pause_is_left_out() -> None:
-    clock = MarketClock(ms("2026-11-12T10:00:00"), 10, "real", SEGMENTS)
+    clock = MarketClock(ms("2026-11-12T10:00:00"), 10, "real", SEGMENTS, stand_seconds=1)
     clock.advance(0)
     assert text(clock.advance(5_000)[-1]) == "2026-11-12T10:00:01.000"
     clock.stand(9_000)

@@ -124,6 +124,15 @@ def test_a_paused_market_stands_still_and_goes_on_where_it_stood(exchange: Runni
     assert stood["market_ms"] < gone_on.currentTs <= time.time() * 1000 - 4_000  # behind by as long as it stood
 
 
+def test_a_market_may_be_paused_at_a_time_of_its_own(exchange: RunningExchange, following: ClientConnection) -> None:
+    at_ms = exchange.state()["market_ms"] + 3_000
+    assert exchange.fault(kind="pause", at_market_ms=at_ms)["market_ms"] < at_ms
+    exchange.wait_for(lambda state: state["market_ms"] >= at_ms)
+    drain(following, 0.5)
+    assert {frame.type for frame in drain(following, 1)} <= {pb.market_info}
+    assert exchange.state()["market_ms"] == exchange.state()["market_ms"] >= at_ms
+
+
 def test_mute_ends_by_itself(exchange: RunningExchange, following: ClientConnection) -> None:
     exchange.fault(kind="mute", seconds=1)
     drain(following, 0.3)
