@@ -256,6 +256,11 @@ RULES_MADE = "rules_default"
 INDIA_VIX = "INDIA VIX"
 """Trading symbol of the volatility index; followed by the default rules beside the underlyings' own indices."""
 
+NEAR_STRIKES = 40
+"""Strikes on each side of the money that the default rules want of every underlying before any underlying's wings."""
+ALL_STRIKES = 500
+"""TRADINGOK_STRIKES that means all of them."""
+
 
 def rules_default_create() -> int:
     """Make the subscription rules that the settings describe, if there has never been any rule.
@@ -278,7 +283,7 @@ def rules_default_create() -> int:
 def _default_rules() -> list[SubscriptionRule]:
     weeklies = [f"@w{number}" for number in range(settings.UNIVERSE_WEEKLIES)]
     monthlies = [f"@m{number}" for number in range(settings.UNIVERSE_MONTHLIES)]
-    strikes = f"atm{settings.UNIVERSE_STRIKES}"
+    most = settings.UNIVERSE_STRIKES
     symbols = list(dict.fromkeys(settings.UNIVERSE_UNDERLYINGS))
     indices = [
         SubscriptionRule(name=f"{symbol} index", what="index", underlying=symbol, priority=10 + place)
@@ -288,17 +293,16 @@ def _default_rules() -> list[SubscriptionRule]:
         SubscriptionRule(name=f"{symbol} near future", what="futures", underlying=symbol, expiries=["@m0"], priority=50 + place)
         for place, symbol in enumerate(symbols)
     ]
-    options = [
-        SubscriptionRule(
-            name=f"{symbol} options",
-            what="options",
-            underlying=symbol,
-            expiries=[*weeklies, *monthlies] if _may_have_weeklies(symbol) else monthlies,
-            strikes=strikes,
-            priority=100 + place,
+    options = []
+    for place, symbol in enumerate(symbols):
+        expiries = [*weeklies, *monthlies] if _may_have_weeklies(symbol) else monthlies
+        near = SubscriptionRule(what="options", underlying=symbol, expiries=expiries, strikes=f"atm{min(most, NEAR_STRIKES)}")
+        near.name, near.priority = f"{symbol} options", 100 + place
+        wings = SubscriptionRule(
+            what="options", underlying=symbol, expiries=expiries, strikes="all" if most == ALL_STRIKES else f"atm{most}"
         )
-        for place, symbol in enumerate(symbols)
-    ]
+        wings.name, wings.priority = f"{symbol} wings", 200 + place
+        options += [near, wings] if most > NEAR_STRIKES else [near]
     return [*indices, *futures, *(rule for rule in options if rule.expiries)]
 
 

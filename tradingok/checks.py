@@ -65,6 +65,12 @@ def _contradictions() -> Iterator[CheckMessage]:
             hint="Nobody can reach the rate: make the burst at least as large.",
             id="tradingok.W001",
         )
+    if settings.FEED_SHARDS > settings.BROKER_CONNECTIONS and not settings.EXCHANGE_URL:
+        yield Warning(
+            f"There are {settings.FEED_SHARDS} feeds (TRADINGOK_FEED_SHARDS), and the broker allows {settings.BROKER_CONNECTIONS}.",
+            hint="It would refuse the others. On the Plus plan, set TRADINGOK_CONNECTIONS=5.",
+            id="tradingok.W004",
+        )
 
 
 def _production() -> Iterator[CheckMessage]:

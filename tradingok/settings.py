@@ -240,14 +240,28 @@ BROKER_MODE_LIMITS = {
     "full": env.integer("TRADINGOK_LIMIT_FULL", 2000, "Keys in full mode on one connection.", low=0, high=100_000),
     "full_d30": env.integer("TRADINGOK_LIMIT_D30", 0, "Keys in full_d30 mode (Plus plan: 50).", low=0, high=100_000),
 }
-BROKER_MIXED_MODE_LIMITS = {"ltpc": 2000, "option_greeks": 2000, "full": 1500, "full_d30": 50}
-"""The broker's own limits when one connection mixes modes (FACTS §3.2); the settings above can only lower them."""
+BROKER_CONNECTIONS = env.integer("TRADINGOK_CONNECTIONS", 2, "Feed connections that the broker allows (Plus plan: 5).", low=1, high=8)
+BROKER_MIXED_MODE_LIMITS = {
+    "ltpc": env.integer("TRADINGOK_MIXED_LIMIT_LTPC", 2000, "Keys in ltpc mode beside other modes.", low=0, high=100_000),
+    "option_greeks": env.integer(
+        "TRADINGOK_MIXED_LIMIT_GREEKS", 2000, "Keys in option_greeks mode beside other modes.", low=0, high=100_000
+    ),
+    "full": env.integer("TRADINGOK_MIXED_LIMIT_FULL", 1500, "Keys in full mode beside other modes.", low=0, high=100_000),
+    "full_d30": BROKER_MODE_LIMITS["full_d30"],
+}
+"""The broker's limits when one connection mixes modes (FACTS §3.2); never more than those of a mode alone."""
 UNIVERSE_UNDERLYINGS = env.words(
     "TRADINGOK_UNDERLYINGS", "NIFTY,BANKNIFTY,FINNIFTY,MIDCPNIFTY", "Underlyings of the default subscription rules, in order of priority."
 )
 UNIVERSE_WEEKLIES = env.integer("TRADINGOK_WEEKLIES", 2, "Weekly expiries followed by the default rules.", low=0, high=10)
 UNIVERSE_MONTHLIES = env.integer("TRADINGOK_MONTHLIES", 1, "Monthly expiries followed by the default rules.", low=0, high=10)
-UNIVERSE_STRIKES = env.integer("TRADINGOK_STRIKES", 40, "Strikes on each side of the money followed by the default rules.", low=0, high=500)
+UNIVERSE_STRIKES = env.integer(
+    "TRADINGOK_STRIKES",
+    500,
+    "Strikes on each side of the money followed by the default rules; 500: all. The 40 nearest come first, of every underlying.",
+    low=0,
+    high=500,
+)
 
 INTEREST_RATE = env.number(
     "TRADINGOK_INTEREST_RATE",

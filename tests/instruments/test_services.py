@@ -236,14 +236,26 @@ def test_a_refresh_beside_a_feed_that_makes_placeholders_ends_with_the_master() 
 
 def test_default_rules_are_made_once_and_never_again() -> None:
     refresh(market())
-    assert rules_default_create() == 13
+    assert rules_default_create() == 17
     assert rules_default_create() == 0
     rules = {rule.name: rule for rule in SubscriptionRule.objects.all()}
-    assert rules["NIFTY options"].expiries == ["@w0", "@w1", "@m0"]
-    assert rules["BANKNIFTY options"].expiries == ["@m0"]
-    assert rules["NIFTY options"].strikes == "atm40"
+    for rule in rules.values():
+        rule.full_clean()
+    assert rules["NIFTY options"].expiries == rules["NIFTY wings"].expiries == ["@w0", "@w1", "@m0"]
+    assert rules["BANKNIFTY options"].expiries == rules["BANKNIFTY wings"].expiries == ["@m0"]
+    assert (rules["NIFTY options"].strikes, rules["NIFTY wings"].strikes) == ("atm40", "all")
+    by_priority = [rule.name.split(" ", 1)[1] for rule in sorted(rules.values(), key=lambda rule: rule.priority)]
+    assert by_priority == ["index"] * 4 + ["VIX index"] + ["near future"] * 4 + ["options"] * 4 + ["wings"] * 4
     SubscriptionRule.objects.all().delete()
     assert rules_default_create() == 0
+
+
+@pytest.mark.parametrize(("strikes", "expected"), [(5, ["atm5"]), (40, ["atm40"]), (60, ["atm40", "atm60"]), (500, ["atm40", "all"])])
+def test_default_strikes_are_at_most_those_of_the_settings(strikes: int, expected: list[str]) -> None:
+    with override_settings(UNIVERSE_UNDERLYINGS=["NIFTY"], UNIVERSE_STRIKES=strikes):
+        rules_default_create()
+    found = SubscriptionRule.objects.filter(what="options").order_by("priority").values_list("strikes", flat=True)
+    assert list(found) == expected
 
 
 @override_settings(UNIVERSE_UNDERLYINGS=["NIFTY"], UNIVERSE_WEEKLIES=0, UNIVERSE_MONTHLIES=0)

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from django.core.checks import run_checks
+from django.test import override_settings
+
 from tests.tradingok.embedded_runs import PROJECT, environment
 
 
@@ -69,3 +72,12 @@ def test_a_file_in_place_of_the_data_folder_is_an_error(tmp_path: Path) -> None:
     assert "tradingok.E001" in said
     assert "TRADINGOK_VAR" in said
     assert "Traceback" not in said
+
+
+@override_settings(FEED_SHARDS=3, EXCHANGE_URL="")
+def test_more_feeds_than_the_broker_takes_are_warned_of() -> None:
+    assert "tradingok.W004" in {message.id for message in run_checks()}
+    with override_settings(BROKER_CONNECTIONS=5):
+        assert "tradingok.W004" not in {message.id for message in run_checks()}
+    with override_settings(EXCHANGE_URL="http://127.0.0.1:1"):
+        assert "tradingok.W004" not in {message.id for message in run_checks()}
