@@ -12,8 +12,8 @@ Entry = dict[str, Any]
 
 
 @contextmanager
-def profiled(collection: str) -> Iterator[list[Entry]]:
-    """Give the profiler's entry of each query on `collection` inside the block, once the block has ended."""
+def profiled(*collections: str) -> Iterator[list[Entry]]:
+    """Give the profiler's entry of each query on these collections inside the block, once the block has ended."""
     database = connections["default"].database  # type: ignore[attr-defined]
     entries: list[Entry] = []
     database.command("profile", 0)
@@ -23,7 +23,8 @@ def profiled(collection: str) -> Iterator[list[Entry]]:
         yield entries
     finally:
         database.command("profile", 0)
-        wanted = {"ns": f"{database.name}.{collection}", "op": {"$in": ["query", "command", "getmore"]}}
+        names = [f"{database.name}.{collection}" for collection in collections]
+        wanted = {"ns": {"$in": names}, "op": {"$in": ["query", "command", "getmore"]}}
         entries.extend(database["system.profile"].find(wanted))
         database["system.profile"].drop()
 
