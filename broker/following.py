@@ -22,7 +22,7 @@ from broker.resolving import Change, Followed, Seen, causes_of, change_of
 from broker.store_calls import STORE_ERRORS, ask_store
 from broker.universe import Limits, fit, reconcile
 from broker.upstox.feed import FeedConnection
-from instruments.domain.instrument import INDEX_TYPE, PLACEHOLDER_TYPE, ist_date
+from instruments.domain.instrument import INDEX_TYPE, PLACEHOLDER_TYPE
 from instruments.domain.succession import Held
 from instruments.domain.universe import Universe
 from instruments.selectors import instrument_ids, universe_resolve
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 DEMAND_SECONDS = 10.0
 """A Redis that was away may come back empty; each hub says what its clients want every 5 s."""
-UNANSWERED = "the database of instruments does not answer"
-UNKNOWN = "there is no such instrument"
+UNANSWERED = "The database of instruments does not answer."
+UNKNOWN = "There is no such instrument."
 
 
 class Following:
@@ -185,10 +185,8 @@ class Following:
             held = self._held.get(instrument)
             if held is None:
                 refused[instrument] = UNKNOWN if instrument in self._held else UNANSWERED
-            elif held.is_over(market_ms):
-                refused[instrument] = f"the contract has expired: trading in it ended on {ist_date(held.ends_ms or 0)}"
-            elif not held.active:
-                refused[instrument] = "the exchange lists it no more"
+            elif ending := held.ending(market_ms):
+                refused[instrument] = ending
             else:
                 demanded[held.key] = mode
         return refused, demanded
@@ -290,7 +288,7 @@ def held_with_placeholders(keys: list[str]) -> dict[str, Held]:
     missing = [key for key in keys if key not in held]
     if missing:
         held |= {
-            key: Held(number, key, True, segment_of(key), key, None, PLACEHOLDER_TYPE, None, None, None)
+            key: Held(number, key, True, None, segment_of(key), key, None, PLACEHOLDER_TYPE, None, None, None)
             for key, number in name_unknown(missing).items()
         }
     return held

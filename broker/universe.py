@@ -70,7 +70,7 @@ def fit(rules: Mapping[str, str], demanded: Mapping[str, str], limits: Limits) -
             wanted[key] = taken
         elif present is None:
             present_limit = limits.of(counts | {mode: counts[mode] + 1}).get(mode, 0)
-            refused[key] = f"the broker's limit of {present_limit} instruments in {mode} mode on one connection is reached"
+            refused[key] = f"The broker's limit of {present_limit} instruments in {mode} mode on one connection is reached."
     return Fitted(wanted, refused)
 
 

@@ -18,6 +18,7 @@ from instruments.trading_ends import trading_end_ms
 _FIELDS = {
     "instrument_key": 1,
     "active": 1,
+    "active_to": 1,
     "segment": 1,
     "trading_symbol": 1,
     "underlying_key": 1,
@@ -54,10 +55,16 @@ def instruments_named(ids: Iterable[int]) -> dict[int, Held]:
     return {each.id: each for each in _read({"_id": {"$in": list(ids)}}, "_id_")}
 
 
-def _read(query: Document, index: str) -> list[Held]:
+def instruments_retired(keys: Iterable[str]) -> dict[str, Held]:
+    """Return who held each key last, of those that have lost theirs; keys that nobody has ever held are left out."""
+    lost = {"instrument_key": {"$in": list(keys)}, "active": False}
+    return {each.key: each for each in _read(lost, "instrument_key_tenure", sort=[("instrument_key", 1), ("active_from", 1)])}
+
+
+def _read(query: Document, index: str, sort: Sequence[tuple[str, int]] = ()) -> list[Held]:
     ends: dict[tuple[str, datetime], int] = {}
     found = []
-    for row in instruments_collection().find(query, _FIELDS, hint=index, batch_size=10_000):
+    for row in instruments_collection().find(query, _FIELDS, hint=index, sort=[*sort] or None, batch_size=10_000):
         segment, expiry = row["segment"], row["expiry"]
         if expiry is not None and (segment, expiry) not in ends:
             ends[segment, expiry] = trading_end_ms(segment, ist_date(ms_of(expiry)))
@@ -66,6 +73,7 @@ def _read(query: Document, index: str) -> list[Held]:
                 int(row["_id"]),
                 row["instrument_key"],
                 row["active"],
+                None if row.get("active_to") is None else ms_of(row["active_to"]),
                 segment,
                 row["trading_symbol"],
                 row["underlying_key"],

@@ -23,19 +23,20 @@ from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
 from marketdata import live_state
-from marketdata.bus import BusBatch, Notice, batches
+from marketdata.bus import BusBatch, Notice, UniverseNotice, batches
 from marketdata.chain_channels import ChainChannels
 from marketdata.chain_series import ChainSeries
 from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedState, FeedStatus
 from marketdata.domain.gap import GapNotice
 from marketdata.feed_board import FeedBoard
-from marketdata.followers import Followers
+from marketdata.followers import TOLD, Followers
 from marketdata.hub_client import COUNTS, OUTBOX_COUNTS, Client, totals
 from marketdata.models import LatestQuote
 from marketdata.ohlc_channels import OhlcChannels
 from marketdata.ohlc_series import Series
 from marketdata.outbox import Outbox
+from marketdata.standing import EXPIRED, REASONS, Standing
 from marketdata.wire import (
     FULL,
     FULL_DEPTH,
@@ -49,6 +50,7 @@ from marketdata.wire import (
     market_status_push,
     subscription_push,
     tick_fragment,
+    universe_push,
 )
 
 logger = logging.getLogger(__name__)
@@ -100,8 +102,9 @@ class Hub:
         self._epochs: dict[int, int] = {}
         self._fragments: tuple[dict[int, bytes], ...] = ({}, {}, {})
         self._followers = Followers()
-        self._charts = OhlcChannels(self._market_ms, self._wake_all)
-        self._chains = ChainChannels(self.entries, self._market_ms, self._wake_all, self._want)
+        self._standing = Standing()
+        self._charts = OhlcChannels(self.market_ms, self._wake_all)
+        self._chains = ChainChannels(self.entries, self.market_ms, self._wake_all, self._want)
         self._positions: dict[int, tuple[int, int]] = {}
         self._reading = batches()
         self._touched: set[Outbox] = set()
@@ -192,17 +195,30 @@ class Hub:
         """Let a client follow an instrument; it is owed the whole quote then, unless `dirty` is False.
 
         Returns:
-            Whether its quote is known. If not, it is demanded, and a `subscription` push follows.
+            Whether it is live. If not, it is demanded, and a `subscription` push follows.
         """
-        known = instrument in self.entries
+        known, is_live = instrument in self.entries, self._is_live(instrument)
         client.outbox.subscribe(instrument, mode, dirty=dirty and known)
         if self._followers.add(client.outbox, instrument, mode):
             self._demand_changed.set()
         if known:
             client.wake()
-        else:
-            self._followers.wait(client.outbox, instrument, key, time.monotonic() + NO_DATA_SECONDS)
-        return known
+        if not is_live:
+            self._await(client.outbox, instrument, key)
+        return is_live
+
+    def _is_live(self, instrument: int) -> bool:
+        """Whether a quote of an instrument has come from a feed that runs, and it has not left since."""
+        return self._epochs.get(instrument, 0) in self._current_epochs() and not self._standing.has_left(instrument)
+
+    def _current_epochs(self) -> set[int]:
+        return {epoch for epoch, _ in self._positions.values()} | {status.epoch for status in self.board.statuses.values()}
+
+    def _await(self, outbox: Outbox, instrument: int, key: str) -> None:
+        """Have a client told when the first quote comes, or why none does: with the next look where that is known."""
+        now = time.monotonic()
+        is_refused = self._standing.refusal(instrument, now) is not None
+        self._followers.wait(outbox, instrument, key, now if is_refused else now + NO_DATA_SECONDS)
 
     def unsubscribe(self, client: Client, instrument: int) -> bool:
         """Let a client follow an instrument no more. False: it did not."""
@@ -316,7 +332,7 @@ class Hub:
             self._reported.set()
             self.board.take(batch.status)
             self.board.hear(batch.shard)
-            self._touched |= self._charts.pass_time(self._market_ms())
+            self._touched |= self._charts.pass_time(self.market_ms())
             self._announce()
         if batch.entries:
             self._entries_at = time.monotonic()
@@ -334,7 +350,41 @@ class Hub:
             self._chains.read_again()
         for gap in notice.gaps:
             self._tell_gap(gap)
+        now = time.monotonic()
+        if notice.universe is not None:
+            self._tell_universe(notice.universe, now)
+        if notice.refused:
+            self._standing.refuse(notice.refused, now)
+            self._tell_refused(notice.refused, now)
         self._wake_touched()
+
+    def _tell_universe(self, universe: UniverseNotice, now: float) -> None:
+        """Tell who follows what left, and the whole to who named `market`."""
+        for key, (instrument, why, follows) in universe.left.items():
+            self._standing.leave(instrument, now)
+            status = EXPIRED if why == EXPIRED else "removed"
+            push = subscription_push(key, instrument, status, REASONS.get(why, why), follows or None)
+            for outbox in [*self._followers.of(instrument, LTPC), *self._followers.of(instrument, FULL)]:
+                if why == EXPIRED:
+                    self.unsubscribe(self.clients[outbox], instrument)  # for ever
+                else:
+                    self._followers.wait(outbox, instrument, key, TOLD)  # it may come back
+                outbox.notice(instrument, push)
+                self._touched.add(outbox)
+        left = {key: why for key, (_, why, _) in universe.left.items()}
+        whole = universe_push(universe.at_ms, universe.causes, universe.entered, left)
+        for outbox in self.clients:
+            if outbox.all_gaps:
+                outbox.push(whole)
+                self._touched.add(outbox)
+
+    def _tell_refused(self, instruments: Iterable[int], now: float) -> None:
+        """Tell who waits for these that nothing comes, and why; each client once."""
+        for instrument in instruments:
+            reason = self._standing.refusal(instrument, now)
+            for outbox, _, key in self._followers.untold(instrument):
+                outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
+                self._touched.add(outbox)
 
     def _tell_gap(self, gap: GapNotice) -> None:
         """Tell a gap to who follows an instrument in it, and to who asked for all; one of a whole shard to everybody."""
@@ -394,13 +444,18 @@ class Hub:
         self._chains.mark(instrument)
         for fragments in self._fragments:
             fragments.pop(instrument, None)
-        if old is None:
-            for outbox in self._followers.arrived(instrument):  # this closes their windows: they are told before they get it
-                outbox.notice(instrument, subscription_push(entry.key, instrument, "active", None))
+        if (self._followers.is_awaited(instrument) or self._standing.has_left(instrument)) and epoch in self._current_epochs():
+            self._tell_active(entry)
         depth = entry.depth_changed or old is None
         self._give(entry, LTPC, depth)
         self._give(entry, FULL_DEPTH if depth else FULL, depth)
         return True
+
+    def _tell_active(self, entry: QuoteEntry) -> None:
+        """Tell who waited, before they get the quote: this closes their windows."""
+        if self._standing.arrive(entry.instrument, time.monotonic()):
+            for outbox in self._followers.arrived(entry.instrument):
+                outbox.notice(entry.instrument, subscription_push(entry.key, entry.instrument, "active", None))
 
     def _give(self, entry: QuoteEntry, kind: int, depth: bool) -> None:
         """Give an entry to who follows it in one mode: its bytes where they are taken at once, a mark elsewhere."""
@@ -434,7 +489,7 @@ class Hub:
         age_ms = int((time.monotonic() - self._entries_at) * 1000) if self._entries_at else None
         return self.board.view(age_ms)
 
-    def _market_ms(self) -> int:
+    def market_ms(self) -> int:
         """Return market time · ms UTC; our own clock while no feed runs."""
         return self.board.market_ms or _now_ms()
 
@@ -528,8 +583,9 @@ class Hub:
 
     def _tell_no_data(self, now: float) -> None:
         view = self.feed_view()
-        reason = "the broker has sent nothing for it yet" if view.state == FeedState.LIVE else f"the feed is {view.state}"
+        silent = "The broker has sent nothing for it yet." if view.state == FeedState.LIVE else f"The feed is {view.state}."
         for outbox, instrument, key in self._followers.late(now):
+            reason = self._standing.refusal(instrument, now) or silent
             outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
             self.clients[outbox].wake()
 
@@ -541,6 +597,7 @@ class Hub:
                 for fragments in self._fragments:
                     fragments.pop(entry.instrument, None)
         self._charts.forget_old()
+        self._standing.forget(self.entries, time.monotonic())
 
     async def _renew_leases(self) -> None:
         leases = [client.lease for client in self.clients.values() if client.lease is not None]

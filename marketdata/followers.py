@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from marketdata.outbox import Outbox
 from marketdata.wire import FULL, LTPC, MODE_NAMES
 
+TOLD = float("inf")
+"""The deadline of who has been told that nothing comes, and waits on."""
 _NOBODY: frozenset[Outbox] = frozenset()
 
 
@@ -71,8 +73,12 @@ class Followers:
         return followed | dict.fromkeys(self._charts, MODE_NAMES[FULL])
 
     def wait(self, outbox: Outbox, instrument: int, key: str, deadline: float) -> None:
-        """Note that a follower of an instrument waits for its first quote, and when that is late."""
+        """Note that a follower of an instrument waits for its first quote, and when that is late; TOLD: it knows."""
         self._awaited.setdefault(instrument, {})[outbox] = (deadline, key)
+
+    def is_awaited(self, instrument: int) -> bool:
+        """Whether anybody waits for a quote of the instrument."""
+        return instrument in self._awaited
 
     def arrived(self, instrument: int) -> list[Outbox]:
         """Return who waited for the instrument; nobody does then."""
@@ -80,8 +86,13 @@ class Followers:
 
     def late(self, now: float) -> Iterator[tuple[Outbox, int, str]]:
         """Yield outbox, instrument and key of each wait whose deadline has passed, once; the wait goes on."""
-        for instrument, waits in self._awaited.items():
-            for outbox, (deadline, key) in waits.items():
-                if deadline <= now:
-                    waits[outbox] = (float("inf"), key)
-                    yield outbox, instrument, key
+        for instrument in self._awaited:
+            yield from self.untold(instrument, now)
+
+    def untold(self, instrument: int, due: float = TOLD) -> Iterator[tuple[Outbox, int, str]]:
+        """Yield the same of one instrument: each wait that was not told of yet, with a deadline until `due`."""
+        waits = self._awaited.get(instrument, {})
+        for outbox, (deadline, key) in waits.items():
+            if deadline <= due and deadline != TOLD:
+                waits[outbox] = (TOLD, key)
+                yield outbox, instrument, key

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from instruments.domain.instrument import ist_date
+
 
 class Held(NamedTuple):
     """An instrument and the key under which it is followed.
@@ -13,6 +15,7 @@ class Held(NamedTuple):
         id: our own.
         key: the broker's, which it has, or had last.
         active: whether it still holds that key.
+        until_ms: since when it does not, ms UTC; None while it does, or where nobody knows.
         symbol: its trading symbol.
         underlying: key of the underlying; None where there is none.
         kind: FUT, CE, PE, …
@@ -24,6 +27,7 @@ class Held(NamedTuple):
     id: int
     key: str
     active: bool
+    until_ms: int | None
     segment: str
     symbol: str
     underlying: str | None
@@ -35,6 +39,14 @@ class Held(NamedTuple):
     def is_over(self, market_ms: int) -> bool:
         """Whether trading in it has ended for ever."""
         return self.ends_ms is not None and self.ends_ms <= market_ms
+
+    def ending(self, market_ms: int) -> str | None:
+        """Return why it cannot be followed any more, a sentence with the day in IST; None while it can."""
+        if self.ends_ms is not None and self.ends_ms <= market_ms:
+            return f"{self.symbol} has expired: trading in it ended on {ist_date(self.ends_ms)}."
+        if self.active:
+            return None
+        return f"{self.symbol} is listed no more{'' if self.until_ms is None else f' since {ist_date(self.until_ms)}'}."
 
 
 def successor(expired: Held, followed: Iterable[Held]) -> str:

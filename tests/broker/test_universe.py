@@ -90,8 +90,8 @@ def test_demand_fills_up_to_the_limit_and_rules_keep_at_least_their_mode() -> No
     fitted = fit(rules, {"A": "ltpc", "C": "full", "D": "full", "E": "ltpc"}, limits)
     assert fitted.wanted == {"A": "full", "B": "full", "R": "ltpc", "C": "full"}
     assert fitted.refused == {
-        "D": "the broker's limit of 3 instruments in full mode on one connection is reached",
-        "E": "the broker's limit of 1 instruments in ltpc mode on one connection is reached",
+        "D": "The broker's limit of 3 instruments in full mode on one connection is reached.",
+        "E": "The broker's limit of 1 instruments in ltpc mode on one connection is reached.",
     }
     assert fit({"R": "ltpc"}, {"R": "full"}, limits).wanted == {"R": "full"}, "what a client asks for beyond the rule's mode"
 

@@ -356,7 +356,7 @@ async def test_wrong_items_are_told_one_by_one(server: WebServer, settings: Any)
         ("\u20b9|\x00", "error", 411),
         ("TEST|2", "accepted", None),
         ("market", "active", None),
-        ("chain:NIFTY:@w0:atm10", "error", 400),
+        ("chain:NIFTY:@w0:atm10", "error", 411),
         ("ohlc:1m:TEST|1", "active", None),
         ("ohlc:1m:TEST|77", "error", 411),
         ("gossip", "error", 400),
