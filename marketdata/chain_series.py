@@ -3,7 +3,8 @@
 Laws: a turn makes all windows of a chain current, at the pace of who calls it; between two turns nothing of what clients are given
 changes. A window's `seq` counts the turns that had news for it, and each strike carries the number of its last one, so a client is one
 number: up to where it has the channel. Its first drain is the whole. Everybody gets the whole again when the window holds other
-strikes, or is shown on another chain (the next expiry's; the same with other contracts); and who is more than LATE turns behind.
+strikes, is shown on another chain (the next expiry's; the same with other contracts) or was left out of a turn, and who is more than LATE
+turns behind.
 
 A row's bytes are made once for all windows, and a push's once for all clients that are equally far.
 """
@@ -26,6 +27,7 @@ class ChainBook:
 
     Attributes:
         chain: it.
+        turns: how often it was turned.
         market_ms: market time of what is shown · ms UTC.
         aggregate: as of the last turn.
         encoded: counts how often bytes were made, of all books that share it.
@@ -33,13 +35,14 @@ class ChainBook:
 
     def __init__(self, chain: Chain, encoded: Counter[str]) -> None:
         self.chain, self.encoded = chain, encoded
-        self.market_ms = 0
+        self.turns = self.market_ms = 0
         self.aggregate: Aggregate | None = None
         self._fragments: dict[float, bytes] = {}
         self._read_to = -1
 
     def turn(self, windows: Collection[ChainSeries], market_ms: int) -> list[ChainSeries]:
         """Make windows current; return those that have news. Strikes that none of them has are forgotten."""
+        self.turns += 1
         self.market_ms = market_ms
         strikes = {series: self.chain.window(series.channel.strikes) for series in windows}
         before = self.aggregate
@@ -86,13 +89,14 @@ class ChainSeries:
         self._book: ChainBook | None = None
         self._changed: dict[float, int] = {}
         """Strike → number of its last change."""
-        self._whole_at = 0
+        self._turns = self._whole_at = 0
         self._pushes: dict[int, Drained] = {}
         """Up to where clients have the channel → what they are given now."""
 
     def show(self, book: ChainBook, window: tuple[float, ...], changed: set[float], aggregate_changed: bool) -> bool:
         """Take what a turn has brought; False: nothing for this window."""
-        is_whole = book is not self._book or window != self.window
+        is_whole = book is not self._book or window != self.window or self._turns != book.turns - 1
+        self._turns = book.turns
         news = changed.intersection(window)
         if not (is_whole or news or aggregate_changed):
             return False
