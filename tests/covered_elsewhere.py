@@ -40,6 +40,7 @@ TRIED_BY = {
     "broker/simulator/server.py": "broker/simulator/test_runexchange.py",
     "broker/simulator/source.py": "broker/simulator/test_market.py",
     "instruments/api/serializers.py": "instruments/api/test_views.py",
+    "marketdata/api/chain_serializers.py": "marketdata/api/test_chain.py",
     "marketdata/api/series.py": "marketdata/api/test_ticks.py",
     "marketdata/domain/gap.py": "marketdata/test_gaps.py",
     "marketdata/domain/feed_status.py": "marketdata/test_feed_board.py",

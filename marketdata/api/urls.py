@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
+from marketdata.api.chain import ChainDetailView, ChainHistoryView, ChainListView
 from marketdata.api.ohlc import CandleView
 from marketdata.api.parity import ParityView
 from marketdata.api.stats import StatsView
@@ -15,6 +16,9 @@ urlpatterns = [
     path("marketdata/ticks/latest/", LatestTicksView.as_view(), name="ticks-latest"),
     path("marketdata/ticks/", TickHistoryView.as_view(), name="ticks"),
     path("marketdata/ohlc/", CandleView.as_view(), name="ohlc"),
+    path("marketdata/chain/", ChainListView.as_view(), name="chains"),
+    path("marketdata/chain/<str:underlying>/", ChainDetailView.as_view(), name="chain"),
+    path("marketdata/chain/<str:underlying>/history/", ChainHistoryView.as_view(), name="chain-history"),
     path("marketdata/stats/", StatsView.as_view(), name="stats"),
     path("marketdata/status/", MarketStatusView.as_view(), name="market-status"),
     path("marketdata/gaps/", GapView.as_view(), name="gaps"),

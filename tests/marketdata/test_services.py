@@ -26,6 +26,9 @@ def ttl_seconds() -> int | None:
 def _no_ttl_index() -> None:
     if ttl_seconds() is not None:
         store.ticks_collection().drop_index(services.TTL_INDEX)
+    chains = store.collection(ChainSnapshot._meta.db_table)
+    if services.CHAIN_TTL_INDEX in chains.index_information():
+        chains.drop_index(services.CHAIN_TTL_INDEX)
 
 
 # --- retention --------------------------------------------------------------------------------------------------------
