@@ -12,7 +12,6 @@ FORWARD_MOVED = 0.0005
 """Part of the forward by which it must have moved for values to be computed anew at an unchanged price."""
 VALUES_MS = 60_000
 """Age of computed values, in market time, at which they are computed anew."""
-_GREEKS = slice(OptionQuote._fields.index("delta"), OptionQuote._fields.index("rho") + 1)
 _PLACES = (6, 5, 8, 4, 4, 4)
 """Decimals of what we compute, in the order of `Values`."""
 _NO_QUOTE = OptionQuote()
@@ -101,7 +100,7 @@ class Leg:
             whether the values are others now.
         """
         quote, old, was = self.quote, self._ours, self._valued
-        if quote.implied_volatility and None not in quote[_GREEKS]:
+        if quote.implied_volatility and None not in (quote.delta, quote.theta, quote.gamma, quote.vega, quote.rho):
             self._ours = self._valued = None
             return old is not None
         forward = 0.0 if market is None else market.forward
@@ -185,8 +184,8 @@ class Strike:
     def shown(self, atm: float | None) -> Row:
         """What is shown of it; the same object until `row` is cleared."""
         if self.row is None:
-            call, put = self.call, self.put
-            self.row = Row(self.price, self.stamp, call and call.shown(atm), put and put.shown(atm))
+            call, put = (None if leg is None else leg.shown(atm) for leg in (self.call, self.put))
+            self.row = Row(self.price, self.stamp, call, put)
         return self.row
 
 

@@ -170,7 +170,8 @@ def test_after_the_end_of_trading_nothing_is_computed() -> None:
 
 # --- however it came ------------------------------------------------------------------------------------------------
 PRICES = st.one_of(st.none(), st.integers(0, 8_000).map(lambda ticks: ticks * 0.05))
-UNITS = st.one_of(st.none(), st.integers(0, 10**5).map(lambda lots: lots * 65))
+TRADED = st.integers(0, 10**5).map(lambda lots: lots * 65)
+UNITS = st.one_of(st.none(), TRADED)
 BROKERS = st.fixed_dictionaries(
     {
         "implied_volatility": st.floats(0.05, 0.6),
@@ -181,18 +182,18 @@ BROKERS = st.fixed_dictionaries(
         "rho": st.floats(-5, 5),
     }
 )
-NOBODYS: st.SearchStrategy[dict[str, float | None]] = st.fixed_dictionaries({"implied_volatility": st.sampled_from([None, 0.0])})
+NOBODYS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries({"implied_volatility": st.sampled_from([None, 0.0])})
 
 
 def quotes(values: st.SearchStrategy[Any]) -> st.SearchStrategy[OptionQuote]:
-    figures = st.fixed_dictionaries(
+    figures: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         {
             "last_price": PRICES,
             "previous_close": PRICES,
             "bid_price": PRICES,
             "ask_price": PRICES,
             "volume": UNITS,
-            "open_interest": st.one_of(st.none(), UNITS.filter(lambda units: units is not None).map(float)),  # type: ignore[arg-type]
+            "open_interest": st.one_of(st.none(), TRADED.map(float)),
         }
     )
     return st.tuples(figures, values).map(lambda both: OptionQuote(**both[0], **both[1]))
@@ -238,7 +239,7 @@ class Played:
         for _ in range(2):
             self.chain.take(instrument, quote, self.now_ms)
 
-    def do_fair(self, instrument: int, forward: float, hope: float, values: dict[str, float]) -> None:
+    def do_fair(self, instrument: int, forward: float, hope: float, values: dict[str, Any]) -> None:
         strike, side = STRIKES[(instrument - 1) // 2], CALL if instrument % 2 else PUT
         self.do_quote(instrument, bare(forward, strike, side, hope)._replace(**values))
 

@@ -76,15 +76,19 @@ def test_the_forward_prefers_two_sided_quotes_to_last_prices() -> None:
 
 
 def test_the_forward_hears_only_the_strikes_nearest_the_spot() -> None:
+    """Books far away, and prices there, say nonsense; near the spot there are last prices alone."""
     strikes = [float(strike) for strike in range(1_000, 3_000, 50)]
     chain = Chain(ladder(strikes), interest_rate=0.0)
-    chain.take_spot(2_005.0, 1)
     for number, strike in enumerate(strikes):
-        off = 0.0 if 1_900 <= strike <= 2_100 else 300.0  # what is far away is nonsense
-        chain.take(2 * number + 1, quoted(max(2_010.0 - strike, 0) + 50 + off), 1)
-        chain.take(2 * number + 2, quoted(max(strike - 2_010.0, 0) + 50), 1)
-    assert chain.aggregate().forward == 2_010
-    assert chain.aggregate().atm_strike == 2_000
+        call, put = max(2_010.0 - strike, 0) + 50, max(strike - 2_010.0, 0) + 50
+        near = 1_700 <= strike <= 2_300
+        chain.take(2 * number + 1, OptionQuote(last_price=call) if near else quoted(call + 300), 1)
+        chain.take(2 * number + 2, OptionQuote(last_price=put) if near else quoted(put), 1)
+    assert (chain.aggregate().forward, chain.aggregate().atm_strike) == (2_010, 2_000)  # no spot: where call and put last cost the same
+    chain.take_spot(2_005.0, 2)
+    assert (chain.aggregate().forward, chain.aggregate().atm_strike) == (2_010, 2_000)
+    chain.take_spot(2_705.0, 3)
+    assert chain.aggregate().forward == 2_310
 
 
 def test_without_prices_there_is_no_forward() -> None:
@@ -112,8 +116,8 @@ def test_figures_by_hand() -> None:
     figures = chain.aggregate()
     assert (figures.forward, figures.atm_strike, figures.straddle) == (112, 110, 16)
     assert figures.atm_iv == pytest.approx(0.35)
-    assert (figures.call_oi, figures.put_oi, figures.pcr_oi) == (585, 780, pytest.approx(780 / 585, abs=1e-6))
-    assert (figures.call_volume, figures.put_volume, figures.pcr_volume) == (900, 1_200, pytest.approx(1_200 / 900, abs=1e-6))
+    assert (figures.call_oi, figures.put_oi, figures.pcr_oi) == (585, 780, 1.333333)
+    assert (figures.call_volume, figures.put_volume, figures.pcr_volume) == (900, 1_200, 1.333333)
     assert (figures.call_oi_change_day, figures.put_oi_change_day) == (15 - 5, None)
     assert (figures.call_oi_change_close, figures.put_oi_change_close) == (-5, 30)
     # puts: 0.6 at 0.4 volatility, 0.2 at 0.2; calls: 0.4 at 0.3, 0.2 at 0.5
@@ -135,8 +139,10 @@ def test_gamma_exposure_is_that_of_a_second_library() -> None:
             for sign, side in ((1, row.call), (-1, row.put)):
                 assert side is not None
                 assert side.open_interest is not None
+                assert side.implied_volatility is not None
+                assert figures.forward is not None
                 gamma = bs.gamma(figures.forward, row.strike_price, years, 0.0, side.implied_volatility, 0.0)
-                expected += sign * float(gamma) * side.open_interest * (figures.forward or 0) ** 2 * 0.01
+                expected += sign * float(gamma) * side.open_interest * figures.forward**2 * 0.01
         assert figures.gamma_exposure == pytest.approx(expected, rel=1e-4)
         print(f"{underlying}: {expected / 1e7:.0f} crore INR per 1 %")
 
@@ -202,8 +208,8 @@ def chain_of_day(rows: list[dict[str, Any]], expiry: date) -> Chain:
 
 def expected_figures(options: pl.DataFrame) -> dict[str, Any]:
     """Count by polars alone: sums, ratios, and what each strike would have paid."""
-    sums = {
-        (side, name): options.filter(pl.col("OptnTp") == side)[column].sum()
+    sums: dict[tuple[str, str], int] = {
+        (side, name): int(options.filter(pl.col("OptnTp") == side)[column].sum())
         for side in (CALL, PUT)
         for name, column in (("oi", "OpnIntrst"), ("volume", "units"), ("change", "ChngInOpnIntrst"))
     }
