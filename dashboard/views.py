@@ -11,6 +11,13 @@ from django.views.decorators.http import require_safe
 INTERVALS = ("1m", "3m", "5m", "10m", "15m", "30m", "1h", "2h", "4h", "1d", "1w", "1M")
 """Candle intervals that the chart offers; candles.js knows their lengths."""
 LEVELS = range(5)
+RANGES = (
+    ("atm5", "±5", "Five strikes on each side of the money"),
+    ("atm10", "±10", "Ten strikes on each side of the money"),
+    ("atm20", "±20", "Twenty strikes on each side of the money"),
+    ("all", "All", "All strikes"),
+)
+"""Windows of strikes that the option chain offers: the channel's word, and how it is shown."""
 
 
 def content_security_policy(request: HttpRequest) -> str:
@@ -30,6 +37,6 @@ def content_security_policy(request: HttpRequest) -> str:
 @login_required
 def page(request: HttpRequest) -> HttpResponse:
     """Return the live page to whoever has signed in."""
-    response = render(request, "dashboard/page.html", {"intervals": INTERVALS, "levels": LEVELS})
+    response = render(request, "dashboard/page.html", {"intervals": INTERVALS, "levels": LEVELS, "ranges": RANGES})
     response["Content-Security-Policy"] = content_security_policy(request)
     return response

@@ -10,8 +10,10 @@ from pathlib import Path
 from queue import Queue
 from socket import SHUT_RDWR
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from django.contrib.staticfiles import finders
 from playwright.sync_api import Page
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
@@ -24,6 +26,14 @@ PAGE = "<!doctype html><title>client</title><link rel=icon href='data:,'>"
 
 HELLO = {"event": "hello", "protocol": 1, "epoch": 7, "feed": {}, "market": {}, "time": 0}
 SECONDS = 20.0
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8"}
+
+
+def _response(connection: ServerConnection, text: str, kind: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    response = connection.respond(status, text)
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = kind
+    return response
 
 
 class ScriptedServer:
@@ -33,25 +43,33 @@ class ScriptedServer:
         address: host and port, for the page and the WebSocket.
         opened: connections, in order.
         commands: what clients asked, in order.
+        page: what every other path answers.
+        answers: JSON by path, as REST gives it; what has none is not found under `/api/`.
     """
 
     def __init__(self) -> None:
         self.opened: Queue[ServerConnection] = Queue()
         self.commands: Queue[dict[str, Any]] = Queue()
-        self._server: Server = serve(self._talk, "127.0.0.1", 0, process_request=self._page)
+        self.page = PAGE
+        self.answers: dict[str, Any] = {}
+        self._server: Server = serve(self._talk, "127.0.0.1", 0, process_request=self._answer)
         self.address = f"127.0.0.1:{self._server.socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
 
-    def _page(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer what is no WebSocket: the page's modules, and an empty page."""
-        if request.path == "/ws/market/":
+    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Answer what is no WebSocket: the page's files, REST, and the page itself."""
+        path = urlsplit(request.path).path
+        if path == "/ws/market/":
             return None
-        module = request.path.endswith(".js")
-        response = connection.respond(HTTPStatus.OK, (MODULES / request.path[1:]).read_text() if module else PAGE)
-        del response.headers["Content-Type"]
-        response.headers["Content-Type"] = "text/javascript" if module else "text/html"
-        return response
+        if path.startswith("/api/"):
+            found = path in self.answers
+            text = json.dumps(self.answers.get(path, {"detail": "not scripted"}))
+            return _response(connection, text, "application/json", HTTPStatus.OK if found else HTTPStatus.NOT_FOUND)
+        if path.startswith("/static/") or path.endswith(".js"):
+            file = Path(str(finders.find(path.removeprefix("/static/")))) if path.startswith("/static/") else MODULES / path[1:]
+            return _response(connection, file.read_text(), TYPES[file.suffix])
+        return _response(connection, self.page, TYPES[".html"])
 
     def _talk(self, connection: ServerConnection) -> None:
         connection.send(json.dumps(HELLO))

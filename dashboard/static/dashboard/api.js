@@ -55,3 +55,14 @@ export const gaps = async (instrument, from, to, signal) => rows(await get("/api
 
 /** How the newest day's minutes of an instrument came to be: {day, confirmed, closed, backfilled, missing, compared, prices_equal, …}; null where nobody knows. */
 export const parity = async (name, signal) => rows(await orNothing([], get("/api/marketdata/parity/", { instrument: name }, signal)))[0] ?? null;
+
+/** Option chains that the rules follow: [{underlying, expiry, kind, words, ends, options, followed}…]. */
+export const chains = async (signal) => rows(await get("/api/marketdata/chain/", {}, signal));
+
+const chainPath = ({ underlying }) => `/api/marketdata/chain/${encodeURIComponent(underlying)}/`;
+
+/** What a chain is, beside its prices: {underlying_key, segment, expiry, kind, ends, …}; `ends` in ms UTC. */
+export const chainFacts = ({ underlying, expiry }, signal) => get(chainPath({ underlying }), { expiry, strikes: "atm1" }, signal);
+
+/** The figures of a chain's stored minutes of the present day: [{minute, spot, straddle, …}…], oldest first, minute in ms UTC. */
+export const chainHistory = async ({ underlying, expiry }, signal) => rows(await get(`${chainPath({ underlying })}history/`, { expiry, limit: 1000 }, signal));

@@ -8,11 +8,11 @@
  */
 import { candles, gaps } from "./api.js";
 import { Candles, LENGTH_MS, gapSteps, row } from "./candles.js";
-import { colours, onColoursChange } from "./colours.js";
+import { chartTime, library, newChart, timeOf } from "./charting.js";
+import { colours } from "./colours.js";
 import { decimalsOf, number } from "./format.js";
 import { Legend } from "./legend.js";
 
-const IST_MS = 19_800_000;
 const DAY_MS = 86_400_000;
 /** Newest candles that the channel keeps right, and older ones of a page. */
 const TAIL = 300;
@@ -21,10 +21,6 @@ const PAGE = 500;
 const AHEAD = 30;
 const RETRY_MS = 3000;
 const VOLUME_SHARE = { top: 0.82, bottom: 0 };
-const library = window.LightweightCharts;
-
-const chartTime = (ms) => (ms + IST_MS) / 1000; // the library writes UTC
-const timeOf = (time) => time * 1000 - IST_MS;
 
 export class Chart {
   /**
@@ -35,14 +31,7 @@ export class Chart {
   constructor(box, legend, say, feed) {
     Object.assign(this, { box, say, feed, instrument: null, interval: null, frame: 0 });
     this.legend = new Legend(legend);
-    this.chart = library.createChart(box, {
-      autoSize: true,
-      layout: { attributionLogo: false, background: { color: "transparent" }, fontSize: 11 }, // attributed in words on the page: the logo needs an inline style
-      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4 },
-      crosshair: { mode: library.CrosshairMode.Normal },
-      handleScroll: { vertTouchDrag: false }, // a finger that goes up or down scrolls the panel
-      localization: { locale: "en-IN" },
-    });
+    this.chart = newChart(box, { timeScale: { rightOffset: 4 }, recolour: () => this.drawSoon("all") });
     const whole = { priceLineVisible: false, lastValueVisible: false, autoscaleInfoProvider: () => ({ priceRange: { minValue: 0, maxValue: 1 } }) };
     this.bands = this.chart.addSeries(library.HistogramSeries, { priceScaleId: "gaps", base: 0, ...whole });
     this.bands.priceScale().applyOptions({ scaleMargins: { top: 0, bottom: 0 } });
@@ -56,8 +45,6 @@ export class Chart {
     box.addEventListener("blur", () => this.unpoint());
     box.drawn = () => ({ candles: this.prices.data(), volumes: this.volumes.data(), gaps: this.bands.data(), marks: this.marks.markers() });
     this.forget();
-    this.colour();
-    onColoursChange(() => this.colour());
   }
 
   /** Show an instrument, or another interval of it; null: none. What was under way is dropped. */
@@ -244,17 +231,6 @@ export class Chart {
   drawMarks() {
     const revised = this.candles.rows.filter(({ revision }) => revision > 0);
     this.marks.setMarkers(revised.map(({ start }) => ({ time: chartTime(start), position: "belowBar", shape: "circle", size: 0.5, color: colours.warn })));
-  }
-
-  /** Take the style sheet's colours. */
-  colour() {
-    this.chart.applyOptions({
-      layout: { textColor: colours.dim },
-      grid: { vertLines: { color: colours.line }, horzLines: { color: colours.line } },
-      rightPriceScale: { borderColor: colours.line },
-      timeScale: { borderColor: colours.line },
-    });
-    this.drawSoon("all");
   }
 
   // What is pointed at

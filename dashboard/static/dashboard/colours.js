@@ -1,5 +1,5 @@
 /** The style sheet's colours for what draws by script. Read once, and again when the colour scheme changes. */
-const NAMES = ["up", "down", "flash-up", "flash-down", "text", "dim", "line", "panel", "accent", "warn", "filled-up", "filled-down", "gap-open", "gap-lost"];
+const NAMES = ["up", "down", "flash-up", "flash-down", "text", "dim", "line", "panel", "accent", "warn", "filled-up", "filled-down", "gap-open", "gap-lost", "call", "put"];
 const listeners = [];
 
 /** @type {Record<string, string>} */

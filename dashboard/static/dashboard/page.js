@@ -1,9 +1,11 @@
 /** The live page: brings feed, watchlist, detail, search box and status together. */
 import { connect } from "./tradingok.js";
-import { ApiError } from "./api.js";
+import { ApiError, instrument } from "./api.js";
+import { ChainView } from "./chain.js";
 import { onColoursChange } from "./colours.js";
 import { Detail } from "./detail.js";
-import { remember, watchlist as rememberedWatchlist } from "./remembered.js";
+import { lastChain, lastView, remember, rememberView, watchlist as rememberedWatchlist } from "./remembered.js";
+import { hashOf, routeOf, WATCHLIST } from "./route.js";
 import { SearchBox } from "./searchbox.js";
 import { Status } from "./status.js";
 import { Watchlist } from "./watchlist.js";
@@ -13,9 +15,11 @@ const NOTICE_MS = 8000;
 const wide = matchMedia("(min-width: 1000px)");
 const at = (id) => document.getElementById(id);
 const feed = connect();
-const status = new Status(document.querySelector("header"));
+const status = new Status(document.querySelector("header"), (...state) => chain?.feedIs(...state));
 const idOfKey = new Map();
 let marketMs = 0;
+let selectedBefore = null;
+let chain = null;
 
 const list = new Watchlist(at("watchlist"), {
   onSelect(id) {
@@ -31,6 +35,51 @@ new SearchBox(at("search"), at("found"), (instrument) => {
   list.rows.get(instrument.id).element.scrollIntoView({ block: "nearest" });
 });
 onColoursChange(() => list.redraw());
+chain = new ChainView(at("chain"), at("chain-charts"), feed, {
+  onRoute: (route) => { location.hash = hashOf(route); },
+  onChoose: (side) => watch(side.instrument),
+  nowMs: () => marketMs || status.serverMs(),
+});
+chain.feedIs(...status.state());
+
+/** Show what the address names: the watchlist, or an option chain. */
+function go() {
+  const route = routeOf(location.hash, lastChain()) ?? lastView() ?? WATCHLIST;
+  const isChain = route.view === "chain";
+  if (isChain && location.hash !== hashOf(route)) history.replaceState(null, "", hashOf(route));
+  rememberView(route);
+  document.title = isChain ? `${route.underlying} option chain · TradingOK` : "TradingOK";
+  for (const link of document.querySelectorAll("nav a")) {
+    link.toggleAttribute("aria-current", false);
+    if (link.dataset.view === route.view) link.setAttribute("aria-current", "page");
+    else if (link.dataset.view === "chain") link.hash = hashOf(lastChain());
+  }
+  if (document.body.dataset.view !== route.view) switchView(route.view);
+  chain.open(isChain ? route : null);
+}
+
+function switchView(view) {
+  const isFirst = !document.body.dataset.view;
+  document.body.dataset.view = view;
+  at("list").hidden = view !== "watchlist";
+  at("chain").hidden = at("chain-charts").hidden = view !== "chain";
+  if (isFirst) return;
+  const selected = list.selected;
+  list.select(view === "chain" ? null : (selected ?? selectedBefore));
+  selectedBefore = selected;
+}
+
+/** Add one instrument to the watchlist, and show it. */
+async function watch(id) {
+  try {
+    const found = list.rows.get(id)?.instrument ?? (await instrument(`id:${id}`));
+    if (!found) return;
+    add([found]);
+    list.select(id);
+  } catch (error) {
+    notice(error.message);
+  }
+}
 
 function add(instruments) {
   for (const instrument of instruments) {
@@ -55,6 +104,7 @@ function changed() {
 
 feed.on("connection", (connection) => status.connectionChanged(connection));
 feed.on("hello", (hello) => {
+  chain.reconnected();
   status.connectionChanged({ state: "open" });
   status.serverTime(hello.time);
   status.feedChanged(hello.feed);
@@ -69,10 +119,15 @@ feed.on("subscribe", ({ results }) => {
     if (result.instrument != null) idOfKey.set(result.key, result.instrument); // a key may have passed to another contract
     if (result.status !== "error") continue;
     if (result.item.startsWith("id:")) list.refuse(Number(result.item.slice(3)), result.message);
-    else detail.chart.refused(result.item, result.message);
+    else [detail.chart, chain].forEach((view) => view.refused(result.item, result.message));
   }
 });
 feed.on("market:ohlc", (message) => detail.chart.take(message));
+feed.on("market:chain", (message) => {
+  status.ticked();
+  marketMs = Math.max(marketMs, message.market_ms);
+  chain.take(message);
+});
 feed.on("gap", (message) => detail.chart.gap(message));
 feed.on("market:tick", ([key, , quote]) => {
   const id = idOfKey.get(key);
@@ -92,7 +147,7 @@ function notice(text) {
 async function begin() {
   try {
     add(await rememberedWatchlist());
-    if (wide.matches) list.select(list.rows.keys().next().value ?? null);
+    if (wide.matches && document.body.dataset.view === "watchlist") list.select(list.rows.keys().next().value ?? null);
   } catch (error) {
     if (error instanceof ApiError && [401, 403].includes(error.status)) return location.reload(); // to the sign-in page
     at("empty").hidden = false;
@@ -102,4 +157,6 @@ async function begin() {
   return undefined;
 }
 
+addEventListener("hashchange", go);
+go();
 begin();

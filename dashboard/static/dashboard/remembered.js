@@ -1,12 +1,16 @@
-/** The watchlist and the chart's interval as this browser remembers them, and what the watchlist begins with.
+/** Watchlist, chart's interval, view and option chain as this browser remembers them, and what the watchlist begins with.
  *
  * Instruments are remembered by our own id, never by key: brokers give keys of expired contracts to new ones. The symbol beside it
  * tells an id of another database apart.
  */
 import { expiries, instrument, instruments, latest } from "./api.js";
+import { FIRST_CHAIN, hashOf, routeOf } from "./route.js";
 
 const PLACE = "tradingok.watchlist.v1";
 const INTERVAL_PLACE = "tradingok.interval.v1";
+const VIEW_PLACE = "tradingok.view.v1";
+const CHAIN_PLACE = "tradingok.chain.v1";
+const COLUMNS_PLACE = "tradingok.chain-columns.v1";
 const INDICES = 6;
 const UNDERLYINGS = ["NIFTY", "BANKNIFTY"];
 const OPTIONS_EACH_SIDE = 1;
@@ -25,27 +29,45 @@ function keep(place, text) {
 export const remember = (rows) => keep(PLACE, JSON.stringify(rows.map(stamp)));
 export const rememberInterval = (interval) => keep(INTERVAL_PLACE, interval);
 
-/** The interval that was chosen last; null where none was. */
-export function interval() {
+function kept(place) {
   try {
-    return localStorage.getItem(INTERVAL_PLACE);
+    return localStorage.getItem(place);
   } catch {
     return null;
   }
 }
 
-function remembered() {
+function keptList(place) {
   try {
-    return JSON.parse(localStorage.getItem(PLACE));
+    const list = JSON.parse(kept(place));
+    return Array.isArray(list) ? list : null;
   } catch {
     return null;
   }
 }
+
+/** The interval that was chosen last; null where none was. */
+export const interval = () => kept(INTERVAL_PLACE);
+
+/** The option chain that was looked at last, as a route. */
+export const lastChain = () => routeOf(kept(CHAIN_PLACE) ?? "") ?? FIRST_CHAIN;
+
+/** The view that was looked at last, as a route; null where none was. */
+export const lastView = () => routeOf(kept(VIEW_PLACE) ?? "", lastChain());
+
+export function rememberView(route) {
+  keep(VIEW_PLACE, `#${route.view}`);
+  if (route.view === "chain") keep(CHAIN_PLACE, hashOf(route));
+}
+
+/** Columns that were chosen for option chains; null: those that fit. */
+export const chainColumns = () => keptList(COLUMNS_PLACE);
+export const rememberChainColumns = (names) => keep(COLUMNS_PLACE, JSON.stringify(names));
 
 /** REST instruments to begin with, in order: the remembered ones that still exist, or the default list. */
 export async function watchlist() {
-  const stamps = remembered();
-  if (!Array.isArray(stamps)) return defaults();
+  const stamps = keptList(PLACE);
+  if (!stamps) return defaults();
   const rows = await Promise.all(stamps.map(([id]) => instrument(`id:${id}`)));
   const same = rows.filter((row, at) => row?.active && stamp(row)[1] === stamps[at][1]);
   return same.length || !stamps.length ? same : defaults();

@@ -11,8 +11,12 @@ const SEGMENT = {
 const REFUSED = { 4101: "Signed out", 4103: "Not allowed", 4104: "Too many pages open", 4105: "Page out of date" };
 
 export class Status {
-  /** @param {HTMLElement} header holds #badge, #badge-text, #age, #clock, #segments */
-  constructor(header) {
+  /**
+   * @param {HTMLElement} header holds #badge, #badge-text, #age, #clock, #segments
+   * @param {(state: string, word: string, reason: string) => void} onState when one of them has changed
+   */
+  constructor(header, onState) {
+    this.onState = onState;
     for (const id of ["badge", "badge-text", "age", "clock", "segments"]) this[id] = header.querySelector(`#${id}`);
     this.feed = null;
     this.connection = { state: "connecting" };
@@ -70,6 +74,7 @@ export class Status {
 
   draw() {
     const [state, word, reason] = this.state();
+    if (this.badge.dataset.state !== state || this.badge.title !== reason || this.texts.get(this["badge-text"]) !== word) this.onState(state, word, reason);
     if (this.badge.dataset.state !== state) this.badge.dataset.state = state;
     if (this.badge.title !== reason) this.badge.title = reason;
     this.write(this["badge-text"], word);

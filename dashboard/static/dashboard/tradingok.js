@@ -5,6 +5,8 @@
  *    feed.subscribe(["NSE_INDEX|Nifty 50", "id:5"], "full");
  *    feed.on("market:ohlc", ({ key, interval, snapshot, candles, candle, state, revision }) => …); // a snapshot at first and after each reconnect
  *    feed.subscribeChannels(["ohlc:5m:id:5"], 300);         // the last 300 candles, then each as it changes
+ *    feed.on("market:chain", ({ channel, columns, rows, aggregate }) => …); // columns: a snapshot; then the strikes that have changed
+ *    feed.subscribeChannels(["chain:NIFTY:@w0:atm10"]);
  *
  *  Other events: the protocol's pushes ("gap", …) and replies under their own names, and "connection": {state: "connecting" | "waiting" | "closed", code}. */
 const OPTION = { instruments: "mode", channels: "candles" };
@@ -22,7 +24,7 @@ export function connect({ url = `${location.origin.replace(/^http/, "ws")}/ws/ma
       for (const kind in wanted) wanted[kind].forEach((items, option) => ask("subscribe", kind, [...items], option));
     }
     if (message.event === "bye") bye = message;
-    if (["market:tick", "market:ohlc", "heartbeat"].includes(message.event)) failures = 0; // a greeting alone does not prove a good connection
+    if (["market:tick", "market:ohlc", "market:chain", "heartbeat"].includes(message.event)) failures = 0; // a greeting alone does not prove a good connection
     if (message.event !== "market:tick") return emit(message.event ?? message.op, message);
     for (const [key, seq, part] of message.ticks) emit("market:tick", [key, seq, quotes.set(key, { ...quotes.get(key), ...part }).get(key)]);
   }

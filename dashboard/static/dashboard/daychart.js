@@ -1,0 +1,140 @@
+/** One figure of an option chain through the day, beside the spot: a point a minute, the newest one moves. Times are shown in IST.
+ *
+ * The past comes by REST, the newest minute by the chain's own pushes. The element has `drawn()`, as the price chart's: for tests.
+ */
+import { chartTime, library, newChart, timeOf } from "./charting.js";
+import { colours } from "./colours.js";
+import * as format from "./format.js";
+
+const MINUTE_MS = 60_000;
+const inPercent = (value) => `${format.percent(value)} %`;
+const price = (value) => format.number(value);
+/** By figure: its lines, each [field of the aggregate, colour, words]; how values are written. */
+export const FIGURES = {
+  pcr: { lines: [["pcr_oi", "accent", "PCR by OI"], ["pcr_volume", "warn", "by volume"]], text: price },
+  straddle: { lines: [["straddle", "accent", "Straddle"]], text: price },
+  pain: { lines: [["max_pain", "warn", "Max pain"]], text: price, withSpot: true },
+  interest: { lines: [["call_oi", "call", "Calls"], ["put_oi", "put", "Puts"]], text: format.short },
+  volatility: { lines: [["atm_iv", "accent", "ATM IV"]], text: inPercent },
+};
+const SPOT = ["spot", "dim", "Spot"];
+
+export class DayChart {
+  /**
+   * @param {HTMLElement} box focusable @param {HTMLElement} legend a list, where one minute is told
+   * @param {(text: string) => void} say shows a note in its place, "" none
+   */
+  constructor(box, legend, say) {
+    Object.assign(this, { box, legend, say, figure: "pcr", lines: [], pointed: null });
+    this.chart = newChart(box, { timeScale: { rightOffset: 2, minBarSpacing: 0.2 }, recolour: () => this.show(this.figure) });
+    this.chart.subscribeCrosshairMove(({ time }) => this.point(time === undefined ? null : timeOf(time)));
+    box.addEventListener("keydown", (event) => this.pressed(event));
+    box.addEventListener("blur", () => this.unpoint());
+    box.drawn = () => Object.fromEntries(this.lines.map(({ field, series }) => [field, series.data()]));
+    this.forget();
+    this.show(this.figure);
+  }
+
+  /** Forget all, as for another chain. */
+  forget() {
+    this.minutes = new Map(); // start of the minute, ms UTC → aggregate
+    this.stored = null; // how many REST has; null: not known yet
+    this.draw();
+  }
+
+  /** Take the day's past: [{minute, …aggregate}…], minute in ms UTC. Minutes that the page has seen itself stay. */
+  takeHistory(rows) {
+    const live = this.minutes;
+    this.minutes = new Map(rows.map((row) => [row.minute, row]));
+    for (const [minute, aggregate] of live) if (!this.minutes.has(minute)) this.minutes.set(minute, aggregate);
+    this.stored = rows.length;
+    this.draw();
+  }
+
+  /** Take the chain as it is now. @param {number} marketMs ms UTC */
+  take(aggregate, marketMs) {
+    const minute = Math.floor(marketMs / MINUTE_MS) * MINUTE_MS;
+    if (minute < this.newest) return;
+    this.minutes.set(minute, aggregate);
+    if (this.newest !== minute) this.newest = minute;
+    for (const { field, series } of this.lines) if (aggregate[field] != null) series.update({ time: chartTime(minute), value: aggregate[field] });
+    this.note();
+    this.tell();
+  }
+
+  /** Show another figure of FIGURES. */
+  show(figure) {
+    this.figure = figure;
+    for (const { series } of this.lines) this.chart.removeSeries(series);
+    const { lines, text, withSpot } = FIGURES[figure];
+    const format = { type: "custom", formatter: text, minMove: 0.0001 };
+    this.lines = [SPOT, ...lines].map(([field, colour, words], at) => {
+      const isSpot = at === 0;
+      const own = isSpot && !withSpot ? { priceScaleId: "spot" } : {};
+      const series = this.chart.addSeries(library.LineSeries, { color: colours[colour], lineWidth: isSpot ? 1 : 2, lineStyle: isSpot ? library.LineStyle.Dashed : library.LineStyle.Solid, priceLineVisible: false, lastValueVisible: !isSpot, priceFormat: format, ...own });
+      return { field, colour, words, series, text: isSpot ? price : text };
+    });
+    this.legend.replaceChildren(...this.lines.map(({ colour, words }) => legendItem(colour, words)).slice(1), legendItem("dim", "Spot"));
+    this.draw();
+  }
+
+  draw() {
+    const rows = [...this.minutes].sort(([a], [b]) => a - b);
+    this.newest = rows.at(-1)?.[0] ?? -Infinity;
+    for (const { field, series } of this.lines) series.setData(rows.filter(([, row]) => row[field] != null).map(([minute, row]) => ({ time: chartTime(minute), value: row[field] })));
+    this.chart.timeScale().fitContent();
+    this.note();
+    this.tell();
+  }
+
+  note() {
+    this.say(this.stored === 0 && this.minutes.size < 2 ? "No history stored yet for today: the lines begin here." : "");
+  }
+
+  // What is pointed at
+
+  point(minute) {
+    this.pointed = minute;
+    this.tell();
+  }
+
+  unpoint() {
+    this.chart.clearCrosshairPosition();
+    this.legend.setAttribute("aria-live", "off");
+    this.point(null);
+  }
+
+  /** Tell the pointed minute, or the newest one. */
+  tell() {
+    const minute = this.pointed ?? this.newest;
+    const row = this.minutes.get(minute);
+    [...this.lines.slice(1), this.lines[0]].filter(Boolean).forEach(({ field, text }, at) => {
+      const shown = row ? text(row[field]) : "–";
+      const value = this.legend.children[at].querySelector("b");
+      if (value.textContent !== shown) value.textContent = shown;
+    });
+    const when = row ? format.clock(minute).slice(0, 5) : "";
+    if (this.legend.dataset.time !== when) this.legend.dataset.time = when;
+  }
+
+  /** Arrows go from minute to minute. */
+  pressed(event) {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || !this.minutes.size || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    this.legend.setAttribute("aria-live", "polite");
+    const minutes = [...this.minutes.keys()].sort((a, b) => a - b);
+    const at = this.pointed === null ? minutes.length : minutes.indexOf(this.pointed);
+    const minute = minutes[Math.max(0, Math.min(minutes.length - 1, at + by))];
+    const { field, series } = this.lines[1];
+    this.chart.setCrosshairPosition(this.minutes.get(minute)[field] ?? 0, chartTime(minute), series);
+    this.point(minute);
+  }
+}
+
+function legendItem(colour, words) {
+  const item = document.createElement("li");
+  item.dataset.colour = colour;
+  item.append(`${words} `, document.createElement("b"));
+  return item;
+}
