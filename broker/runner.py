@@ -294,8 +294,8 @@ class FeedRunner:
             self.holes.end(now_ms, segments=segments, traded=bool(trading_segments(segments, self.pipeline.segments)))
         elif before_ms and now_ms - before_ms >= SILENCE_MS:
             followed = list(self.following.by_segment())
-            start_ms, end_ms = self.hours.traded_within(followed, before_ms, now_ms)
-            if end_ms - start_ms >= SILENCE_MS:
+            start_ms, end_ms, traded_ms = self.hours.traded_within(followed, before_ms, now_ms)
+            if traded_ms >= SILENCE_MS:
                 self.holes.silence(start_ms, end_ms, followed)
 
     # --- the loops ----------------------------------------------------------------------------------------------------------

@@ -187,8 +187,17 @@ def test_a_morning_that_still_shows_yesterdays_auction_closes_nothing() -> None:
     ],
 )
 def test_of_a_silence_only_what_lies_between_trading_counts(segments: str, begin: str, end: str, traded: tuple[str, str] | None) -> None:
-    made = hours().traded_within(segments.split(), seconds(begin), seconds(end))
-    assert made == ((seconds(begin), seconds(begin)) if traded is None else (seconds(traded[0]), seconds(traded[1])))
+    *made, traded_ms = hours().traded_within(segments.split(), seconds(begin), seconds(end))
+    assert tuple(made) == ((seconds(begin), seconds(begin)) if traded is None else (seconds(traded[0]), seconds(traded[1])))
+    assert (traded_ms > 0) == (traded is not None)
+
+
+def test_a_night_between_two_ticks_is_no_silence() -> None:
+    days = [day("NFO", "2026-11-23", "09:15", "15:40"), day("NFO", "2026-11-24"), day("NFO", "2026-11-25", "09:15", "15:40")]
+    known = hours(Calendar(days))
+    start_ms, end_ms, traded_ms = known.traded_within(["NSE_FO"], seconds("2026-11-23 15:39:40"), seconds("2026-11-25 09:15:25"))
+    assert (start_ms, end_ms) == (seconds("2026-11-23 15:39:40"), seconds("2026-11-25 09:15:25"))
+    assert traded_ms == 45_000  # 20 s before the close, a holiday, 25 s after the open
 
 
 def seconds(text: str) -> int:
