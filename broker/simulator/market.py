@@ -85,8 +85,7 @@ class Market:
         self._step_ratio = min(speed, LONGEST_STEP_MS / STEP_MS[1]) * min(1.0, 2 * speed / rate)
         self._catch_up_ms = max(CATCH_UP_MS, round(CATCH_UP_WALL_MS * speed))
         self.on_trade: OnTrade | None = None
-        self.trades_total = 0
-        self.halted_total = 0
+        self.trades_total = self.halted_total = 0
         self._seed, self.hours = seed, hours
         self._partial_share, self._repeat_share = partial_share, repeat_share
         self._rng = np.random.default_rng(seed)
@@ -218,11 +217,11 @@ class Market:
     # --- instruments ------------------------------------------------------------------------------------------------
 
     def _list_instruments(self) -> None:
-        rows = self._given
+        rows, midnight = self._given, calendar.midnight_ms(self._day)
         if rows is None:
-            midnight = calendar.midnight_ms(self._day)
             rows = master.build(self._day, lambda key: self._spots.paths[self._path(key)].price(midnight), self._instruments)
-        self.rows_by_key = {row["instrument_key"]: row for row in rows}
+        alive = {key: row for key, row in self.rows_by_key.items() if row.get("expiry", midnight) >= midnight}
+        self.rows_by_key = alive | {row["instrument_key"]: row for row in rows}  # a listed strike stays until its contract ends
 
     def _path(self, key: str) -> int:
         place = self._paths.get(key)
@@ -333,7 +332,8 @@ class Market:
         tape.finish_before(slots, (to_ms - LAG_MS) // MINUTE_MS * MINUTE_MS)
         shown = slots[tape.due_ms[slots] <= to_ms]
         mean = max(1.0, UPDATE_MS / self.rate - sum(STEP_MS) / 4 * self._step_ratio)
-        tape.due_ms[shown] = to_ms + (mean * (0.6 + 0.8 * self._rng.random(len(shown)))).astype(np.int64)
+        spread = np.where(to_ms - tape.due_ms[shown] > mean, 0.0, 0.6)  # what waits for the open comes at once then, and spreads again
+        tape.due_ms[shown] = to_ms + (mean * (spread + (1.4 - spread) * self._rng.random(len(shown)))).astype(np.int64)
         return self._cut(shown, to_ms)
 
     def _open_slots(self, ms: int) -> Integers:

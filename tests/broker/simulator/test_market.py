@@ -413,6 +413,19 @@ def test_midnight_begins_a_new_day_and_drops_what_expired() -> None:
     assert bars_of(shown)["I1"].ts == ms("2026-11-24T00:00:00")
 
 
+def test_a_listed_strike_stays_until_its_contract_ends() -> None:
+    market = Market(seed=3, start_ms=ms("2026-11-12T23:59:00"))
+    listed = {key: row["expiry"] for key, row in market.rows_by_key.items() if "expiry" in row}
+    for day in range(13, 20):
+        market.due(ms(f"2026-11-{day}T12:00:00"), {NIFTY})
+        alive = {key for key, expiry in listed.items() if expiry >= ms(f"2026-11-{day}T00:00:00")}
+        now = {key: row["expiry"] for key, row in market.rows_by_key.items() if "expiry" in row}
+        assert alive <= now.keys()
+        assert min(now.values()) >= ms(f"2026-11-{day}T00:00:00")
+        listed = now
+    assert min(listed.values()) > ms("2026-11-18T00:00:00")  # the weekly of the 17th has gone
+
+
 def test_real_hours_are_silent_before_the_open_and_after_the_close() -> None:
     market = Market(seed=3, start_ms=ms("2026-11-23T09:14:50"), hours="real")
     share, future = "NSE_EQ|INE002A01018", key_of(market, "NIFTY FUT 29 DEC 26")
