@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from channels.db import database_sync_to_async
 from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
 from instruments.selectors import ID_PREFIX, instrument_ids, instrument_keys
+from instruments.universe_changes import instruments_named, instruments_retired
 from marketdata.hub import Hub
 
 
@@ -23,6 +24,34 @@ async def resolve(names: Sequence[str], hub: Hub) -> dict[str, tuple[int, str]]:
         known = {entry.key: (entry.instrument, entry.key) for entry in sorted(entries, key=lambda entry: entry.broker_ms)}
         known |= {f"{ID_PREFIX}{entry.instrument}": (entry.instrument, entry.key) for entry in entries}
         return {name: known[name] for name in names if name in known}
+
+
+async def endings(names: Sequence[str], found: Mapping[str, tuple[int, str]], market_ms: int) -> dict[str, str]:
+    """Return name → why it cannot be followed any more, for those whose trading has ended or that the exchange lists no more.
+
+    Args:
+        names: as in the command.
+        found: those of them that `resolve` has found; the others may be keys that nobody holds any more.
+        market_ms: market time · ms UTC.
+
+    Returns:
+        sentences with the day; none while the database is away.
+    """
+    if not names:
+        return {}
+    try:
+        return await database_sync_to_async(_endings, thread_sensitive=False)(names, found, market_ms)
+    except (PyMongoError, DatabaseError):
+        return {}
+
+
+def _endings(names: Sequence[str], found: Mapping[str, tuple[int, str]], market_ms: int) -> dict[str, str]:
+    lost = [name for name in names if name not in found and not name.startswith(ID_PREFIX)]
+    retired = instruments_retired(lost) if lost else {}
+    named = instruments_named({instrument for instrument, _ in found.values()})
+    held = {name: named[instrument] for name, (instrument, _) in found.items() if instrument in named}
+    endings = {name: each.ending(market_ms) for name, each in (held | retired).items()}
+    return {name: ending for name, ending in endings.items() if ending is not None}
 
 
 def _stored(names: Sequence[str]) -> dict[str, tuple[int, str]]:

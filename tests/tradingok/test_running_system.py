@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
 from marketdata.domain.continuity import FEED_HOPS, HUB_HOPS
 from tests.fakes.stack import Stack, stack  # noqa: F401 - a fixture
+from tests.marketdata.way_out import market_client
 
 pytestmark = pytest.mark.slow
 TICKS = "tradingok_feed_ticks_decoded_total"
@@ -71,6 +74,64 @@ def test_beside_a_running_feed_the_day_is_clean_as_far_as_it_has_come(stack: Sta
         assert certificate["clean"], certificate["verdict"]
         equal.append(certificate["counts"]["ticks_equal"])
     assert 0 < equal[0] < equal[1]
+
+
+def subscribed(stack: Stack) -> set[str]:  # noqa: F811
+    """The keys that the exchange was asked for."""
+    return set(httpx.get(f"{stack.exchange.url}/simulator/state", params={"keys": ""}, timeout=30).json()["subscribed_keys"])
+
+
+def test_what_a_client_demands_is_followed_until_the_last_who_wants_it_goes(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    followed = subscribed(stack)
+    shares = stack.get("/api/marketdata/instruments/", instrument_type="EQ", limit=100)["results"]
+    key = next(row["key"] for row in shares if row["key"] not in followed)
+    began, seconds = 0.0, {}
+
+    async def asked(wanted: bool) -> None:
+        async with asyncio.timeout(30):
+            while (key in await asyncio.to_thread(subscribed, stack)) is not wanted:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.02)
+        seconds.setdefault("asked of the exchange", time.monotonic() - began)
+
+    async def demand() -> None:
+        nonlocal began
+        secret = stack.api_key
+        async with (
+            market_client(stack.ws_url, secret) as watching,
+            market_client(stack.ws_url, secret) as one,
+            market_client(stack.ws_url, secret) as two,
+        ):
+            await watching.send(id=1, op="subscribe", channels=["market"])
+            await watching.next(id=1)
+            began = time.monotonic()
+            asking = asyncio.create_task(asked(wanted=True))
+            await one.send(id=1, op="subscribe", instruments=[key])
+            assert [result["status"] for result in (await one.next(id=1))["results"]] == ["accepted"]
+            assert (await one.next(event="subscription", key=key))["status"] == "active"
+            await one.next(event="market:tick")
+            seconds["first tick"] = time.monotonic() - began
+            await asking
+            while key not in (told := await watching.next(event="universe"))["entered"]:
+                pass  # the money may move meanwhile
+            assert told["entered"][key] == "full"
+            assert "demand" in told["causes"]
+            await two.send(id=1, op="subscribe", instruments=[key])
+            assert [result["status"] for result in (await two.next(id=1))["results"]] == ["active"]
+            await one.send(id=2, op="unsubscribe", instruments=[key])
+            await one.next(id=2)
+            first = (await two.next(event="market:tick"))["ticks"][0][1]
+            while (await two.next(event="market:tick"))["ticks"][0][1] < first + 5:
+                pass
+            assert key in await asyncio.to_thread(subscribed, stack), "another wants it still"
+            await two.send(id=2, op="unsubscribe", instruments=[key])
+            await asked(wanted=False)
+            while key not in (told := await watching.next(event="universe"))["left"]:
+                pass
+            assert told["left"][key] == "demand"
+
+    asyncio.run(demand())
+    with capsys.disabled():
+        print(f"\ndemand: {', '.join(f'{what} {after:.2f} s' for what, after in seconds.items())} after subscribe")
 
 
 def test_once_nothing_comes_any_more_every_hop_adds_up_exactly(stack: Stack) -> None:  # noqa: F811
