@@ -59,8 +59,17 @@ class Streamed:
         raise AssertionError(f"not among {len(self.messages)} messages; errors: {self.errors}")
 
 
+@pytest.fixture(scope="module")
+def ending() -> Iterator[list[Streamed]]:
+    """Streamers that were asked to end: all are waited for together, since the SDK looks every ten seconds whether it is to end."""
+    asked: list[Streamed] = []
+    yield asked
+    for streamed in asked:
+        assert streamed.closed.wait(60)
+
+
 @pytest.fixture
-def stream(exchange: RunningExchange, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Streamed]]:
+def stream(exchange: RunningExchange, monkeypatch: pytest.MonkeyPatch, ending: list[Streamed]) -> Iterator[Callable[..., Streamed]]:
     real, running = websocket.WebSocketApp, []
 
     def redirected(url: str, *arguments: Any, **options: Any) -> Any:
@@ -80,7 +89,7 @@ def stream(exchange: RunningExchange, monkeypatch: pytest.MonkeyPatch) -> Iterat
         streamed.streamer.auto_reconnect(False)
         if streamed.streamer.feeder.ws.sock:
             streamed.streamer.disconnect()
-            assert streamed.closed.wait(60)  # the SDK looks whether it is to end every ten seconds
+            ending.append(streamed)
 
 
 def feed_of(message: dict[str, Any], key: str) -> dict[str, Any]:
