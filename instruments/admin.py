@@ -6,6 +6,7 @@ against 13 ms), so lists come in the order of the index that serves their filter
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
@@ -15,13 +16,18 @@ from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
+from django.utils.html import format_html_join
 
 from instruments.domain.instrument import PLACEHOLDER_TYPE, Segment
-from instruments.models import Instrument, MasterLoad, SubscriptionRule
-from instruments.selectors import ID_PREFIX, underlying_is_known
+from instruments.domain.universe import Cut
+from instruments.models import Instrument, MasterLoad, SubscriptionRule, UniverseChange
+from instruments.rules import underlying_checked
+from instruments.selectors import ID_PREFIX, Followed, FollowedRule, followed, followed_forget, market_now, rule_preview
 from instruments.store import instruments_collection
 
 ROWS_SHOWN = 100
+SHOWN = 30
+"""Keys of a rule's preview."""
 LAST_CHARACTER = "\uffff"
 TYPES = ("INDEX", "EQ", "FUT", "CE", "PE", PLACEHOLDER_TYPE)
 
@@ -126,17 +132,18 @@ class MasterLoadAdmin(ShownOnlyAdmin):
 
 
 class SubscriptionRuleForm(forms.ModelForm[SubscriptionRule]):
-    """The model checks the words; the form also checks that there is such an underlying."""
+    """The model checks the words; the form also checks that there is such an underlying, as the API does."""
 
     class Meta:
         model = SubscriptionRule
         fields = ["name", "what", "underlying", "expiries", "strikes", "keys", "mode", "priority", "enabled"]
+        help_texts = {
+            "strikes": "Of options: atm10 = ten each side of the money, pct5 = 5 % each side, delta10 = a delta of 0.10 and more, or all.",
+            "priority": "Smaller comes first when the broker's limit cuts. Save a rule that is not enabled to see what it would select.",
+        }
 
     def clean_underlying(self) -> str:
-        symbol: str = self.cleaned_data["underlying"].strip().upper()
-        if symbol and not underlying_is_known(symbol):
-            raise forms.ValidationError(f"No active instrument is called {symbol} or has it as its underlying.")
-        return symbol
+        return underlying_checked(self.cleaned_data["underlying"])
 
 
 @admin.register(SubscriptionRule)
@@ -144,12 +151,85 @@ class SubscriptionRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """What is followed. The feed takes a change over by itself within seconds."""
 
     form = SubscriptionRuleForm
-    list_display = ["name", "what", "underlying", "expiry_words", "strikes", "mode", "priority", "enabled"]
+    list_display = ["name", "what", "underlying", "expiry_words", "strikes", "mode", "priority", "enabled", "selected"]
     list_editable = ["priority", "enabled"]
     list_filter = ["enabled", "what", "mode"]
     search_fields = ["name", "underlying"]
     ordering = ["priority", "name"]
+    readonly_fields = ["selects_now"]
 
     @admin.display(description="expiries")
     def expiry_words(self, rule: SubscriptionRule) -> str:
-        return ", ".join(rule.expiries)
+        return ", ".join(map(str, rule.expiries or []))
+
+    @admin.display(description="instruments now")
+    def selected(self, rule: SubscriptionRule) -> str:
+        """How many the rule selects and, where not all of them, how many of these are followed."""
+        now = followed(market_now())
+        known = next((each for each in now.rules if each.row.pk == rule.pk), None)
+        if known is None or known.selection is None:
+            return "invalid" if any(cut.rule == rule.name and not cut.mode for cut in now.universe.cut) else ""
+        cut = sum(len(cut.keys) for cut in _cuts(now, known))
+        return f"{len(known.selection.keys)}, {cut} cut" if cut else str(len(known.selection.keys))
+
+    @admin.display(description="selects now")
+    def selects_now(self, rule: SubscriptionRule | None = None) -> str:
+        """What the stored rule selects now, enabled or not, what of it the limits cut, and what else is cut then."""
+        if rule is None or rule.pk is None:
+            return "Save it to see; not enabled, it changes nothing."
+        now, tried = rule_preview(rule, market_now())
+        return format_html_join("", "{}<br>", ((line,) for line in _preview_lines(now, tried)))
+
+    def save_model(self, request: HttpRequest, obj: SubscriptionRule, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        followed_forget()
+
+    def delete_model(self, request: HttpRequest, obj: SubscriptionRule) -> None:
+        super().delete_model(request, obj)
+        followed_forget()
+
+
+def _cuts(now: Followed, rule: FollowedRule) -> list[Cut]:
+    return [cut for cut in now.universe.cut if cut.rule == rule.row.name]
+
+
+def _preview_lines(now: Followed, rule: FollowedRule) -> Iterator[str]:
+    """What a rule selects and what is cut, in sentences."""
+    selection = rule.selection
+    if selection is not None:
+        yield f"{len(selection.keys)} instruments: {', '.join(selection.keys[:SHOWN])}{' …' if len(selection.keys) > SHOWN else ''}"
+        for day in selection.expiries:
+            strike = selection.at_the_money.get(day)
+            guess = " (no price is known: the middle of the strikes)" if day in selection.unpriced else ""
+            yield f"{day}: at the money {strike:g}{guess}" if strike is not None else f"{day}"
+    for cut in _cuts(now, rule):
+        yield f"Cut: {cut.reason}{f' ({len(cut.keys)} instruments)' if cut.keys else ''}"
+    others = sum(len(cut.keys) for cut in now.universe.cut if cut.rule != rule.row.name)
+    if others:
+        yield f"{others} instruments of other rules are cut."
+
+
+@admin.register(UniverseChange)
+class UniverseChangeAdmin(ShownOnlyAdmin):
+    """What entered and left what the feeds follow, and why."""
+
+    list_display = ["at", "shard", "because", "came", "went", "changed_mode", "by_mode"]
+    ordering = ["-at", "-id"]
+    sortable_by = ()
+    show_full_result_count = False
+
+    @admin.display(description="causes")
+    def because(self, change: UniverseChange) -> str:
+        return ", ".join(change.causes)
+
+    @admin.display(description="entered")
+    def came(self, change: UniverseChange) -> int:
+        return len(change.entered)
+
+    @admin.display(description="left")
+    def went(self, change: UniverseChange) -> int:
+        return len(change.left)
+
+    @admin.display(description="moved")
+    def changed_mode(self, change: UniverseChange) -> int:
+        return len(change.moved)

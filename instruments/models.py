@@ -135,7 +135,7 @@ class UniverseChange(models.Model):
     at = models.DateTimeField(help_text="Market time")
     recorded_at = models.DateTimeField(auto_now_add=True)
     shard = models.IntegerField(default=0)
-    causes = ArrayField(models.CharField(max_length=12), default=list, help_text="start, master, rules, expiry, spot, demand, limit")
+    causes = ArrayField(models.CharField(max_length=12), default=list, help_text="start, master, rules, expiry, day, spot, time, demand, limit")
     entered = models.JSONField(default=dict, help_text="Key: mode")
     left = models.JSONField(default=dict, help_text="Key: why: expired, rules, demand, limit")
     moved = models.JSONField(default=dict, help_text="Key: its new mode")
@@ -143,12 +143,17 @@ class UniverseChange(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["-at"], name="universe_change_at"),
+            models.Index(fields=["-at", "-id"], name="universe_change_at"),
             models.Index(fields=["recorded_at"], name="universe_change_recorded"),
         ]
 
     def __str__(self) -> str:
         return f"+{len(self.entered)} −{len(self.left)} {', '.join(self.causes)}"
+
+
+MOST_EXPIRIES = 50
+MOST_KEYS = 5000
+"""What a rule may name: more keys than one connection carries are of no use."""
 
 
 class SubscriptionRule(models.Model):
@@ -199,6 +204,9 @@ class SubscriptionRule(models.Model):
             wrong["expiries"] = ["Say which expiries: @w0 (this week's), @m0 (the nearest monthly), or YYYY-MM-DD."]
         if self.what == self.What.KEYS and not self.keys:
             wrong["keys"] = ["A rule for keys needs some, as in NSE_FO|51420."]
+        for field, listed, most in (("expiries", self.expiries, MOST_EXPIRIES), ("keys", self.keys, MOST_KEYS)):
+            if len(listed or []) > most:
+                wrong[field] = [f"A rule takes {most} of them; make another rule for the rest."]
         for field, values, check in (("expiries", self.expiries, check_expiry_word), ("keys", self.keys, split_key)):
             for value in values or []:
                 _collect(wrong, field, check, value)

@@ -10,9 +10,10 @@ from django.conf import settings
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
 
+from instruments.contracts import contracts_for
 from instruments.domain.expiry import Expiry, expiries_of, expiry_words
-from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE, ms_of, split_key
-from instruments.domain.universe import Contract, Cut, Rule, Selection, Universe, resolve
+from instruments.domain.instrument import FUTURE_TYPE, ms_of, split_key
+from instruments.domain.universe import Cut, Rule, Selection, Universe, resolve
 from instruments.history import Holding, holdings_of, state_of_id, state_of_key, states_as_of, states_of
 from instruments.models import Instrument, SubscriptionRule
 from instruments.store import Document, instruments_collection, spots_read
@@ -230,7 +231,7 @@ def universe_resolve(*, spots: Mapping[str, float], at_ms: int, shards: int = 1)
 
 def _resolve_rules(checked: Sequence[Rule | Cut], spots: Mapping[str, float], at_ms: int, shards: int) -> Universe:
     rules = [rule for rule in checked if isinstance(rule, Rule)]
-    universe = resolve(_contracts_for(rules, shards), spots, rules, mode_limits(rules), now_ms=at_ms, end_of=trading_end_ms)
+    universe = resolve(contracts_for(rules, shards), spots, rules, mode_limits(rules), now_ms=at_ms, end_of=trading_end_ms)
     return universe._replace(cut=[*(wrong for wrong in checked if isinstance(wrong, Cut)), *universe.cut])
 
 
@@ -283,23 +284,40 @@ def followed(at: datetime) -> Followed:
     """
     known: Followed | None = cache.get(_FOLLOWED)
     if known is None or abs((at - known.at).total_seconds()) > FOLLOWED_SECONDS:
-        known = _followed(at)
+        known = _followed_by(SubscriptionRule.objects.all(), at)
         cache.set(_FOLLOWED, known, FOLLOWED_SECONDS)
     return known
 
 
-def _followed(at: datetime) -> Followed:
-    rows = sorted(SubscriptionRule.objects.all(), key=lambda row: (row.priority, row.name))
-    checked = {row.pk: _checked(row) for row in rows if row.enabled}
-    rules = [rule for rule in checked.values() if isinstance(rule, Rule)]
+def followed_forget() -> None:
+    """Let the next `followed` of this process resolve anew: a rule has changed."""
+    cache.delete(_FOLLOWED)
+
+
+def rule_preview(rule: SubscriptionRule, at: datetime) -> tuple[Followed, FollowedRule]:
+    """Say what would be followed if `rule`, which need not be stored, were enabled beside the others, and what it would select itself.
+
+    Args:
+        rule: takes the place of the stored one with the same primary key.
+        at: market time (aware).
+    """
+    rows = [row for row in SubscriptionRule.objects.all() if rule.pk is None or row.pk != rule.pk]
+    now = _followed_by([*rows, rule], at, preview=rule)
+    return now, next(each for each in now.rules if each.row is rule)
+
+
+def _followed_by(rows: Iterable[SubscriptionRule], at: datetime, *, preview: SubscriptionRule | None = None) -> Followed:
+    rows = sorted(rows, key=lambda row: (row.priority, row.name))
+    checked = [_checked(row) if row.enabled or row is preview else None for row in rows]
+    rules = [rule for rule in checked if isinstance(rule, Rule)]
     recorded = spots_read()
-    universe = _resolve_rules([*checked.values()], recorded.spots, ms_of(at), recorded.shards)
+    universe = _resolve_rules([rule for rule in checked if rule is not None], recorded.spots, ms_of(at), recorded.shards)
     selections = iter(universe.selections)  # in the order of `rules`, which is sorted as `resolve` sorts
     ids = instrument_ids(key for keys in universe.by_mode.values() for key in keys)
     return Followed(
         at,
         recorded.at_ms,
-        [FollowedRule(row, next(selections) if isinstance(checked.get(row.pk), Rule) else None) for row in rows],
+        [FollowedRule(row, next(selections) if isinstance(rule, Rule) else None) for row, rule in zip(rows, checked, strict=True)],
         {mode: limit * recorded.shards for mode, limit in mode_limits(rules).items()},
         universe,
         sorted(ids.values()),
@@ -326,52 +344,4 @@ def mode_limits(rules: Iterable[Rule]) -> dict[str, int]:
 
 def rule_of(row: SubscriptionRule) -> Rule:
     """The rule that a stored one means."""
-    return Rule(row.name, row.what, row.underlying, tuple(row.expiries), row.strikes, tuple(row.keys), row.mode, row.priority)
-
-
-_CONTRACT_FIELDS = {
-    "instrument_key": 1,
-    "segment": 1,
-    "instrument_type": 1,
-    "trading_symbol": 1,
-    "underlying_key": 1,
-    "underlying_symbol": 1,
-    "expiry": 1,
-    "weekly": 1,
-    "strike_price": 1,
-}
-
-
-def _contracts_for(rules: Iterable[Rule], shards: int) -> list[Contract]:
-    """Read the contracts that the rules can mean, each query by an index."""
-    derivatives = {rule.underlying for rule in rules if rule.what in ("futures", "options")}
-    named = {rule.underlying for rule in rules if rule.what in ("index", "equity", "options") and rule.underlying}
-    keys = {key for rule in rules for key in rule.keys}
-    queries: list[tuple[Document, str]] = [
-        ({"underlying_symbol": {"$in": sorted(derivatives)}}, "instrument_chain"),
-        ({"trading_symbol": {"$in": sorted(named)}}, "instrument_symbol"),
-        ({"instrument_key": {"$in": sorted(keys)}}, "instrument_key_tenure"),
-    ]
-    if any(rule.what == "index" and not rule.underlying for rule in rules):
-        queries.append(({"instrument_type": INDEX_TYPE}, "instrument_type"))
-    contracts: dict[str, Contract] = {}
-    for query, index in queries:
-        for document in instruments_collection().find({"active": True, **query}, _CONTRACT_FIELDS, hint=index, batch_size=10_000):
-            contract = _contract(document, shards)
-            contracts[contract.key] = contract
-    return list(contracts.values())
-
-
-def _contract(document: Document, shards: int) -> Contract:
-    return Contract(
-        document["instrument_key"],
-        document["segment"],
-        document["instrument_type"],
-        document["trading_symbol"],
-        document["underlying_key"],
-        document["underlying_symbol"],
-        None if document["expiry"] is None else ms_of(document["expiry"]),
-        document["weekly"],
-        document["strike_price"],
-        document["_id"] % shards,
-    )
+    return Rule(row.name, row.what, row.underlying, tuple(row.expiries or ()), row.strikes, tuple(row.keys or ()), row.mode, row.priority)

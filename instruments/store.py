@@ -24,7 +24,7 @@ from pymongo.errors import BulkWriteError
 
 from instruments.domain.change import Change, Known, Passing
 from instruments.domain.instrument import PLACEHOLDER_TYPE, InstrumentRow, placeholder_identity, split_key
-from instruments.models import Instrument, InstrumentVersion, MasterLoad
+from instruments.models import Instrument, InstrumentVersion, MasterLoad, UniverseChange
 
 Document = dict[str, Any]
 
@@ -55,6 +55,11 @@ def versions_collection() -> Collection[Document]:
 def loads_collection() -> Collection[Document]:
     """Return the collection of MasterLoad."""
     return _collection(MasterLoad._meta.db_table)
+
+
+def changes_collection() -> Collection[Document]:
+    """Return the collection of UniverseChange."""
+    return _collection(UniverseChange._meta.db_table)
 
 
 def state_collection() -> Collection[Document]:

@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from instruments.domain.instrument import ist_date, ms_of
 from instruments.history import Holding
-from instruments.selectors import FollowedRule, UnderlyingExpiry
+from instruments.selectors import UnderlyingExpiry
 from instruments.store import Document
 
 Row = dict[str, Any]
@@ -141,88 +141,3 @@ class ExpiriesSerializer(serializers.Serializer[Row]):
 
     underlying = serializers.CharField()
     results = ExpirySerializer(many=True)
-
-
-def rule_row(rule: FollowedRule) -> Row:
-    """One rule and what it means now."""
-    row, selection = rule.row, rule.selection
-    return {
-        "id": str(row.pk),
-        "name": row.name,
-        "what": row.what,
-        "underlying": row.underlying,
-        "expiries": list(row.expiries),
-        "strikes": row.strikes,
-        "keys": list(row.keys),
-        "mode": row.mode,
-        "priority": row.priority,
-        "enabled": row.enabled,
-        "resolved": None
-        if selection is None
-        else {
-            "instruments": len(selection.keys),
-            "expiries": [day.isoformat() for day in selection.expiries],
-            "at_the_money": {day.isoformat(): strike for day, strike in selection.at_the_money.items()},
-        },
-    }
-
-
-class ResolvedSerializer(serializers.Serializer[Row]):
-    """What a rule means now, before limits."""
-
-    instruments = serializers.IntegerField()
-    expiries = serializers.ListField(child=serializers.DateField())
-    at_the_money = serializers.DictField(child=serializers.FloatField(), help_text="Expiry → strike taken for the money, INR.")
-
-
-class SubscriptionRuleSerializer(serializers.Serializer[Row]):
-    """One rule."""
-
-    id = serializers.CharField()
-    name = serializers.CharField()
-    what = serializers.ChoiceField(["index", "equity", "futures", "options", "keys"])
-    underlying = serializers.CharField(allow_blank=True)
-    expiries = serializers.ListField(child=serializers.CharField())
-    strikes = serializers.CharField()
-    keys = serializers.ListField(child=serializers.CharField())
-    mode = serializers.ChoiceField(["ltpc", "option_greeks", "full", "full_d30"])
-    priority = serializers.IntegerField()
-    enabled = serializers.BooleanField()
-    resolved = ResolvedSerializer(allow_null=True, help_text="null while the rule is disabled.")
-
-
-class ModeSerializer(serializers.Serializer[Row]):
-    """How much of a mode's limit is used."""
-
-    mode = serializers.CharField()
-    instruments = serializers.IntegerField()
-    limit = serializers.IntegerField(help_text="The broker's, on all connections together, with the modes that the rules use.")
-
-
-class CutSerializer(serializers.Serializer[Row]):
-    """What a rule asked for and does not get."""
-
-    rule = serializers.CharField()
-    mode = serializers.CharField()
-    reason = serializers.CharField()
-    instruments = serializers.IntegerField(help_text="0: the rule matched nothing.")
-    keys = serializers.ListField(child=serializers.CharField(), help_text="The first 20.")
-
-
-class SubscriptionsSerializer(serializers.Serializer[Row]):
-    """The rules that decide what is followed, and what they mean now."""
-
-    at = serializers.IntegerField(help_text="Market time of this answer, ms UTC")
-    prices_at = serializers.IntegerField(
-        allow_null=True,
-        help_text="Market time of the underlyings' prices, ms UTC; null: none known, the middle of each strike list is taken.",
-    )
-    results = SubscriptionRuleSerializer(many=True)
-    modes = ModeSerializer(many=True)
-    cut = CutSerializer(many=True)
-
-
-class SubscriptionDetailSerializer(SubscriptionRuleSerializer):
-    """One rule with the instruments it means now, before limits."""
-
-    instruments = serializers.ListField(child=serializers.CharField(), help_text="Keys, most important first.")

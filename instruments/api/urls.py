@@ -5,7 +5,8 @@ from __future__ import annotations
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter
 
-from instruments.api.views import ExpiriesView, InstrumentViewSet, SubscriptionViewSet
+from instruments.api.rules import SubscriptionViewSet
+from instruments.api.views import ExpiriesView, InstrumentViewSet
 
 router = SimpleRouter()
 router.register("marketdata/instruments", InstrumentViewSet, basename="instrument")

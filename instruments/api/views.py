@@ -1,8 +1,7 @@
-"""Instruments over REST: list, detail, search, expiries, and what is followed. Reads by index, writes nothing."""
+"""Instruments over REST: list, detail, search, expiries. Reads by index, writes nothing."""
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import urlencode
 
 from django.http import Http404
@@ -15,12 +14,10 @@ from rest_framework.views import APIView
 
 from instruments.api import serializers
 from instruments.api.queries import DetailQuery, ListQuery, MomentQuery, NoQuery, SearchQuery, list_request
-from instruments.domain.universe import MODES
 from instruments.history import is_past
 from instruments.search import search
-from instruments.selectors import Followed, followed, instrument_history, instrument_state, market_now, underlying_expiries
+from instruments.selectors import instrument_history, instrument_state, market_now, underlying_expiries
 
-CUT_KEYS_SHOWN = 20
 KEY = OpenApiParameter("key", str, OpenApiParameter.PATH, description="Key (`NSE_FO|51420`), or `id:<n>`.")
 
 
@@ -89,40 +86,3 @@ class ExpiriesView(APIView):
         if not listed:
             raise Http404
         return Response({"underlying": symbol.upper(), "results": [serializers.expiry_row(each) for each in listed]})
-
-
-class SubscriptionViewSet(viewsets.ViewSet):
-    """The rules that decide what is followed, what they mean now, and against which limit. They are edited in the admin."""
-
-    lookup_value_regex = "[0-9a-f]{24}"
-
-    @extend_schema(operation_id="subscriptions_list", responses=serializers.SubscriptionsSerializer)
-    def list(self, request: Request) -> Response:
-        NoQuery.read(request)
-        now = followed(market_now())
-        return Response({**_summary(now), "results": [serializers.rule_row(rule) for rule in now.rules]})
-
-    @extend_schema(operation_id="subscription_detail", responses=serializers.SubscriptionDetailSerializer)
-    def retrieve(self, request: Request, pk: str) -> Response:
-        NoQuery.read(request)
-        rule = next((rule for rule in followed(market_now()).rules if str(rule.row.pk) == pk), None)
-        if rule is None:
-            raise Http404
-        return Response({**serializers.rule_row(rule), "instruments": [] if rule.selection is None else rule.selection.keys})
-
-
-def _summary(now: Followed) -> dict[str, Any]:
-    by_mode, limits = now.universe.by_mode, now.limits
-    return {
-        "at": round(now.at.timestamp() * 1000),
-        "prices_at": now.spots_at_ms,
-        "modes": [
-            {"mode": mode, "instruments": len(by_mode.get(mode, [])), "limit": limits[mode]}
-            for mode in MODES
-            if limits.get(mode) or mode in by_mode
-        ],
-        "cut": [
-            {"rule": cut.rule, "mode": cut.mode, "reason": cut.reason, "instruments": len(cut.keys), "keys": cut.keys[:CUT_KEYS_SHOWN]}
-            for cut in now.universe.cut
-        ],
-    }

@@ -47,14 +47,14 @@ class Migration(migrations.Migration):
                 ('at', models.DateTimeField(help_text='Market time')),
                 ('recorded_at', models.DateTimeField(auto_now_add=True)),
                 ('shard', models.IntegerField(default=0)),
-                ('causes', django_mongodb_backend.fields.ArrayField(base_field=models.CharField(max_length=12), default=list, help_text='start, master, rules, expiry, spot, demand, limit')),
+                ('causes', django_mongodb_backend.fields.ArrayField(base_field=models.CharField(max_length=12), default=list, help_text='start, master, rules, expiry, day, spot, time, demand, limit')),
                 ('entered', models.JSONField(default=dict, help_text='Key: mode')),
                 ('left', models.JSONField(default=dict, help_text='Key: why: expired, rules, demand, limit')),
                 ('moved', models.JSONField(default=dict, help_text='Key: its new mode')),
                 ('by_mode', models.JSONField(default=dict, help_text='Mode: how many are followed since')),
             ],
             options={
-                'indexes': [models.Index(fields=['-at'], name='universe_change_at'), models.Index(fields=['recorded_at'], name='universe_change_recorded')],
+                'indexes': [models.Index(fields=['-at', '-id'], name='universe_change_at'), models.Index(fields=['recorded_at'], name='universe_change_recorded')],
             },
         ),
         migrations.RemoveIndex(

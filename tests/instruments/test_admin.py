@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.test import Client
+from django.test import Client, override_settings
 
 from accounts.models import User
 from instruments.admin import ROWS_SHOWN
-from instruments.models import Instrument, MasterLoad, SubscriptionRule
-from instruments.services import instruments_refresh
+from instruments.domain.instrument import ms_of
+from instruments.models import Instrument, MasterLoad, SubscriptionRule, UniverseChange
+from instruments.selectors import followed_forget
+from instruments.services import instruments_refresh, spots_record
+from instruments.store import state_collection
 from tests.instruments.explain import assert_by_index, profiled
 from tests.instruments.rows import DAY_1, market, option
 
@@ -107,12 +110,52 @@ def test_a_rule_is_added_changed_and_removed(client: Client) -> None:
     assert not SubscriptionRule.objects.exists()
 
 
+def test_a_rule_shows_what_it_selects_now_and_what_is_cut_and_why(client: Client) -> None:
+    instruments_refresh(rows=market(), source="test", as_of=DAY_1)
+    spots_record(spots={"NSE_INDEX|Nifty 50": 25012.0}, at_ms=ms_of(DAY_1))
+    assert client.post(f"{RULES}add/", rule(expiries="@w0,@w9", strikes="atm1", enabled="")).status_code == 302
+    made = SubscriptionRule.objects.get()
+    page = client.get(f"{RULES}{made.pk}/change/").content.decode()
+    assert "7 instruments: NSE_INDEX|Nifty 50, NSE_FO|1020, NSE_FO|1021, " in page  # also while it is not enabled
+    assert "2026-11-17: at the money 25000<br>" in page
+    assert "Cut: NIFTY has no living expiry @w9 in NSE_FO<br>" in page
+    SubscriptionRule.objects.update(enabled=True)
+    SubscriptionRule.objects.create(name="bank", what="options", underlying="BANKNIFTY", expiries=["@m0"], priority=200)
+    SubscriptionRule.objects.create(name="off", what="index", enabled=False)
+    followed_forget()
+    with override_settings(BROKER_MODE_LIMITS={"full": 9}):
+        listed = client.get(RULES).content.decode()
+        assert '<td class="field-selected">7</td>' in listed
+        assert '<td class="field-selected">11, 9 cut</td>' in listed
+        page = client.get(f"{RULES}{made.pk}/change/").content.decode()
+        assert "9 instruments of other rules are cut.<br>" in page
+    bank = client.get(f"{RULES}{SubscriptionRule.objects.get(name='bank').pk}/change/").content.decode()
+    assert "2026-11-23: at the money 50200 (no price is known: the middle of the strikes)<br>" in bank
+    assert "Save it to see" in client.get(f"{RULES}add/").content.decode()
+
+
+def test_a_rule_that_was_stored_unchecked_is_shown_as_invalid(client: Client) -> None:
+    instruments_refresh(rows=market(), source="test", as_of=DAY_1)
+    made = SubscriptionRule.objects.create(name="odd", what="options", underlying="NIFTY", expiries=["@w0"])
+    state_collection().database[SubscriptionRule._meta.db_table].update_one({}, {"$set": {"expiries": None}})
+    assert '<td class="field-selected">invalid</td>' in client.get(RULES).content.decode()
+    assert "Cut: the rule is not valid: " in client.get(f"{RULES}{made.pk}/change/").content.decode()
+
+
+def test_changes_of_the_universe_are_listed(client: Client) -> None:
+    UniverseChange.objects.create(at=DAY_1, causes=["expiry", "spot"], entered={"NSE_FO|1": "full"}, left={}, by_mode={"full": 9})
+    page = client.get("/admin/instruments/universechange/").content.decode()
+    assert '<td class="field-because">expiry, spot</td>' in page
+    assert '<td class="field-came">1</td>' in page
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"expiries": "weekly"}, "is no expiry; write @w0"),
         ({"expiries": ""}, "Say which expiries"),
         ({"strikes": "near"}, "names no strikes; write all, or atm10"),
+        ({"strikes": "pct0"}, "pct5 for 5 % on each side (1 to 100)"),
         ({"underlying": ""}, "needs an underlying"),
         ({"underlying": "NIFTTY"}, "No active instrument is called NIFTTY"),
         ({"what": "keys"}, "A rule for keys needs some"),

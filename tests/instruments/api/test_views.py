@@ -228,33 +228,10 @@ def test_expiries(get: Get) -> None:
     assert get("/api/marketdata/underlyings/NIFTY/expiries/", status=400, at="soon")["field"] == "at"
 
 
-def test_subscriptions_say_what_they_mean_now(get: Get) -> None:
-    rule = SubscriptionRule.objects.create(name="money", what="options", underlying="NIFTY", expiries=["@w0"], strikes="atm1")
-    SubscriptionRule.objects.create(name="nothing", what="futures", underlying="SENSEX", expiries=["@m0"])
-    SubscriptionRule.objects.create(name="off", what="index", enabled=False)
-    answer = get("/api/subscriptions/")
-    assert answer["prices_at"] == ms_of(DAY_1)
-    assert 0 <= answer["at"] - ms_of(DAY_1) < 60_000
-    assert {row["name"]: row["resolved"] for row in answer["results"]} == {
-        "money": {"instruments": 1 + 6, "expiries": ["2026-11-17"], "at_the_money": {"2026-11-17": 25000.0}},
-        "nothing": {"instruments": 0, "expiries": [], "at_the_money": {}},
-        "off": None,
-    }
-    assert {"mode": "full", "instruments": 1 + 6, "limit": 2000} in answer["modes"]
-    assert answer["cut"] == [
-        {"rule": "nothing", "mode": "full", "reason": "no active futures instrument of SENSEX", "instruments": 0, "keys": []}
-    ]
-    detail = get(f"/api/subscriptions/{rule.pk}/")
-    assert len(detail["instruments"]) == 1 + 6
-    assert get(f"/api/subscriptions/{'0' * 24}/", status=404)["code"] == "not_found"
-    assert get("/api/subscriptions/", status=400, limit=3)["field"] == "limit"
-
-
 def test_writing_is_refused(get: Get) -> None:
     secret = api_key_create(user=User.objects.create_user("ravi"), name="test")
-    for path in (LIST, "/api/subscriptions/"):
-        answer = Client().post(path, {}, headers={"Authorization": f"Bearer {secret}"})
-        assert answer.status_code == 405
+    answer = Client().post(LIST, {}, headers={"Authorization": f"Bearer {secret}"})
+    assert answer.status_code == 405
 
 
 def test_the_oldest_time_is_a_mistake(get: Get) -> None:
