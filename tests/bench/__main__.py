@@ -11,7 +11,7 @@ from pathlib import Path
 import tests.conftest as servers  # starts the embedded servers and sets the environment
 from tests.bench.table import HEADER, Row, show
 
-BENCHES = ("decode", "pipeline", "fanout", "endtoend", "rest", "candles", "scale")
+BENCHES = ("decode", "pipeline", "fanout", "endtoend", "rest", "candles", "chain", "scale")
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def _start_afresh() -> None:
 
 
 def _run(name: str, options: argparse.Namespace) -> list[Row]:
-    from tests.bench import candles, decode, endtoend, fanout, pipeline, rest, scale
+    from tests.bench import candles, chain, decode, endtoend, fanout, pipeline, rest, scale
 
     match name:
         case "decode":
@@ -81,6 +81,8 @@ def _run(name: str, options: argparse.Namespace) -> list[Row]:
             return rest.run()
         case "candles":
             return candles.run()
+        case "chain":
+            return chain.run()
         case _:
             return scale.run()
 

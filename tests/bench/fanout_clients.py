@@ -53,7 +53,16 @@ class NamedTick(msgspec.Struct, gc=False):
     quote: Quote
 
 
+class ChainMessage(msgspec.Struct, gc=False):
+    """A push of an option chain, as far as it matters here."""
+
+    event: str = ""
+    seq: int = 0
+    snapshot: bool = False
+
+
 _message = msgspec.json.Decoder(Message).decode
+_chain_message = msgspec.json.Decoder(ChainMessage).decode
 _named = msgspec.json.Decoder(NamedTick).decode
 _named_list = msgspec.json.Decoder(list[NamedTick]).decode
 _event = msgspec.json.Decoder(tuple[str, NamedTick]).decode
@@ -144,6 +153,27 @@ class Client(WSListener):
         self.transport.send(WSMsgType.TEXT, json.dumps(command).encode())
 
 
+class ChainClient(Client):
+    """One that follows an option chain: its only key is the channel, and pushes are counted as ticks are. `wrong`: a turn was left out."""
+
+    def subscribe(self) -> None:
+        self.send({"id": 1, "op": "subscribe", "channels": self.keys})
+
+    def read(self, payload: memoryview) -> list[Any]:
+        message = _chain_message(payload)
+        if message.event != "market:chain":
+            return []
+        (channel,) = self.keys
+        self.load.wrong += not message.snapshot and message.seq != self.seqs[channel] + 1
+        self.seqs[channel] = message.seq
+        self.ready.set()
+        return [message]
+
+    def take(self, ticks: list[Any]) -> None:
+        self.load.frames += 1
+        self.load.delivered += len(ticks)
+
+
 class ChannelsClient(Client):
     """One of a Channels consumer: named ticks, one in each frame or a list."""
 
@@ -175,7 +205,7 @@ class SocketClient(Client):
         return []
 
 
-KINDS: dict[str, type[Client]] = {"tradingok": Client, "channels": ChannelsClient, "socketio": SocketClient}
+KINDS: dict[str, type[Client]] = {"tradingok": Client, "chain": ChainClient, "channels": ChannelsClient, "socketio": SocketClient}
 
 
 async def main() -> None:
