@@ -58,7 +58,7 @@ class UniverseNotice(NamedTuple):
 
     Attributes:
         at_ms: market time · ms UTC.
-        causes: start, master, rules, expiry, spot, demand, limit.
+        causes: start, master, rules, expiry, day, spot, time, demand, limit.
         entered: key → mode.
         left: key → (our instrument id, why: expired, rules, demand, limit, and the key of what takes its place or "").
     """

@@ -1,0 +1,97 @@
+"""When rules are resolved anew, and what has changed: what was seen against what is."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.resolving import AGAIN_SECONDS, Followed, Left, Seen, causes_of, change_of
+from instruments.domain.succession import Held
+from tests.zones import ist
+
+END = ist("2026-11-17 15:40:00")
+WAS = Seen(100.0, END - 1000, "load 1", 7, {"N": 25000.0}, END)
+
+
+@pytest.mark.parametrize(
+    ("now", "causes"),
+    [
+        (WAS, []),
+        (WAS._replace(at=100.0 + AGAIN_SECONDS - 0.1), []),
+        (WAS._replace(at=100.0 + AGAIN_SECONDS), ["time"]),
+        (WAS._replace(master="load 2"), ["master"]),
+        (WAS._replace(rules=8), ["rules"]),
+        (WAS._replace(anchors={"N": 25050.0}), ["spot"]),
+        (WAS._replace(anchors={"N": 25000.0, "B": 58000.0}), ["spot"]),
+        (WAS._replace(market_ms=END - 1), []),
+        (WAS._replace(market_ms=END), ["expiry"]),
+        (WAS._replace(market_ms=ist("2026-11-18 00:00:00")), ["expiry", "day"]),
+        (WAS._replace(market_ms=ist("2026-11-16 12:00:00")), ["day"]),  # a replay begins anew
+        (Seen(900.0, END, "load 2", 8, {}, None), ["master", "rules", "expiry", "spot"]),
+    ],
+)
+def test_each_cause_is_seen_by_itself_and_with_others(now: Seen, causes: list[str]) -> None:
+    assert causes_of(WAS, now) == causes
+
+
+def test_an_expiry_is_a_cause_once_and_the_first_look_is_the_start() -> None:
+    assert causes_of(None, WAS) == ["start"]
+    assert causes_of(WAS._replace(market_ms=END, next_end_ms=END), WAS._replace(market_ms=END + 1)) == []
+    assert causes_of(WAS._replace(next_end_ms=None), WAS._replace(market_ms=END)) == []
+
+
+def option(number: int, expiry_ms: int = END, strike: float = 25000.0) -> Held:
+    return Held(number, f"K{number}", True, None, "NSE_FO", f"S{number}", "N", "CE", strike, expiry_ms, expiry_ms)
+
+
+def universe(*contracts: Held, mode: str = "full", ruled: bool = True) -> dict[str, Followed]:
+    return {each.key: Followed(each, mode, ruled) for each in contracts}
+
+
+LATER = END + 7 * 86_400_000
+A, B, NEXT_A, OTHER = option(1), option(2, strike=25050.0), option(3, LATER), option(4, LATER, 26000.0)
+
+
+def test_what_entered_left_and_moved_is_told_with_reasons() -> None:
+    was = universe(A, B, OTHER)
+    now = universe(NEXT_A) | universe(OTHER, mode="ltpc")
+    change = change_of(was, now, at_ms=END, causes=["expiry"], short=())
+    assert change is not None
+    assert change.entered == {"K3": "full"}
+    assert change.left == {"K1": Left(1, "expired", "K3"), "K2": Left(2, "expired", "")}
+    assert change.moved == {"K4": "ltpc"}
+    assert (change.at_ms, change.causes, change.by_mode) == (END, ["expiry"], {"full": 1, "ltpc": 1})
+
+
+def test_the_same_is_no_change() -> None:
+    assert change_of(universe(A), universe(A), at_ms=0, causes=["time"], short=()) is None
+    assert change_of(universe(A), universe(A, ruled=False), at_ms=0, causes=["rules"], short=()) is None
+
+
+def test_demand_and_limit_are_told_apart_from_rules() -> None:
+    demanded, ruled = universe(OTHER, ruled=False), universe(NEXT_A)
+    entered = change_of(ruled, ruled | demanded, at_ms=0, causes=["spot"], short=())
+    assert entered is not None
+    assert entered.causes == ["demand"], "the rules have no part in it"
+    left = change_of(ruled | demanded, ruled, at_ms=0, causes=[], short=())
+    assert left is not None
+    assert (left.left, left.causes) == ({"K4": Left(4, "demand", "")}, ["demand"])
+    taken = change_of(demanded, ruled, at_ms=0, causes=["rules"], short={"K4"})
+    assert taken is not None
+    assert (taken.left, taken.causes) == ({"K4": Left(4, "limit", "")}, ["rules", "demand", "limit"])
+    dropped = change_of(ruled, {}, at_ms=0, causes=["rules"], short=())
+    assert dropped is not None
+    assert (dropped.left, dropped.causes, dropped.by_mode) == ({"K3": Left(3, "rules", "")}, ["rules"], {})
+
+
+def test_a_key_that_passed_to_another_contract_has_left_and_entered() -> None:
+    other = option(9, LATER)._replace(key="K1")
+    change = change_of(universe(A), universe(other), at_ms=0, causes=["master"], short=())
+    assert change is not None
+    assert change.left == {"K1": Left(1, "expired", "K1")}
+    assert change.entered == {"K1": "full"}
+
+
+def test_what_expires_without_a_resolution_is_told_as_expired() -> None:
+    change = change_of(universe(A, ruled=False), {}, at_ms=END, causes=[], short=())
+    assert change is not None
+    assert (change.left, change.causes) == ({"K1": Left(1, "expired", "")}, ["expiry", "demand"])
