@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from django.core.cache import cache
 from django.test import Client
@@ -17,7 +18,7 @@ from instruments.domain.instrument import ms_of
 from instruments.models import SubscriptionRule
 from instruments.selectors import instrument_ids
 from instruments.services import instruments_refresh, spots_record
-from tests.instruments.rows import DAY_1, DAY_2, market, option
+from tests.instruments.rows import DAY_1, DAY_2, NEXT_MONTHLY, market, option
 
 pytestmark = pytest.mark.django_db
 LIST = "/api/marketdata/instruments/"
@@ -51,7 +52,14 @@ def symbols(page: dict[str, Any]) -> list[str]:
 
 
 def test_nothing_without_credentials() -> None:
-    for path in (LIST, f"{LIST}search/?q=nifty", f"{LIST}id:1/", "/api/marketdata/underlyings/NIFTY/expiries/", "/api/subscriptions/"):
+    for path in (
+        LIST,
+        f"{LIST}search/?q=nifty",
+        f"{LIST}id:1/",
+        f"{LIST}id:1/history/",
+        "/api/marketdata/underlyings/NIFTY/expiries/",
+        "/api/subscriptions/",
+    ):
         assert Client().get(path).status_code == 401
 
 
@@ -117,6 +125,10 @@ def test_a_row_says_all_the_master_says(get: Get) -> None:
         ({"expiry": "2026-11-23", "instrument_type": "FUT"}, 2),
         ({"expiry": "2026-11-24"}, 0),
         ({"segment": "NSE_XX"}, 0),
+        ({"lot": 65}, 181),
+        ({"lot": 1}, 3),
+        ({"lot": 65, "underlying": "BANKNIFTY", "instrument_type": "FUT"}, 1),
+        ({"lot": 75}, 0),
         ({"underlying": "NOSUCH"}, 0),
     ],
 )
@@ -155,6 +167,12 @@ def test_subscribed_is_what_the_rules_follow(get: Get) -> None:
         ({"strike_min": "inf", "underlying": "NIFTY"}, "strike_min"),
         ({"strike_min": 5, "strike_max": 4, "underlying": "NIFTY"}, "strike_min"),
         ({"subscribed": "maybe"}, "subscribed"),
+        ({"subscribed": "true", "as_of": "2026-11-10"}, "subscribed"),
+        ({"as_of": "once"}, "as_of"),
+        ({"expiry": "@w0", "underlying": "NIFTY", "as_of": "2026-11-09"}, "expiry"),
+        ({"lot": 0}, "lot"),
+        ({"lot": "many"}, "lot"),
+        ({"lot": 2**31}, "lot"),
         ({"segment": "$ne"}, "segment"),
         ({"underlying": "\x00"}, "underlying"),
         ({"underlying": "N" * 41}, "underlying"),
@@ -189,6 +207,112 @@ def test_a_recycled_key_as_of_two_days(get: Get) -> None:
     moment = datetime.fromtimestamp(before / 1000, DAY_2.tzinfo)
     assert get(f"{LIST}NSE_FO%7C1000/", as_of=moment.isoformat()) == then
     assert get(f"{LIST}id:{old['id']}/")["active"] is False
+
+
+def changed_market() -> None:
+    """NIFTY's lot goes from 65 to 75, one contract is gone, its key passes to another, BANKNIFTY's future goes."""
+    rows = [row for row in market() if row.instrument_key not in ("NSE_FO|1000", "NSE_FO|102")]
+    rows = [msgspec.structs.replace(row, lot_size=75) if row.underlying_symbol == "NIFTY" else row for row in rows]
+    instruments_refresh(rows=[*rows, option(1000, 26000.0, lot=75)], source="test", as_of=DAY_2)
+
+
+def test_a_list_as_of_an_older_master_is_the_one_that_was_given_then(get: Get) -> None:
+    before = {row["key"]: row for row in get(LIST, limit=1000)["results"]}
+    changed_market()
+    old: list[dict[str, Any]] = []
+    page = get(LIST, limit=50, as_of=ms_of(DAY_1))
+    while page["next"]:
+        old += page["results"]
+        page = get(page["next"].removeprefix("http://testserver"))
+    old += page["results"]
+    assert [row["id"] for row in old] == sorted({row["id"] for row in old})
+    lasting = ("active", "active_to_ms")
+    assert {row["key"]: {**row, "active": True, "active_to_ms": None} for row in old} == before
+    ended = {row["key"]: [row[name] for name in lasting] for row in old}
+    assert ended["NSE_FO|1000"] == ended["NSE_FO|102"] == ended["NSE_FO|1001"] == [False, ms_of(DAY_2)]
+    assert ended["NSE_EQ|INE002A01018"] == [True, None]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "then", "now"),
+    [
+        ({"lot": 65}, 181, 10),
+        ({"lot": 75}, 0, 170),
+        ({"instrument_type": "FUT"}, 3, 2),
+        ({"underlying": "NIFTY", "strike_min": 25900}, 0, 1),
+        ({"underlying": "NIFTY", "expiry": "@w0", "strike_max": 24500}, 2, 1),
+        ({"expiry": "2026-11-23", "segment": "NSE_FO"}, 54, 53),
+        ({"underlying": "BANKNIFTY", "lot": 65}, 11, 10),
+    ],
+)
+def test_filters_of_an_older_master(get: Get, parameters: dict[str, object], then: int, now: int) -> None:
+    changed_market()
+    moments = [ms_of(DAY_1), ms_of(DAY_2) - 1, ms_of(DAY_2), ms_of(DAY_2) + 1]
+    counts = [len(get(LIST, limit=1000, as_of=moment, **parameters)["results"]) for moment in moments]
+    assert counts == [then, then, now, now]
+
+
+def test_nothing_is_known_of_a_time_before_the_first_master(get: Get) -> None:
+    changed_market()
+    assert get(LIST, as_of=ms_of(DAY_1) - 1) == {"results": [], "next": None}
+    assert get(f"{LIST}NSE_FO%7C1001/", status=404, as_of=ms_of(DAY_1) - 1)["code"] == "unknown_instrument"
+
+
+def test_detail_as_of_says_what_it_was_like(get: Get) -> None:
+    changed_market()
+    now = get(f"{LIST}NSE_FO%7C1001/")
+    for name in ("NSE_FO%7C1001", f"id:{now['id']}"):
+        then = get(f"{LIST}{name}/", as_of="2026-11-10T12:00")
+        assert {**then, "lot_size": 75, "active": True, "active_from_ms": ms_of(DAY_2), "active_to_ms": None} == now
+        assert (then["lot_size"], then["active"], then["active_from_ms"], then["active_to_ms"]) == (
+            65,
+            False,
+            ms_of(DAY_1),
+            ms_of(DAY_2),
+        )
+
+
+def test_history_of_a_recycled_key_and_of_a_contract(get: Get) -> None:
+    changed_market()
+    told = get(f"{LIST}NSE_FO%7C1000/history/")
+    assert [(row["trading_symbol"], row["lot_size"], row["since_ms"], row["until_ms"]) for row in told["holders"]] == [
+        ("NIFTY 26000 CE 17 NOV 26", 75, ms_of(DAY_2), None),
+        ("NIFTY 24500 CE 17 NOV 26", 65, ms_of(DAY_1), ms_of(DAY_2)),
+    ]
+    assert (told["key"], told["id"]) == ("NSE_FO|1000", told["holders"][0]["id"])
+    told = get(f"{LIST}NSE_FO%7C1001/history/")
+    assert [(row["lot_size"], row["active"], row["active_from_ms"], row["active_to_ms"]) for row in told["states"]] == [
+        (75, True, ms_of(DAY_2), None),
+        (65, False, ms_of(DAY_1), ms_of(DAY_2)),
+    ]
+    assert [(row["since_ms"], row["until_ms"]) for row in told["holders"]] == [(ms_of(DAY_1), None)]
+    assert get(f"{LIST}id:{told['id']}/history/") == told
+    gone = get(f"{LIST}NSE_FO%7C102/history/")
+    assert [(row["trading_symbol"], row["active"]) for row in gone["states"]] == [("BANKNIFTY FUT 23 NOV 26", False)]
+
+
+@pytest.mark.parametrize("key", ["NSE_FO|404", "id:0", "id:x", "nifty"])
+def test_history_of_nobody(get: Get, key: str) -> None:
+    assert get(f"{LIST}{quote(key)}/history/", status=404)["code"] == "unknown_instrument"
+    assert get(f"{LIST}NSE_FO%7C1000/history/", status=400, limit=3)["field"] == "limit"
+
+
+def test_expiries_at_a_past_time_are_those_listed_then(get: Get) -> None:
+    path = "/api/marketdata/underlyings/BANKNIFTY/expiries/"
+    rows = [row for row in market() if row.underlying_symbol != "BANKNIFTY"]
+    instruments_refresh(rows=[*rows, option(2000, 50000.0, day=NEXT_MONTHLY, symbol="BANKNIFTY")], source="test", as_of=DAY_2)
+
+    def listed(**at: object) -> list[tuple[str, int, int]]:
+        return [(row["expiry"], row["futures"], row["strikes"]) for row in get(path, **at)["results"]]
+
+    assert listed(at=ms_of(DAY_1)) == listed(at=ms_of(DAY_2) - 1) == [("2026-11-23", 1, 5)]
+    assert listed(at=ms_of(DAY_2)) == listed() == [("2026-12-29", 0, 1)]
+    assert listed(at=ms_of(DAY_1) - 1) == [("2026-12-29", 0, 1)]  # no older master is known: the present one answers
+
+
+def test_who_takes_part_in_the_closing_auction_is_shown(get: Get) -> None:
+    assert get(f"{LIST}NSE_EQ%7CINE002A01018/")["cas_eligible"] is True
+    assert get(f"{LIST}NSE_INDEX%7CNifty%2050/")["cas_eligible"] is False
 
 
 @pytest.mark.parametrize("key", ["NSE_FO|404", "id:0", "nifty", "NSE_FO|1|2", "id:" + "9" * 50, "a" * 300])
