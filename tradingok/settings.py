@@ -265,8 +265,8 @@ UNIVERSE_STRIKES = env.integer(
 
 INTEREST_RATE = env.number(
     "TRADINGOK_INTEREST_RATE",
-    0.065,
-    "A year's interest, continuous, as a fraction: discounts option prices where the broker sends no greeks.",
+    0.0,
+    "A year's interest, continuous, as a fraction: discounts option prices where the broker sends no greeks. Its own are made with 0.",
     low=-0.5,
     high=1,
 )
