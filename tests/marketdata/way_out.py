@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -338,8 +339,6 @@ def api_key(name: str = "trader") -> str:
 @database_sync_to_async
 def instruments(*ids: int, **keys: int) -> None:
     """Make active instruments called `TEST|<id>`, and others by their keys."""
-    from datetime import UTC, datetime
-
     from instruments.models import Instrument
 
     named = {f"TEST|{number}": number for number in ids} | keys
@@ -357,3 +356,49 @@ def instruments(*ids: int, **keys: int) -> None:
         )
         for key, number in named.items()
     )
+
+
+NIFTY = 99
+NIFTY_STRIKES = [24_000.0 + 50 * number for number in range(9)]
+
+
+def option_of(nth_expiry: int, strike: float, side: str) -> int:
+    """Return the id of an option that `nifty_options` makes: `nth_expiry` is of the first call's, from 0."""
+    return 100 * (nth_expiry + 1) + 2 * NIFTY_STRIKES.index(strike) + (side == "PE")
+
+
+@database_sync_to_async
+def nifty_options(*expiries: date, monthly: Iterable[date] = (), first: int = 0) -> None:
+    """Make NIFTY's options of nine strikes round 24,200 for each expiry, and NIFTY itself with the first; keys are `NSE_FO|<id>`."""
+    from instruments.domain.instrument import day_end
+    from instruments.models import Instrument
+
+    common: dict[str, Any] = {
+        "exchange": "NSE",
+        "underlying_symbol": "NIFTY",
+        "underlying_key": "NSE_INDEX|Nifty 50",
+        "active_from": datetime(2026, 1, 1, tzinfo=UTC),
+    }
+    made = [
+        Instrument(
+            id=(number := option_of(first + nth, strike, side)),
+            identity=f"option {number}",
+            instrument_key=f"NSE_FO|{number}",
+            segment="NSE_FO",
+            instrument_type=side,
+            trading_symbol=f"NIFTY {strike:.0f} {side} {day}",
+            name="NIFTY",
+            expiry=day_end(day),
+            weekly=day not in monthly,
+            strike_price=strike,
+            lot_size=75,
+            **common,
+        )
+        for nth, day in enumerate(expiries)
+        for strike in NIFTY_STRIKES
+        for side in ("CE", "PE")
+    ]
+    if not first:
+        index = {"segment": "NSE_INDEX", "instrument_type": "INDEX", "trading_symbol": "NIFTY", "name": "Nifty 50"}
+        made.append(Instrument(id=NIFTY, identity="index", instrument_key="NSE_INDEX|Nifty 50", **index, **common))
+    Instrument.objects.bulk_create(made)
