@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import override_settings
@@ -17,19 +18,29 @@ from websockets.asyncio.server import ServerConnection
 from broker.following import Following, ids_with_placeholders
 from broker.journal import Journal, JournalReader
 from broker.pipeline import Pipeline
-from broker.resolving import Change
+from broker.resolving import Change, Left
 from broker.universe import Limits
 from broker.upstox.decode import decode
 from broker.upstox.feed import FeedConnection, open_feed
 from broker.upstox.protocol import FeedUnavailable
+from instruments.domain.instrument import ist_date
+from instruments.domain.universe import Universe
 from instruments.models import Instrument, SubscriptionRule
+from instruments.selectors import universe_resolve
+from instruments.services import instruments_refresh
+from instruments.universe_changes import instruments_held
 from marketdata import live_state
 from tests.broker.scripted_broker import scripted_broker, until
+from tests.instruments.rows import DAY_1, MONTHLY, WEEKLY, market
 from tests.payloads import frame, option_feed
+from tests.zones import ist
 from tradingok import ports
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
 
+INDEX = "NSE_INDEX|Nifty 50"
+WEEKLY_CALL, WEEKLY_PUT = "NSE_FO|1000", "NSE_FO|1003"
+NEXT_WEEKLY_CALL = "NSE_FO|1086"
 KEYS = [f"NSE_FO|{number}" for number in range(6)]
 
 
@@ -58,6 +69,20 @@ async def turn(following: Following, connection: FeedConnection) -> Change | Non
     change = await following.decide()
     await following.reconcile(connection)
     return change
+
+
+def at(following: Following, time: str) -> None:
+    """Let it be then, in IST, in the market."""
+    following._pipeline.market_ms = ist(time)
+
+
+async def id_of(key: str) -> int:
+    return (await asyncio.to_thread(lambda: instruments_held([key])))[key].id
+
+
+def fail(*args: object, **options: object) -> None:
+    """Do as the driver does without a server."""
+    raise AutoReconnect("connection refused")
 
 
 class Asked:
@@ -164,6 +189,144 @@ async def test_demand_comes_and_goes_within_the_limit_and_takes_its_state_along(
         assert following.followed() == {ids[key] for key in KEYS[:2]}
 
 
+async def test_what_has_expired_leaves_in_market_time_and_what_follows_it_is_named(journal: Journal) -> None:
+    await asyncio.to_thread(lambda: instruments_refresh(rows=market(), source="test", as_of=DAY_1))
+    await asyncio.to_thread(
+        lambda: SubscriptionRule.objects.create(
+            name="o", what="options", underlying="NIFTY", expiries=["@w0", "@w1"], strikes="atm0", mode="full"
+        )
+    )
+    await asyncio.to_thread(lambda: SubscriptionRule.objects.create(name="k", what="keys", keys=[WEEKLY_CALL, INDEX], mode="ltpc"))
+    following = follow(journal)
+    at(following, "2026-11-17 15:39:59")
+    await live_state.ademand_write("hub", {await id_of(WEEKLY_PUT): "full", await id_of(NEXT_WEEKLY_CALL): "ltpc"})
+    async with asked() as broker:
+        await following.resolve()
+        change = await turn(following, broker.connection)
+        assert change is not None
+        assert change.causes == ["start", "demand"]
+        money = {key for key, mode in change.entered.items() if key not in (WEEKLY_CALL, INDEX, WEEKLY_PUT, NEXT_WEEKLY_CALL)}
+        assert len(money) == 4, "calls and puts of this week and the next, in the middle of the strikes"
+        await following.resolve()
+        assert await turn(following, broker.connection) is None
+        await broker.after(2)
+        at(following, "2026-11-17 15:40:00")
+        await following.resolve()
+        change = await turn(following, broker.connection)
+        assert change is not None
+        assert change.causes == ["expiry", "demand"]
+        requests = await broker.after(2)
+    held = await asyncio.to_thread(lambda: instruments_held(list(change.left)))
+    assert {key: each.why for key, each in change.left.items()} == dict.fromkeys(held, "expired")
+    assert {ist_date(each.ends_ms or 0) for each in held.values()} == {WEEKLY}
+    assert len(held) == 4, "by rules, by an explicit key, by demand"
+    assert {WEEKLY_CALL, WEEKLY_PUT} < set(held)
+    follows = {key: each.follows for key, each in change.left.items() if each.follows}
+    assert set(follows) == money & set(held), "the next week's same strikes are followed"
+    successors = await asyncio.to_thread(lambda: instruments_held(list(follows.values())))
+    for key, successor in follows.items():
+        assert successors[successor].strike_price == held[key].strike_price
+        assert successors[successor].kind == held[key].kind
+        assert ist_date(successors[successor].ends_ms or 0) == MONTHLY
+    assert [(method, set(keys)) for method, _, keys in requests] == [("unsub", set(held)), ("sub", set(change.entered))]
+    assert following.refused == {held[WEEKLY_PUT].id: f"{held[WEEKLY_PUT].symbol} has expired: trading in it ended on 2026-11-17."}
+
+
+async def test_what_expires_leaves_though_the_store_is_away(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    await asyncio.to_thread(lambda: instruments_refresh(rows=market(), source="test", as_of=DAY_1))
+    await asyncio.to_thread(lambda: SubscriptionRule.objects.create(name="k", what="keys", keys=[WEEKLY_CALL, INDEX]))
+    following = follow(journal)
+    at(following, "2026-11-17 15:30:00")
+    async with asked() as broker:
+        await following.resolve()
+        await turn(following, broker.connection)
+        at(following, "2026-11-17 15:40:00")
+        monkeypatch.setattr(Collection, "find", fail)
+        with pytest.raises(AutoReconnect):
+            await following.resolve()
+        change = await turn(following, broker.connection)
+        assert change is not None
+        assert (change.causes, {key: each.why for key, each in change.left.items()}) == (["expiry"], {WEEKLY_CALL: "expired"})
+        assert following.subscribed == {INDEX: "full"}
+
+
+async def test_rules_take_room_from_demand_and_give_it_back_to_who_came_first(journal: Journal) -> None:
+    await asyncio.to_thread(rule, *KEYS[:1])
+    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    following = follow(journal, full=3)
+    async with asked() as broker:
+        await following.resolve()
+        await live_state.ademand_write("hub", {ids[KEYS[3]]: "full"})
+        await turn(following, broker.connection)
+        await live_state.ademand_write("hub", {ids[KEYS[2]]: "full", ids[KEYS[3]]: "full", ids[KEYS[4]]: "full"})
+        await turn(following, broker.connection)
+        assert set(following.subscribed) == {KEYS[0], KEYS[2], KEYS[3]}
+        reason = "The broker's limit of 3 instruments in full mode on one connection is reached."
+        assert following.refused == {ids[KEYS[4]]: reason}
+        await asyncio.to_thread(lambda: SubscriptionRule.objects.update(keys=[KEYS[0], KEYS[1]]))
+        await following.resolve()
+        change = await turn(following, broker.connection)
+        assert change is not None
+        assert (change.causes, change.entered, change.left) == (
+            ["rules", "demand", "limit"], {KEYS[1]: "full"}, {KEYS[2]: Left(ids[KEYS[2]], "limit", "")},
+        )  # fmt: skip
+        assert following.refused == {ids[KEYS[2]]: reason, ids[KEYS[4]]: reason}
+        await asyncio.to_thread(lambda: SubscriptionRule.objects.update(keys=[KEYS[1]]))
+        await following.resolve()
+        change = await turn(following, broker.connection)
+        assert change is not None
+        assert (change.entered, set(change.left)) == ({KEYS[2]: "full"}, {KEYS[0]})
+        assert following.refused == {ids[KEYS[4]]: reason}
+
+
+async def test_one_web_process_does_not_cut_what_another_wants(journal: Journal) -> None:
+    await asyncio.to_thread(rule, KEYS[0])
+    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    following = follow(journal)
+    async with asked() as broker:
+        await following.resolve()
+        await live_state.ademand_write("one", {ids[KEYS[1]]: "full", ids[KEYS[2]]: "full"})
+        await live_state.ademand_write("two", {ids[KEYS[1]]: "ltpc"})
+        await turn(following, broker.connection)
+        assert following.subscribed == dict.fromkeys(KEYS[:3], "full")
+        await live_state.ademand_write("one", {})
+        change = await turn(following, broker.connection)
+        assert change is not None
+        assert (change.moved, {key: each.why for key, each in change.left.items()}) == ({KEYS[1]: "ltpc"}, {KEYS[2]: "demand"})
+        assert [request[:2] for request in await broker.after(3)] == [("sub", "full"), ("unsub", ""), ("change_mode", "ltpc")]
+        await live_state.ademand_write("two", {})
+        await turn(following, broker.connection)
+        assert following.subscribed == {KEYS[0]: "full"}
+
+
+async def test_a_new_master_and_a_changed_rule_are_seen_and_nothing_else_is_asked(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = []
+
+    def count(**given: Any) -> Universe:
+        resolved.append(1)
+        return universe_resolve(**given)
+
+    monkeypatch.setattr("broker.following.universe_resolve", count)
+    await asyncio.to_thread(rule, *KEYS[:1])
+    following = follow(journal)
+    for number, change in enumerate(
+        [
+            lambda: None,
+            lambda: instruments_refresh(rows=market(), source="test", as_of=DAY_1),
+            lambda: SubscriptionRule.objects.update(keys=[INDEX]),
+        ]
+    ):
+        await asyncio.to_thread(change)
+        await following.resolve()
+        await following.resolve()
+        assert len(resolved) == number + 1
+    told = await following.decide()
+    assert told is not None
+    assert (told.causes, told.entered) == (["start", "master", "rules"], {INDEX: "full"})
+
+
 async def test_without_redis_what_clients_wanted_last_goes_on(journal: Journal) -> None:
     await asyncio.to_thread(rule, KEYS[0])
     ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
@@ -188,14 +351,10 @@ async def test_without_the_store_what_is_known_is_subscribed_all_the_same(journa
     ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
     following = follow(journal)
     await following.resolve()
-
-    def fail(*args: object, **options: object) -> None:
-        raise AutoReconnect("connection refused")
-
     async with asked() as broker:
         await live_state.ademand_write("hub", {ids[KEYS[1]]: "full"})
         with monkeypatch.context() as patch:
-            patch.setattr(Collection, "find", fail)  # as the driver does without a server
+            patch.setattr(Collection, "find", fail)
             await turn(following, broker.connection)
         assert following.counts["demand_failed_total"] == 1
         assert following.subscribed == {KEYS[0]: "full"}
