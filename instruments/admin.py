@@ -20,6 +20,7 @@ from django.utils.html import format_html_join
 
 from instruments.domain.instrument import PLACEHOLDER_TYPE, Segment
 from instruments.domain.universe import Cut
+from instruments.history import states_of
 from instruments.models import Instrument, MasterLoad, SubscriptionRule, UniverseChange
 from instruments.rules import underlying_checked
 from instruments.selectors import ID_PREFIX, Followed, FollowedRule, followed, followed_forget, market_now, rule_preview
@@ -103,6 +104,17 @@ class InstrumentAdmin(ShownOnlyAdmin):
     list_per_page = ROWS_SHOWN
     list_max_show_all = ROWS_SHOWN
     paginator = EstimatedPaginator
+    readonly_fields = ["earlier"]
+
+    @admin.display(description="Earlier")
+    def earlier(self, instrument: Instrument) -> str:
+        """What it was before, newest first."""
+        versions = states_of(instrument.pk)[1:]
+        lines = (
+            (f"{state['active_from']:%Y-%m-%d %H:%M}–{state['active_to']:%Y-%m-%d %H:%M} UTC", state["instrument_key"], state["lot_size"])
+            for state in versions
+        )
+        return format_html_join("", "<div>{}: {}, lot {}</div>", lines) or "–"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return IndexOrderedChangeList

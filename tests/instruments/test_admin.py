@@ -15,7 +15,7 @@ from instruments.selectors import followed_forget
 from instruments.services import instruments_refresh, spots_record
 from instruments.store import state_collection
 from tests.instruments.explain import assert_by_index, profiled
-from tests.instruments.rows import DAY_1, market, option
+from tests.instruments.rows import DAY_1, DAY_2, market, option
 
 pytestmark = pytest.mark.django_db
 INSTRUMENTS = "/admin/instruments/instrument/"
@@ -68,6 +68,15 @@ def _is_estimate(entry: dict[str, Any]) -> bool:
 def test_odd_searches_find_nothing_and_break_nothing(client: Client, term: str) -> None:
     instruments_refresh(rows=market()[:5], source="test", as_of=DAY_1)
     assert "0 instruments" in shown(client, q=term)
+
+
+def test_an_instrument_shows_what_it_was_before(client: Client) -> None:
+    instruments_refresh(rows=[option(1, lot=75)], source="test", as_of=DAY_1)
+    instrument = Instrument.objects.get()
+    assert "lot 75" not in client.get(f"{INSTRUMENTS}{instrument.pk}/change/").content.decode()
+    instruments_refresh(rows=[option(1, lot=65)], source="test", as_of=DAY_2)
+    page = client.get(f"{INSTRUMENTS}{instrument.pk}/change/").content.decode()
+    assert "<div>2026-11-10 00:30–2026-11-11 00:30 UTC: NSE_FO|1, lot 75</div>" in page
 
 
 def test_instruments_and_loads_are_only_shown(client: Client) -> None:
