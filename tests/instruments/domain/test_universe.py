@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.upstox.master import parse_master, unpack_master
 from instruments.domain.instrument import InstrumentRow, ms_of
 from instruments.domain.strikes import at_the_money, check_strikes_word
 from instruments.domain.universe import Contract, Rule, Universe, resolve
-from tests.instruments.rows import DAY_1, MONTHLY, NEXT_WEEKLY, REAL_MASTER, WEEKLY, index, market, needs_real_master, option, patience
+from tests.instruments.rows import DAY_1, MONTHLY, NEXT_WEEKLY, WEEKLY, index, market, option
 
 NOW = ms_of(DAY_1)
 LIMITS = {"ltpc": 5000, "option_greeks": 3000, "full": 2000, "full_d30": 0}
@@ -169,26 +166,6 @@ def test_no_limit_is_ever_passed_and_nothing_is_lost_without_a_word(full: int, l
     assert len(kept) == len(set(kept))
     wanted = {key for selection in universe.selections for key in selection.keys}
     assert wanted == {*kept, *(key for cut in universe.cut for key in cut.keys)}
-
-
-@pytest.mark.realdata
-@needs_real_master
-def test_the_default_rules_on_the_real_master_take_less_than_100_ms() -> None:
-    contracts = [contract(row) for row in parse_master(unpack_master([REAL_MASTER.read_bytes()]))]
-    rules = [rule("index", ""), rule("index", "INDIA VIX")]
-    for symbol in ("NIFTY", "BANKNIFTY", "FINNIFTY", "MIDCPNIFTY"):
-        rules += [rule("futures", symbol, "@m0"), rule("options", symbol, "@w0", "@w1", "@m0", strikes="atm40")]
-    morning = ms_of(DAY_1.replace(month=7, day=7))
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        universe = resolve(contracts, {"NSE_INDEX|Nifty 50": 25312.0}, rules, LIMITS, now_ms=morning)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.1 * patience()
-    nifty = next(selection for selection in universe.selections if selection.rule.name == "options NIFTY full")
-    assert [day.isoformat() for day in nifty.expiries] == ["2026-07-07", "2026-07-14", "2026-07-28"]
-    assert set(nifty.at_the_money.values()) == {25300.0}
-    assert 800 < len(universe.by_mode["full"]) < 1200
 
 
 def test_the_builders_of_these_tests_are_right() -> None:
