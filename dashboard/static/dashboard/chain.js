@@ -1,5 +1,5 @@
 /** The view of one option chain: what is chosen, its table, its head line and its charts. */
-import { ApiError, chainFacts, chainHistory, chains, expiries, latest } from "./api.js";
+import { chainFacts, chainHistory, chains, expiries, latest } from "./api.js";
 import { COLUMNS, NAMES } from "./chaincolumns.js";
 import { ChainFigures, ending } from "./chainfigures.js";
 import { ChainRows } from "./chainrows.js";
@@ -37,7 +37,7 @@ export class ChainView {
     this.figures = new ChainFigures(this.at("figures"));
     this.table = new ChainTable(section.querySelector("#strikes"), this.at("table"), onChoose);
     this.oi = new OiChart(charts.querySelector("#oi-chart"), charts.querySelector("#oi-legend"));
-    this.day = new DayChart(charts.querySelector("#day-chart"), charts.querySelector("#day-legend"), (text) => write(charts.querySelector("#day-note"), text));
+    this.day = new DayChart(charts.querySelector("#day-chart"), charts.querySelector("#day-legend"), (text) => write(charts.querySelector("#day-note"), text), nowMs);
     this.loading = new AbortController();
     this.listenToChoices();
     setInterval(() => this.tellEnd(), ENDS_MS);
@@ -87,7 +87,7 @@ export class ChainView {
     this.say(same ? "" : "Loading the chain…");
     this.showChoices();
     this.feed.subscribeChannels([channel]);
-    if (!same) this.load();
+    if (!same) this.loadUnderlyings(this.loading.signal);
   }
 
   forget() {
@@ -112,7 +112,8 @@ export class ChainView {
     if (!taken) return;
     if (taken.snapshot) this.pending = null;
     else taken.changed.forEach((strike) => this.pending?.add(strike));
-    if (expiry !== null && expiry !== this.chain.expiry) this.rolled();
+    if (expiry === null) this.load(); // now it is known that there is such a chain
+    else if (expiry !== this.chain.expiry) this.rolled();
     this.day.take(this.chain.aggregate, this.chain.marketMs);
     this.frame ||= requestAnimationFrame(() => this.draw());
   }
@@ -127,14 +128,16 @@ export class ChainView {
     this.load();
   }
 
-  /** The connection has come back: minutes may be missing. */
+  /** The connection has come back: minutes may be missing, and the day may be another one. */
   reconnected() {
-    if (this.route && this.chain.expiry) this.loadHistory(this.loading.signal);
+    if (this.chain.expiry) this.load();
   }
 
   /** The server has refused the channel. */
   refused(channel, reason) {
-    if (channel === this.channel) this.say(reason);
+    if (channel !== this.channel) return;
+    this.say(reason);
+    if (this.underlyings?.includes(this.route.underlying)) this.loadExpiries(this.loading.signal);
   }
 
   /** What may be expected of the prices now: a state of status.js, its word and its reason. */
@@ -162,7 +165,7 @@ export class ChainView {
 
   async load() {
     const { signal } = this.loading;
-    this.showLists(signal);
+    this.loadExpiries(signal);
     this.loadHistory(signal);
     try {
       const facts = await chainFacts(this.route, signal);
@@ -173,8 +176,8 @@ export class ChainView {
       if (signal.aborted) return;
       this.close = quote?.previous_close ?? null;
       this.figures.draw(this.chain.aggregate, this.close);
-    } catch (error) {
-      if (!signal.aborted && error instanceof ApiError && error.status === 404) this.say(error.message);
+    } catch {
+      // the chain is shown without; a lost connection asks again
     }
   }
 
@@ -183,12 +186,19 @@ export class ChainView {
     if (rows && !signal.aborted) this.day.takeHistory(rows);
   }
 
-  /** Offer what there is: the underlyings whose chains are followed, and all expiries of this one. */
-  async showLists(signal) {
+  /** Offer the underlyings whose chains the rules follow. */
+  async loadUnderlyings(signal) {
+    const followed = await chains(signal).catch(() => null);
+    if (!followed || signal.aborted) return;
+    this.underlyings = [...new Set(followed.map(({ underlying }) => underlying))];
+    this.showChoices();
+  }
+
+  /** Offer all living expiries. */
+  async loadExpiries(signal) {
     const { underlying } = this.route;
-    const [followed, listed] = await Promise.all([chains(signal).catch(() => []), expiries(underlying).catch(() => [])]);
-    if (signal.aborted) return;
-    this.underlyings = [...new Set(followed.map((chain) => chain.underlying))];
+    const listed = await expiries(underlying).catch(() => null);
+    if (!listed || signal.aborted) return;
     this.expiries = { underlying, ...expiryChoices(listed.filter(({ strikes }) => strikes)) };
     this.showChoices();
   }

@@ -22,15 +22,19 @@ const SPOT = ["spot", "dim", "Spot"];
 export class DayChart {
   /**
    * @param {HTMLElement} box focusable @param {HTMLElement} legend a list, where one minute is told
-   * @param {(text: string) => void} say shows a note in its place, "" none
+   * @param {(text: string) => void} say shows a note in its place, "" none @param {() => number} nowMs market time, ms UTC
    */
-  constructor(box, legend, say) {
-    Object.assign(this, { box, legend, say, figure: "pcr", lines: [], pointed: null });
+  constructor(box, legend, say, nowMs) {
+    Object.assign(this, { box, legend, say, nowMs, figure: "pcr", lines: [], pointed: null });
     this.chart = newChart(box, { timeScale: { rightOffset: 2, minBarSpacing: 0.2 }, recolour: () => this.show(this.figure) });
     this.chart.subscribeCrosshairMove(({ time }) => this.point(time === undefined ? null : timeOf(time)));
     box.addEventListener("keydown", (event) => this.pressed(event));
     box.addEventListener("blur", () => this.unpoint());
     box.drawn = () => Object.fromEntries(this.lines.map(({ field, series }) => [field, series.data()]));
+    new ResizeObserver(([{ contentRect }]) => {
+      if (contentRect.width && !this.width) this.chart.timeScale().fitContent(); // it was hidden
+      this.width = contentRect.width;
+    }).observe(box);
     this.forget();
     this.show(this.figure);
   }
@@ -42,11 +46,9 @@ export class DayChart {
     this.draw();
   }
 
-  /** Take the day's past: [{minute, …aggregate}…], minute in ms UTC. Minutes that the page has seen itself stay. */
+  /** Take a day's past: [{minute, …aggregate}…], minute in ms UTC. Minutes that the page has seen itself stay. */
   takeHistory(rows) {
-    const live = this.minutes;
-    this.minutes = new Map(rows.map((row) => [row.minute, row]));
-    for (const [minute, aggregate] of live) if (!this.minutes.has(minute)) this.minutes.set(minute, aggregate);
+    for (const row of rows) this.minutes.set(row.minute, row.minute === this.newest ? this.minutes.get(row.minute) : row);
     this.stored = rows.length;
     this.draw();
   }
@@ -56,10 +58,12 @@ export class DayChart {
     const minute = Math.floor(marketMs / MINUTE_MS) * MINUTE_MS;
     if (minute < this.newest) return;
     this.minutes.set(minute, aggregate);
-    if (this.newest !== minute) this.newest = minute;
+    if (format.day(minute) !== format.day(this.newest)) return this.draw();
+    this.newest = minute;
     for (const { field, series } of this.lines) if (aggregate[field] != null) series.update({ time: chartTime(minute), value: aggregate[field] });
     this.note();
     this.tell();
+    return undefined;
   }
 
   /** Show another figure of FIGURES. */
@@ -78,9 +82,11 @@ export class DayChart {
     this.draw();
   }
 
+  /** Draw the newest day; others are forgotten. */
   draw() {
+    this.newest = Math.max(-Infinity, ...this.minutes.keys());
+    for (const minute of this.minutes.keys()) if (format.day(minute) !== format.day(this.newest)) this.minutes.delete(minute);
     const rows = [...this.minutes].sort(([a], [b]) => a - b);
-    this.newest = rows.at(-1)?.[0] ?? -Infinity;
     for (const { field, series } of this.lines) series.setData(rows.filter(([, row]) => row[field] != null).map(([minute, row]) => ({ time: chartTime(minute), value: row[field] })));
     this.chart.timeScale().fitContent();
     this.note();
@@ -88,7 +94,10 @@ export class DayChart {
   }
 
   note() {
-    this.say(this.stored === 0 && this.minutes.size < 2 ? "No history stored yet for today: the lines begin here." : "");
+    const day = format.day(this.newest);
+    const isToday = day === format.day(this.nowMs()) || !this.minutes.size;
+    if (!isToday) this.say(day);
+    else this.say(this.stored === 0 && this.minutes.size < 2 ? "No history stored yet for today: the lines begin here." : "");
   }
 
   // What is pointed at

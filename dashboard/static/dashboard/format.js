@@ -5,7 +5,7 @@ const formatters = new Map();
 
 function grouped(decimals) {
   if (!formatters.has(decimals)) {
-    formatters.set(decimals, new Intl.NumberFormat("en-IN", { minimumFractionDigits: decimals, maximumFractionDigits: decimals }));
+    formatters.set(decimals, new Intl.NumberFormat("en-IN", { minimumFractionDigits: decimals, maximumFractionDigits: decimals, signDisplay: "negative" })); // no −0.00
   }
   return formatters.get(decimals);
 }

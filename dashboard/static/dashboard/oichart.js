@@ -119,7 +119,7 @@ export class OiChart {
     this.grid.replaceChildren(...values.map((value) => node("line", { x1: PAD.left, x2: this.width - PAD.right, y1: this.y(value), y2: this.y(value), class: value === 0 ? "zero" : "" })));
     const every = Math.max(1, Math.ceil(LABEL_WIDTH / this.slot));
     const money = Math.max(0, strikes.indexOf(this.chain?.aggregate.atm_strike));
-    const names = strikes.map((strike, at) => [strike, at]).filter(([, at]) => (at - money) % every === 0);
+    const names = strikes.map((strike, at) => [strike, at]).filter(([, at]) => (at - money) % every === 0 && this.left(at) + this.slot / 2 + LABEL_WIDTH / 2 < this.width + PAD.right);
     this.labels.replaceChildren(
       ...values.map((value) => label(axisText(value), PAD.left - 5, this.y(value) + 3.5, "end")),
       ...names.map(([strike, at]) => label(strikeText(strike), this.left(at) + this.slot / 2, HEIGHT - 5, "middle")),
