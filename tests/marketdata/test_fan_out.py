@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest_asyncio
 import redis
 
 from marketdata import ohlc_channels
-from marketdata.bus import Batches, BusBatch, Notice
+from marketdata.bus import Batches, BusBatch, Notice, UniverseNotice
 from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.domain.gap import GapNotice
@@ -118,6 +119,94 @@ def test_who_waited_for_a_first_quote_is_told_before_it_comes(quiet_hub: Hub) ->
     assert client.outbox.collected == []
     assert [message["status"] for message in client.told("subscription")] == ["active"]
     assert [seq for _key, seq, _quote in client.ticks(quiet_hub)] == [1]
+
+
+def universe(*, left: dict[str, tuple[int, str, str]], entered: dict[str, str] | None = None) -> Notice:
+    return Notice(universe=UniverseNotice(NOON_MS, ["rules"], entered or {}, left))
+
+
+def test_who_follows_what_expired_is_told_what_takes_its_place_and_follows_it_no_more(quiet_hub: Hub) -> None:
+    holder, other = client_of(quiet_hub, 1, 2), client_of(quiet_hub, 2, mode=LTPC)
+    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0), entry_of(2, 1, 20.0)))
+    for client in (holder, other):
+        client.told("subscription")
+    quiet_hub._take_notice(universe(left={"TEST|1": (1, "expired", "TEST|2")}))
+    (told,) = holder.told("subscription")
+    assert (told["key"], told["status"], told["follows"]) == ("TEST|1", "expired", "TEST|2")
+    assert told["reason"] == "Trading in it has ended."
+    assert other.told("subscription") == []
+    assert list(holder.outbox.modes) == [2]
+    assert quiet_hub._followers.wanted() == {2: "full"}, "it is demanded no more"
+
+
+def test_what_the_limit_takes_is_removed_and_active_again_when_it_comes_back(quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    client = client_of(quiet_hub, 1)
+    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
+    assert [told["status"] for told in client.told("subscription")] == ["active"]
+    quiet_hub._take_notice(universe(left={"TEST|1": (1, "limit", "")}))
+    (told,) = client.told("subscription")
+    assert (told["status"], told["follows"]) == ("removed", None)
+    assert told["reason"].startswith("The broker's limit is reached")
+    assert quiet_hub._followers.wanted() == {1: "full"}, "it is demanded still"
+    quiet_hub._take_notice(Notice(refused={1: "No room."}))
+    quiet_hub._apply(batch(2, entry_of(1, 2, 11.0)))  # it was on its way
+    assert client.told("subscription") == [], "once is enough"
+    late = client_of(quiet_hub)
+    assert not quiet_hub.subscribe(late, 1, "TEST|1", FULL), "its last quote is known, and stands still"
+    assert [seq for _key, seq, _quote in late.ticks(quiet_hub)] == [2]
+    now += 10
+    quiet_hub._tell_no_data(now)
+    assert [(told["status"], told["reason"]) for told in late.told("subscription")] == [("no_data", "No room.")]
+    quiet_hub._apply(batch(3, entry_of(1, 3, 12.0)))
+    for each in (client, late):
+        assert [told["status"] for told in each.told("subscription")] == ["active"]
+    assert quiet_hub.subscribe(late, 1, "TEST|1", FULL)
+
+
+def test_a_refusal_is_told_at_once_and_its_reason_comes_before_any_other(quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    one, two, three = client_of(quiet_hub, 1), client_of(quiet_hub, 1, 2), client_of(quiet_hub, 3)
+    quiet_hub._take_notice(Notice(refused={1: "No room.", 9: "Nobody asks."}))
+    quiet_hub._take_notice(Notice(refused={1: "No room."}))
+    for client in (one, two):
+        assert [(told["key"], told["status"], told["reason"]) for told in client.told("subscription")] == [
+            ("TEST|1", "no_data", "No room.")
+        ]
+    assert three.told("subscription") == []
+    after = client_of(quiet_hub, 1)
+    quiet_hub._tell_no_data(now)
+    assert [told["reason"] for told in after.told("subscription")] == ["No room."], "no need to wait"
+    now += 11
+    quiet_hub._tell_no_data(now)
+    assert [told["reason"] for told in two.told("subscription")] == ["The feed is reconnecting."]
+    assert one.told("subscription") == []
+
+
+def test_a_quote_of_an_earlier_run_is_given_and_does_not_make_a_subscription_active(quiet_hub: Hub) -> None:
+    quiet_hub._take_all([(0, entry_of(1, 5, 9.0)), (6, entry_of(2, 5, 19.0))])
+    client = client_of(quiet_hub)
+    assert not quiet_hub.subscribe(client, 1, "TEST|1", FULL)
+    assert [quote["last_price"] for _key, _seq, quote in client.ticks(quiet_hub)] == [9.0]
+    quiet_hub._apply(batch(1, entry_of(3, 1, 1.0)))
+    quiet_hub._take_all([(0, entry_of(1, 6, 9.5))])
+    assert client.told("subscription") == []
+    assert not quiet_hub.subscribe(client, 2, "TEST|2", FULL)
+    quiet_hub._apply(batch(2, entry_of(1, 1, 10.0), entry_of(2, 1, 20.0)))
+    assert [(told["key"], told["status"]) for told in client.told("subscription")] == [("TEST|1", "active"), ("TEST|2", "active")]
+
+
+def test_who_named_the_market_is_told_the_whole_change(quiet_hub: Hub) -> None:
+    named, other = client_of(quiet_hub), client_of(quiet_hub, 1)
+    named.outbox.all_gaps = True
+    quiet_hub._take_notice(universe(left={"TEST|5": (5, "rules", "")}, entered={"TEST|6": "full"}))
+    assert named.told("universe") == [
+        {"event": "universe", "at": NOON_MS, "causes": ["rules"], "entered": {"TEST|6": "full"}, "left": {"TEST|5": "rules"}}
+    ]
+    assert named.woken == 1
+    assert other.told("universe") == []
 
 
 def test_batches_that_have_come_already_are_sent_as_one(quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

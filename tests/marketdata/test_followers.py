@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marketdata.followers import Followers
+from marketdata.followers import TOLD, Followers
 from marketdata.outbox import Outbox
 from marketdata.wire import FULL, LTPC
 
@@ -46,6 +46,18 @@ def test_who_waits_is_told_once_that_it_is_late_and_once_that_it_came() -> None:
     assert list(followers.late(15.0)) == []
     assert followers.arrived(5) == [one, two]
     assert followers.arrived(5) == []
+
+
+def test_who_knows_that_nothing_comes_is_not_told_again_until_it_has_come() -> None:
+    followers, one, two = Followers(), Outbox(), Outbox()
+    for outbox, deadline in ((one, 10.0), (two, TOLD)):
+        follow(followers, outbox, 5)
+        followers.wait(outbox, 5, "K", deadline)
+    assert followers.is_awaited(5)
+    assert list(followers.untold(5)) == [(one, 5, "K")]
+    assert list(followers.untold(5)) == list(followers.untold(6)) == list(followers.late(1e9)) == []
+    assert followers.arrived(5) == [one, two]
+    assert not followers.is_awaited(5)
 
 
 def test_who_unsubscribed_waits_no_more() -> None:

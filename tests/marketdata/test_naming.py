@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from datetime import date
 
+import pytest
+from pymongo.errors import ServerSelectionTimeoutError
+
+from instruments.services import instruments_refresh
+from instruments.universe_changes import instruments_retired
 from marketdata import naming
 from marketdata.hub import Hub
-from marketdata.naming import resolve
+from marketdata.naming import endings, resolve
+from tests.instruments.rows import DAY_1, DAY_2, index, option
 from tests.marketdata.way_out import entry_of, instruments
+from tests.zones import ist
 
 pytestmark = pytest.mark.django_db
 
@@ -20,8 +28,6 @@ async def test_keys_and_ids_are_found_and_nothing_else(db: None) -> None:
 
 
 async def test_the_hubs_memory_answers_while_the_store_is_away(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pymongo.errors import ServerSelectionTimeoutError
-
     def fail(*_: object) -> None:
         raise ServerSelectionTimeoutError("no server")
 
@@ -29,3 +35,32 @@ async def test_the_hubs_memory_answers_while_the_store_is_away(db: None, monkeyp
     hub = Hub()
     hub.entries = {7: entry_of(7, 1, 10.0), 8: entry_of(8, 2, 10.0, key="TEST|7")}
     assert await resolve(["TEST|7", "id:7", "TEST|1"], hub) == {"TEST|7": (8, "TEST|7"), "id:7": (7, "TEST|7")}
+
+
+async def test_what_has_ended_is_named_with_its_day(db: None) -> None:
+    old = option(1, 24500.0, "CE", date(2026, 11, 10))
+    new = option(2, 25000.0, "PE", date(2026, 11, 17))
+    await asyncio.to_thread(lambda: instruments_refresh(rows=[index(), old, new], source="test", as_of=DAY_1))
+    await asyncio.to_thread(lambda: instruments_refresh(rows=[index(), new], source="test", as_of=DAY_2, force=True))
+    retired = (await asyncio.to_thread(instruments_retired, ["NSE_FO|1"]))["NSE_FO|1"].id
+    names = ["NSE_FO|1", f"id:{retired}", "NSE_FO|2", "NSE_INDEX|Nifty 50", "NSE_FO|404", "id:x"]
+    found = await resolve(names, Hub())
+    expired = "NIFTY 24500 CE 10 NOV 26 has expired: trading in it ended on 2026-11-10."
+    before = {"NSE_FO|1": expired, f"id:{retired}": expired}
+    end = ist("2026-11-17 15:40:00")
+    assert await endings(names, found, end - 1) == before
+    assert await endings(names, found, end) == before | {
+        "NSE_FO|2": "NIFTY 25000 PE 17 NOV 26 has expired: trading in it ended on 2026-11-17."
+    }
+    assert await endings([], {}, end) == {}
+
+
+async def test_nothing_is_said_to_have_ended_while_the_store_is_away(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ServerSelectionTimeoutError("no server")
+
+    await asyncio.to_thread(lambda: instruments_refresh(rows=[index(), option(1)], source="test", as_of=DAY_1))
+    found = await resolve(["NSE_FO|1"], Hub())
+    assert len(await endings(["NSE_FO|1"], found, ist("2027-01-01 12:00:00"))) == 1
+    monkeypatch.setattr(naming, "instruments_named", fail)
+    assert await endings(["NSE_FO|1"], found, ist("2027-01-01 12:00:00")) == {}
