@@ -266,8 +266,11 @@ class ChainChannels:
         stale, live.stale, live.is_due = live.stale, set(), False
         for instrument in stale:
             entry = self._entries.get(instrument)
-            if entry is None or entry.broker_ms > latest_ms:
-                continue  # a replay began: this is of a day that is still to come
+            if entry is None:
+                continue
+            if entry.broker_ms > latest_ms:
+                live.stale.add(instrument)  # of a day that is still to come: a replay began, or the feed's report is on its way
+                continue
             book.market_ms = max(book.market_ms, entry.broker_ms)
             try:
                 quote = option_quote(entry)

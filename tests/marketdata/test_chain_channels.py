@@ -287,7 +287,22 @@ async def test_market_time_that_goes_back_begins_anew(market: Market) -> None:
     await market.chains.turn_step()
     program.drain()
     assert (program.expiry, program.price()) == ("2026-09-22", None)
+    market.now_ms = WEEK_ENDS_MS - MINUTE_MS
     market.tick(CALL, 120.0)
+    await market.chains.turn_step()
+    program.drain()
+    assert program.price() == 120.0
+
+
+async def test_a_quote_that_comes_before_the_report_of_its_day_is_taken_with_that(market: Market) -> None:
+    await listed()
+    program = Program(market)
+    await program.follow()
+    market.tick(CALL, 120.0, NOON_MS + 20 * 3_600_000)
+    await market.chains.turn_step()
+    program.drain()
+    assert program.price() is None
+    market.now_ms = NOON_MS + 20 * 3_600_000
     await market.chains.turn_step()
     program.drain()
     assert program.price() == 120.0

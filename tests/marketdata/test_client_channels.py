@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import date
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import redis
 from channels.db import database_sync_to_async
+from pymongo.errors import ServerSelectionTimeoutError
 
-from marketdata import bus, client_channels, live_state
+from marketdata import bus, chain_channels, client_channels, live_state
 from marketdata.domain.candle import INTERVAL_MINUTES, Candle, fold_candles
+from marketdata.domain.chain import SIDE_COLUMNS
 from marketdata.domain.gap import GapNotice
 from marketdata.roll_up import candles_roll_up
 from marketdata.selectors import candles_of
+from marketdata.wire import quote_entry
 from tests.marketdata.way_out import (
     MINUTE_MS,
     NOON_MS,
@@ -29,6 +33,9 @@ from tests.marketdata.way_out import (
     instruments,
     market_client,
     minute_of,
+    nifty_options,
+    option_of,
+    quote_of,
     store_candles,
     web_server,
 )
@@ -298,3 +305,104 @@ async def test_every_interval_begins_with_what_rest_answers(server: WebServer, f
             assert chart.shown() == [(list(candle[2:9]), candle.state) for candle in await answered(interval)], interval
             assert chart.shown()[-1][1] == "live"
             assert len(chart.candles) >= (2 if interval == "1M" else 3)
+
+
+# --- option chains --------------------------------------------------------------------------------------------------------
+CALL = option_of(0, 24_200.0, "CE")
+LAST_PRICE = SIDE_COLUMNS.index("last_price")
+
+
+async def tell(feed: ScriptedFeed, seq: int, price: float, *, publish: bool = True) -> None:
+    """Let the call of 24,200 trade; without `publish` only the shared state has it, as if the batch was lost."""
+    entry = quote_entry(quote_of(CALL, seq, price, broker_ms=NOON_MS), f"NSE_FO|{CALL}", True)
+    if publish:
+        await feed.publish([entry])
+    else:
+        feed.newest[CALL] = entry
+        await feed.write()
+
+
+async def row_of(client: MarketClient, price: float) -> dict[str, Any]:
+    """Read pushes of a chain until the call of 24,200 has this price."""
+    while True:
+        message = await client.next(event="market:chain")
+        if any(strike == 24_200.0 and call[LAST_PRICE] == price for strike, call, _put in message["rows"]):
+            return message
+
+
+async def test_a_chain_is_told_moves_and_is_right_again_after_a_loss(server: WebServer, feed: ScriptedFeed) -> None:
+    await nifty_options(date(2026, 9, 22))
+    await tell(feed, 1, 118.0)
+    async with market_client(server.url, await api_key()) as client:
+        await client.next(event="hello")
+        await server.settled()
+        asked = ["chain:nifty:@w0:atm1", "chain:NOBODY:@w0:all", "chain:NIFTY:@w9:all", "chain:NIFTY:@w0:pct5", "chain:NIFTY:@w0:all"]
+        await client.send(op="subscribe", id=1, channels=asked)
+        results = (await client.next(id=1))["results"]
+        assert [(result["key"], result["status"], result.get("code"), result.get("field")) for result in results] == [
+            ("chain:NIFTY:@w0:atm1", "active", None, None),
+            ("chain:NOBODY:@w0:all", "error", 411, "channels"),
+            ("chain:NIFTY:@w9:all", "error", 411, "channels"),
+            ("chain:NIFTY:@w0:pct5", "error", 400, "channels"),
+            ("chain:NIFTY:@w0:all", "active", None, None),
+        ]
+        assert results[1]["message"] == "No options of 'NOBODY' are listed."
+
+        async def demanded() -> bool:
+            return (
+                set(await live_state.ademand_read()) == server.hub._followers.wanted().keys() and len(await live_state.ademand_read()) == 19
+            )
+
+        async def not_demanded() -> bool:
+            return await live_state.ademand_read() == {}
+
+        await auntil(demanded)
+        whole = await client.next(event="market:chain", channel="chain:NIFTY:@w0:all", snapshot=True)
+        assert (whole["expiry"], len(whole["rows"])) == ("2026-09-22", 9)
+        await tell(feed, 2, 119.0)
+        push = await row_of(client, 119.0)
+        assert "snapshot" not in push
+        await tell(feed, 3, 120.0, publish=False)
+        feed.n += 3
+        await row_of(client, 120.0)
+        hole = GapNotice("a1", 0, NOON_MS, NOON_MS + MINUTE_MS, "disconnected", "healed", "", [CALL, 7], 2)
+        await bus.publish_notice(bus.Notice([], [hole]))
+        assert (await client.next(event="gap"))["keys"] == [f"NSE_FO|{CALL}"]
+        await client.send(op="list", id=2)
+        assert (await client.next(id=2))["channels"] == ["chain:NIFTY:@w0:all", "chain:NIFTY:@w0:atm1"]
+        await client.send(op="unsubscribe", id=3, channels=["chain:nifty:@w0:all", "chain:NIFTY:@w1:all", "chain:what"])
+        assert (await client.next(id=3))["channels"] == ["chain:NIFTY:@w0:atm1"]
+        counters = server.hub.counters()
+        assert (counters["chains"], counters["chain_rows_encoded_total"] > 0, counters["chains_drained_total"] > 0) == (1, True, True)
+    await auntil(not_demanded)
+    assert server.hub.counters()["chain_snapshots_drained_total"] >= 2, "of those that are gone"
+    await live_state.aclose()
+
+
+async def test_a_connection_may_follow_so_many_chains(server: WebServer, feed: ScriptedFeed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_channels, "CHAINS_MAX", 2)
+    await nifty_options(date(2026, 9, 22))
+    channels = [f"chain:NIFTY:@w0:{strikes}" for strikes in ("atm1", "atm2", "atm3", "atm1")]
+    async with market_client(server.url, await api_key()) as client:
+        await client.next(event="hello")
+        await server.settled()
+        await client.send(op="subscribe", id=1, channels=channels[:1])
+        await client.next(id=1)
+        await client.send(op="subscribe", id=2, channels=channels)
+        results = (await client.next(id=2))["results"]
+        assert [(result["status"], result.get("code")) for result in results] == [
+            ("active", None),
+            ("active", None),
+            ("error", 405),
+            ("active", None),
+        ]
+        with monkeypatch.context() as away:
+
+            def fail(*_: object) -> None:
+                raise ServerSelectionTimeoutError("no server")
+
+            away.setattr(chain_channels, "listing_read", fail)
+            await client.send(op="unsubscribe", id=3, channels=channels)
+            await client.send(op="subscribe", id=4, channels=["chain:NIFTY:@w1:all"])
+            (result,) = (await client.next(id=4))["results"]
+            assert (result["code"], result["status"]) == (500, "error")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from datetime import date
 
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from instruments.domain.expiry import ExpiryKind
+from instruments.domain.listing import ChainListing, ListedOption
+from marketdata.chain_series import ChainBook, ChainSeries
 from marketdata.domain.candle import Candle
+from marketdata.domain.chain import Chain, OptionQuote
 from marketdata.domain.session import Calendar
 from marketdata.ohlc_series import Series, Stored
 from marketdata.outbox import CONTROL_BYTES, CONTROL_MESSAGES, Outbox
-from marketdata.wire import FULL, FULL_DEPTH, LTPC
+from marketdata.wire import FULL, FULL_DEPTH, LTPC, ChainChannel
 
 instruments = st.integers(1, 6)
 
@@ -253,4 +259,35 @@ def test_nothing_is_owed_of_a_chart_that_is_followed_no_more() -> None:
     assert outbox.unfollow_chart(series)
     assert not outbox.unfollow_chart(series)
     assert list(outbox.drain_charts()) == []
+    assert outbox.open_window()
+
+
+def test_a_chain_is_owed_once_a_turn_and_its_turns_are_accounted_for() -> None:
+    outbox, series = Outbox(), ChainSeries(ChainChannel("NIFTY", "@w0", "all"))
+    listing = ChainListing("NIFTY", None, None, "NSE_FO", date(2026, 9, 22), ExpiryKind.WEEKLY, 1_790_071_800_000, [])
+    listing.options.append(ListedOption(7, "NSE_FO|7", 24_000.0, "CE", 75))
+    book = ChainBook(Chain(listing, interest_rate=0.0), Counter())
+    outbox.follow_chain(series)
+    assert not outbox.open_window()
+    assert list(outbox.drain_chains()) == [], "nothing to show yet"
+    turns = 0
+    for each in (1, 2, 1, 3, 1):
+        for _ in range(each):
+            turns += 1
+            book.chain.take(7, OptionQuote(last_price=100.0 + turns), 1_790_000_000_000 + turns)
+            assert book.turn([series], 1_790_000_000_000 + turns) == [series]
+            outbox.mark_chain(series)
+        assert outbox.window is None
+        (push,) = outbox.drain_chains()
+        assert json.loads(push)["seq"] == turns
+        assert outbox.open_window()
+    assert (outbox.chain_snapshots_drained_total, outbox.chains_drained_total, outbox.chains_merged_total) == (1, 4, 3)
+    assert turns == 1 + outbox.chains_drained_total + outbox.chains_merged_total
+    outbox.follow_chain(series)
+    (push,) = outbox.drain_chains()
+    assert json.loads(push)["snapshot"], "subscribed again"
+    outbox.mark_chain(series)
+    assert outbox.unfollow_chain(series)
+    assert not outbox.unfollow_chain(series)
+    assert list(outbox.drain_chains()) == []
     assert outbox.open_window()
