@@ -40,12 +40,13 @@ def contracts_for(rules: Iterable[Rule], shards: int) -> list[Contract]:
     contracts: dict[str, Contract] = {}
     for query, index in queries:
         for document in instruments_collection().find({"active": True, **query}, _FIELDS, hint=index, batch_size=10_000):
-            contract = _contract(document, shards)
+            contract = contract_of(document, shards)
             contracts[contract.key] = contract
     return list(contracts.values())
 
 
-def _contract(document: Document, shards: int) -> Contract:
+def contract_of(document: Document, shards: int) -> Contract:
+    """The contract that a stored instrument is, on its connection of `shards`."""
     return Contract(
         document["instrument_key"],
         document["segment"],

@@ -186,7 +186,8 @@ def test_the_default_rules_on_the_real_master() -> None:
             chains.add((symbol, line[2]))
         keys = {key for chain in chains for sides in options_of(*chain).values() for key in sides.values()}
         assert keys < set(followed)  # the whole chains
-        rest = [contract.symbol for contract in contracts_of_the_file() if contract.key in set(followed) - keys]
+        others = set(followed) - keys
+        rest = [contract.symbol for contract in contracts_of_the_file() if contract.key in others]
         futures = [f"{symbol} FUT {line[2]:%d %b %y}".upper() for symbol in ("BANKNIFTY", "FINNIFTY", "MIDCPNIFTY", "NIFTY")]
         assert sorted(rest) == sorted(["NIFTY", "BANKNIFTY", "FINNIFTY", "MIDCPNIFTY", "INDIA VIX", *futures])
         assert 1000 < len(followed) == len(keys) + 9 <= 1500, "one connection is well filled, also where modes are mixed"
