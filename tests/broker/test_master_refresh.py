@@ -17,7 +17,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from broker.services import instruments_refresh_from
-from instruments.models import Instrument, MasterLoad
+from instruments.models import Instrument, InstrumentVersion, MasterLoad
 from instruments.selectors import instrument_ids
 from tests.broker.scripted_http import Reply, ScriptedServer, scripted_server
 from tests.instruments.rows import REAL_MASTER, broker_json, market, master_file, needs_real_master, option, patience
@@ -142,6 +142,32 @@ def test_a_refresh_killed_half_way_is_completed_by_the_next(tmp_path: Path) -> N
         assert active.count() == active.filter(strike_price__gt=shift).count() == size
         assert len(instrument_ids([row.instrument_key for row in rows])) == size
     assert Instrument.objects.count() == 2 * size
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_change_of_lots_killed_half_way_keeps_each_contracts_former_lot_once(tmp_path: Path) -> None:
+    size = 8_000
+    before, after = (
+        master_file(tmp_path / f"{lot}.json.gz", [option(token, float(token), lot=lot) for token in range(1, size + 1)]) for lot in (75, 65)
+    )
+    run(before, verbosity=0)
+    process = subprocess.Popen([*COMMAND, "--source", str(after)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not InstrumentVersion.objects.exists():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    done = set(InstrumentVersion.objects.filter(lot_size=75).values_list("instrument", flat=True))
+    assert 0 < len(done) < size
+    assert done == set(Instrument.objects.filter(lot_size=65).values_list("id", flat=True))
+
+    run(after, verbosity=0)
+    versions = list(InstrumentVersion.objects.values_list("instrument", "lot_size"))
+    assert sorted(versions) == [(number, 75) for number in sorted(Instrument.objects.values_list("id", flat=True))]
+    assert Instrument.objects.filter(lot_size=65).count() == size
 
 
 MEASURED = """
