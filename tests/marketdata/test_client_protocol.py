@@ -6,14 +6,17 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import redis
+from channels.db import database_sync_to_async
 from websockets.asyncio.client import connect
 
+from instruments.models import Instrument
 from marketdata import bus, consumers, fan_out
 from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
@@ -39,6 +42,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "client-protocol.md"
 EXAMPLE = re.compile(r"<!-- example: (.+?) -->\n(?:```json\n(.*?)\n```\n)?", re.DOTALL)
 INDEX, OPTION, EQUITY = "NSE_INDEX|Nifty 50", "NSE_FO|51420", "NSE_EQ|INE002A01018"
+EXPIRED, FOLLOWING = "NSE_FO|48210", "NSE_FO|55102"
+ENDS = 1_790_071_800_000
 MINUTE = 1_789_999_980_000
 VOLATILE = {"time": 1_790_000_000_500, "since_ms": 1_790_000_000_000, "age_ms": 12, "lag_ms": 1, "data_ms": 1_790_000_000_123}
 """What differs from run to run, and what stands for it on the page."""
@@ -93,6 +98,23 @@ def settled(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: VOLATILE[name] if name in VOLATILE and part is not None else settled(part) for name, part in value.items()}
     return [settled(part) for part in value] if isinstance(value, list) else value
+
+
+@database_sync_to_async
+def expired_contract(key: str, number: int) -> None:
+    """Have a contract whose trading has ended."""
+    Instrument.objects.create(
+        id=number,
+        identity=key,
+        instrument_key=key,
+        segment="NSE_FO",
+        exchange="NSE",
+        instrument_type="CE",
+        trading_symbol="NIFTY 25000 CE 15 SEP 26",
+        name="NIFTY",
+        expiry=datetime(2026, 9, 15, 18, 29, 59, tzinfo=UTC),
+        active_from=datetime(2026, 8, 1, tzinfo=UTC),
+    )
 
 
 async def tick_of(client: MarketClient, key: str) -> dict[str, Any]:
@@ -150,6 +172,13 @@ async def recorded(server: WebServer, feed: ScriptedFeed) -> dict[str, dict[str,
         hole = GapNotice("6ff0c1d2a3b4c5d6e7f80912", 0, MINUTE - 3_600_000, MINUTE - 3_000_000, "disconnected", "healed", "", [1, 2, 3], 28)
         await bus.publish_notice(bus.Notice([], [hole]))
         seen["gap"] = await client.next(event="gap")
+        await expired_contract(EXPIRED, 4)
+        await ask("subscribe expired", "subscribe expired reply", op="subscribe", id=9, instruments=[EXPIRED], channels=["market"])
+        left = {OPTION: (2, "expired", FOLLOWING), EQUITY: (3, "limit", "")}
+        await bus.publish_notice(bus.Notice(universe=bus.UniverseNotice(ENDS, ["expiry", "limit"], {FOLLOWING: "full"}, left)))
+        seen["universe"] = await client.next(event="universe")
+        seen["subscription expired"] = await client.next(event="subscription", key=OPTION)
+        seen["subscription removed"] = await client.next(event="subscription", key=EQUITY)
         feed.segments = {"NSE_FO": "NORMAL_CLOSE"}
         seen["market:status"] = await client.next(event="market:status")
         feed.state = "closed"
@@ -193,5 +222,6 @@ def test_every_command_push_and_error_is_on_the_page() -> None:
         "bye",
         "market:ohlc",
         "gap",
+        "universe",
     }
     assert dict(re.findall(r"^\| (\d{3}) \| `(\w+)`", page, re.MULTILINE)) == {str(code): word for code, word in ERRORS.items()}
