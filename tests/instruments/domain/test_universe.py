@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruments.domain.instrument import InstrumentRow, ms_of
+from instruments.domain.expiry import usual_end_ms
+from instruments.domain.instrument import InstrumentRow, ist_date, ms_of
 from instruments.domain.strikes import at_the_money, check_strikes_word
 from instruments.domain.universe import Contract, Rule, Universe, resolve
 from tests.instruments.rows import DAY_1, MONTHLY, NEXT_WEEKLY, WEEKLY, index, market, option
@@ -139,6 +142,106 @@ def test_dead_contracts_are_not_followed() -> None:
     universe = resolve(CONTRACTS, SPOTS, [rule("options", "NIFTY", "@w0")], LIMITS, now_ms=after)
     assert universe.by_mode == {}
     assert universe.cut[0].reason == "NIFTY has no living expiry @w0 in NSE_FO"
+
+
+def test_a_key_whose_trading_has_ended_is_cut_with_the_reason() -> None:
+    rules = [rule("keys", "", keys=("NSE_FO|1000", "NSE_FO|1042", "NSE_INDEX|India VIX"))]  # of the weekly, of the monthly, an index
+    end_ms = ms_of(datetime(2026, 11, 17, 10, 10, tzinfo=UTC))  # 15:40 IST
+    before = resolve(CONTRACTS, SPOTS, rules, LIMITS, now_ms=end_ms - 1)
+    assert (before.by_mode["full"], before.cut) == (["NSE_FO|1000", "NSE_FO|1042", "NSE_INDEX|India VIX"], [])
+    after = resolve(CONTRACTS, SPOTS, rules, LIMITS, now_ms=end_ms)
+    assert after.by_mode["full"] == ["NSE_FO|1042", "NSE_INDEX|India VIX"]
+    assert [(cut.reason, cut.keys) for cut in after.cut] == [("trading in this contract has ended", ["NSE_FO|1000"])]
+
+
+@pytest.mark.parametrize(
+    ("rules", "day"),
+    [
+        ([rule("index", "")], None),
+        ([rule("options", "NIFTY", "@w0", strikes="atm0")], WEEKLY),
+        ([rule("options", "NIFTY", "@w1", strikes="atm0")], WEEKLY),  # not followed itself, but @w1 moves on when it ends
+        ([rule("options", "BANKNIFTY", "@m0")], MONTHLY),
+        ([rule("keys", "", keys=("NSE_FO|1084", "NSE_FO|404"))], NEXT_WEEKLY),
+        ([rule("futures", "NIFTY", "@m1"), rule("options", "BANKNIFTY", "@m0")], MONTHLY),
+        ([rule("options", "NIFTY", "2026-12-29")], WEEKLY),
+    ],
+)
+def test_the_next_end_is_that_of_the_nearest_expiry_that_the_rules_speak_of(rules: list[Rule], day: date | None) -> None:
+    expected = None if day is None else ms_of(datetime.combine(day, time(10, 10), UTC))
+    assert resolved(*rules).next_end_ms == expected
+
+
+def test_the_calendar_decides_when_trading_ends() -> None:
+    """A short session on the expiry day, as of a holiday: the words move on at its end, and what has ended is not followed."""
+    close = datetime.combine(WEEKLY, time(8, 0), UTC)
+    usual: list[date] = []
+
+    def end_of(segment: str, day: date) -> int:
+        usual.append(day)
+        return ms_of(close) if day == WEEKLY else usual_end_ms(segment, day)
+
+    rules = [rule("options", "NIFTY", "@w0", strikes="atm0"), rule("options", "NIFTY", "@w1", strikes="atm0", priority=101)]
+    for moment, expiries, next_end in ((-1, [WEEKLY, MONTHLY], WEEKLY), (0, [MONTHLY, NEXT_WEEKLY], MONTHLY)):
+        universe = resolve(CONTRACTS, SPOTS, rules, LIMITS, now_ms=ms_of(close) + moment, end_of=end_of)
+        assert [day for selection in universe.selections for day in selection.expiries] == expiries
+        assert universe.next_end_ms == (ms_of(close) if next_end == WEEKLY else usual_end_ms("NSE_FO", next_end))
+    assert usual.count(WEEKLY) == 2  # asked once a resolution: it may be a look-up
+
+
+MOMENTS = [ms_of(datetime.combine(day, time(10, 10), UTC)) + off for day in (WEEKLY, MONTHLY, NEXT_WEEKLY) for off in (-1, 0, 86_400_000)]
+
+
+@given(
+    st.sampled_from(MOMENTS),
+    st.sampled_from(["all", "atm1", "atm20", "pct1", "delta25"]),
+    st.lists(st.sampled_from(["@w0", "@w1", "@w2", "@m0", "@m1", "2026-11-17", "2026-12-01"]), min_size=1),
+    st.floats(24_000, 26_000),
+)
+def test_nothing_whose_trading_has_ended_is_ever_selected(now_ms: int, strikes: str, expiries: list[str], spot: float) -> None:
+    every = tuple(each.key for each in CONTRACTS)
+    rules = [rule("options", "NIFTY", *expiries, strikes=strikes), rule("futures", "NIFTY", *expiries), rule("keys", "", keys=every)]
+    universe = resolve(CONTRACTS, {"NSE_INDEX|Nifty 50": spot}, rules, LIMITS, now_ms=now_ms)
+    by_key = {each.key: each for each in CONTRACTS}
+    ends = [
+        usual_end_ms(by_key[key].segment, ist_date(by_key[key].expiry_ms or 0)) for key in universe.by_mode["full"] if by_key[key].expiry_ms
+    ]
+    assert ends
+    assert min(ends) > now_ms
+    assert universe.next_end_ms == min(ends)
+
+
+def test_every_mode_has_its_own_limit_and_greeks_may_be_asked_for() -> None:
+    universe = resolved(
+        rule("options", "NIFTY", "@w0", strikes="atm3", mode="option_greeks", priority=1),
+        rule("options", "NIFTY", "@m0", strikes="atm3", mode="full_d30", priority=2),
+        rule("index", "", mode="ltpc", priority=3),
+        limits={"option_greeks": 5, "full_d30": 2, "ltpc": 1},
+    )
+    assert {mode: len(keys) for mode, keys in universe.by_mode.items()} == {"ltpc": 1, "option_greeks": 4, "full_d30": 2}
+    assert universe.by_mode["full_d30"][0] == "NSE_INDEX|Nifty 50"  # moved up from greeks, which keeps the place that it gave up
+    assert [(cut.mode, len(cut.keys)) for cut in universe.cut] == [("option_greeks", 10), ("full_d30", 13), ("ltpc", 1)]
+
+
+def test_an_underlying_that_is_not_listed_is_not_followed() -> None:
+    alone = [each for each in CONTRACTS if each.underlying_symbol == "NIFTY"]
+    universe = resolve(alone, SPOTS, [rule("options", "NIFTY", "@w0", strikes="atm0")], LIMITS, now_ms=NOW)
+    assert symbols(universe) == ["NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 PE 17 NOV 26"]
+
+
+@pytest.mark.parametrize(("word", "lowest", "highest"), [("pct1", 24_800, 25_250), ("delta25", 24_650, 25_350), ("atm2", 24_900, 25_100)])
+def test_windows_by_percent_and_delta(word: str, lowest: float, highest: float) -> None:
+    """By hand: 1 % is 24,761.88 to 25,262.12; σ√T = 0.15 √(8/365) = 0.0222, and N⁻¹(0.25) = −0.6745, so 24,646 to 25,396."""
+    universe = resolved(rule("options", "NIFTY", "@w0", strikes=word))
+    strikes = [float(symbol.split()[1]) for symbol in symbols(universe)[1:]]
+    assert (min(strikes), max(strikes)) == (lowest, highest)
+    assert len(set(strikes)) * 2 == len(strikes) == 2 * ((highest - lowest) / 50 + 1)
+
+
+def test_shares_have_wider_deltas_than_indices() -> None:
+    shares = [each._replace(underlying_key="NSE_EQ|INE002A01018", underlying_symbol="RELIANCE") for each in CONTRACTS if each.strike_price]
+    spots = {"NSE_EQ|INE002A01018": 25_012.0}
+    found = resolve(shares, spots, [rule("options", "RELIANCE", "@w0", strikes="delta25")], LIMITS, now_ms=NOW)
+    assert len(found.by_mode["full"]) > len(resolved(rule("options", "NIFTY", "@w0", strikes="delta25")).by_mode["full"])
 
 
 @pytest.mark.parametrize("word", ["", "atm", "atm1000", "ATM5", "10", "all "])
