@@ -170,7 +170,9 @@ class Following:
             assert held is not None, "rules and demand were sorted"
             now[key] = Followed(held, mode, key in rules)
         at_ms = market_ms or time.time_ns() // 1_000_000
-        change = change_of(self._followed, now, at_ms=at_ms, causes=self._causes, short=self._cut | fitted.refused.keys())
+        retired = {instrument for instrument, held in self._held.items() if held is not None and not held.active}
+        short = self._cut | fitted.refused.keys()
+        change = change_of(self._followed, now, at_ms=at_ms, causes=self._causes, short=short, retired=retired)
         self._causes, self._followed = [], now
         if change is not None:
             self.counts["universe_changes_total"] += 1

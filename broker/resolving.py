@@ -90,7 +90,13 @@ class Change(NamedTuple):
 
 
 def change_of(
-    was: Mapping[str, Followed], now: Mapping[str, Followed], *, at_ms: int, causes: Collection[str], short: Collection[str]
+    was: Mapping[str, Followed],
+    now: Mapping[str, Followed],
+    *,
+    at_ms: int,
+    causes: Collection[str],
+    short: Collection[str],
+    retired: Collection[int] = (),
 ) -> Change | None:
     """Compare two moments of the universe, each key → what it stands for; None when they are the same.
 
@@ -98,6 +104,7 @@ def change_of(
         at_ms: market time · ms UTC.
         causes: why the rules were resolved since `was`.
         short: keys that are wanted, and that the broker's limits leave no room for.
+        retired: instruments that the exchange lists no more.
     """
     entered = {key: each.mode for key, each in now.items() if key not in was or was[key].held.id != each.held.id}
     gone = {key: each for key, each in was.items() if key not in now or key in entered}
@@ -107,7 +114,8 @@ def change_of(
     followed = [each.held for each in now.values()]
     left = {}
     for key, each in gone.items():
-        why = _why(key, each, at_ms, passed=key in entered, short=short)
+        is_over = each.held.is_over(at_ms) or key in entered or each.held.id in retired
+        why = "expired" if is_over else "limit" if key in short else "rules" if each.ruled else "demand"
         left[key] = Left(each.held.id, why, successor(each.held, followed) if why == "expired" else "")
     ruled = [(now.get(key) or was[key]).ruled for key in {*entered, *gone, *moved}]
     told = list(causes) if any(ruled) else []
@@ -115,11 +123,3 @@ def change_of(
     told += ["demand"] * (not all(ruled))
     told += ["limit"] * any(each.why == "limit" for each in left.values())
     return Change(at_ms, told, entered, left, moved, dict(Counter(each.mode for each in now.values())))
-
-
-def _why(key: str, was: Followed, at_ms: int, *, passed: bool, short: Collection[str]) -> str:
-    if passed or was.held.is_over(at_ms):
-        return "expired"
-    if key in short:
-        return "limit"
-    return "rules" if was.ruled else "demand"

@@ -43,9 +43,10 @@ class Roller:
         """Go round for ever."""
         try:
             while True:
+                began = time.monotonic()
                 await self.step()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.due.wait(), ROUND_SECONDS)
+                    await asyncio.wait_for(self.due.wait(), max(0.05, ROUND_SECONDS - (time.monotonic() - began)))
                 self.due.clear()
         finally:
             if self._asking is not None:

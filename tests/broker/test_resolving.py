@@ -91,7 +91,10 @@ def test_a_key_that_passed_to_another_contract_has_left_and_entered() -> None:
     assert change.entered == {"K1": "full"}
 
 
-def test_what_expires_without_a_resolution_is_told_as_expired() -> None:
+def test_what_expires_or_is_listed_no_more_is_told_as_expired_though_no_rule_was_resolved() -> None:
     change = change_of(universe(A, ruled=False), {}, at_ms=END, causes=[], short=())
     assert change is not None
     assert (change.left, change.causes) == ({"K1": Left(1, "expired", "")}, ["expiry", "demand"])
+    retired = change_of(universe(NEXT_A, ruled=False), {}, at_ms=0, causes=["master"], short=(), retired={3})
+    assert retired is not None
+    assert (retired.left, retired.causes) == ({"K3": Left(3, "expired", "")}, ["expiry", "demand"])
