@@ -136,7 +136,7 @@ class ChainChannels:
 
     # --- who follows ----------------------------------------------------------------------------------------------------
     async def follow(self, outbox: Outbox, channel: ChainChannel) -> ChainSeries:
-        """Let a client follow a channel; it is owed the whole.
+        """Let a client follow a channel; it is owed the whole. It is not woken: the reply goes out first.
 
         Raises:
             NoSuchChain: there is none; not worth a retry.
@@ -158,7 +158,7 @@ class ChainChannels:
         self._idle.pop(series, None)
         outbox.follow_chain(series)
         if not was_followed:
-            self._wake(self._turn(live))  # at once
+            self._turn(live)  # at once
         elif not is_followed:
             live.is_due = True
         self._changed.set()

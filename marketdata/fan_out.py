@@ -244,14 +244,12 @@ class Hub:
         return followed
 
     async def subscribe_chain(self, client: Client, channel: ChainChannel) -> ChainSeries:
-        """Let a client follow an option chain, whose contracts are demanded: it is owed the whole, then what changes.
+        """Let a client follow an option chain, whose contracts are demanded: it is owed the whole, then what changes. The reply wakes it.
 
         Raises:
             NoSuchChain, pymongo.errors.PyMongoError, django.db.DatabaseError: as `ChainChannels.follow` does.
         """
-        series = await self._chains.follow(client.outbox, channel)
-        client.wake()
-        return series
+        return await self._chains.follow(client.outbox, channel)
 
     def unsubscribe_chain(self, client: Client, series: ChainSeries) -> bool:
         """Let a client follow a chain no more. False: it did not."""

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,13 @@ from tests.marketdata.way_out import (
     ScriptedFeed,
     WebServer,
     api_key,
+    auntil,
     farewell,
     instruments,
     market_client,
     minute_of,
+    nifty_options,
+    option_of,
     store_candles,
     web_server,
 )
@@ -44,6 +47,7 @@ EXAMPLE = re.compile(r"<!-- example: (.+?) -->\n(?:```json\n(.*?)\n```\n)?", re.
 INDEX, OPTION, EQUITY = "NSE_INDEX|Nifty 50", "NSE_FO|51420", "NSE_EQ|INE002A01018"
 EXPIRED, FOLLOWING = "NSE_FO|48210", "NSE_FO|55102"
 ENDS = 1_790_071_800_000
+CALL, PUT = option_of(1, 24_200.0, "CE"), option_of(1, 24_200.0, "PE")
 MINUTE = 1_789_999_980_000
 VOLATILE = {"time": 1_790_000_000_500, "since_ms": 1_790_000_000_000, "age_ms": 12, "lag_ms": 1, "data_ms": 1_790_000_000_123}
 """What differs from run to run, and what stands for it on the page."""
@@ -124,10 +128,17 @@ async def tick_of(client: MarketClient, key: str) -> dict[str, Any]:
             return message
 
 
+async def tell_of(feed: ScriptedFeed, instrument: int, seq: int, price: float) -> None:
+    quote = option_quote(seq, price)
+    quote.instrument = instrument
+    await feed.publish([quote_entry(quote, f"NSE_FO|{instrument}" if instrument != 1 else INDEX, True)])
+
+
 async def recorded(server: WebServer, feed: ScriptedFeed) -> dict[str, dict[str, Any]]:
     """Play one session with everything in it; return name → message."""
     seen: dict[str, dict[str, Any]] = {}
     await instruments(**{INDEX: 1, OPTION: 2, EQUITY: 3})
+    await nifty_options(date(2026, 9, 22), first=1)
     await feed.publish([quote_entry(option_quote(1, 121.5), OPTION, True)], report=True)
     await feed.write()
     async with connect(server.url) as stranger:
@@ -172,6 +183,14 @@ async def recorded(server: WebServer, feed: ScriptedFeed) -> dict[str, dict[str,
         hole = GapNotice("6ff0c1d2a3b4c5d6e7f80912", 0, MINUTE - 3_600_000, MINUTE - 3_000_000, "disconnected", "healed", "", [1, 2, 3], 28)
         await bus.publish_notice(bus.Notice([], [hole]))
         seen["gap"] = await client.next(event="gap")
+        for instrument, price in ((1, 24_210.0), (CALL, 121.5), (PUT, 110.35)):
+            await tell_of(feed, instrument, 1, price)
+        await auntil(lambda: PUT in server.hub.entries)
+        chains = ["chain:NIFTY:@w0:atm1", "chain:NIFTY:@w9:all"]
+        await ask("subscribe chains", "subscribe chains reply", op="subscribe", id=10, channels=chains)
+        seen["market:chain snapshot"] = await client.next(event="market:chain")
+        await tell_of(feed, CALL, 2, 121.65)
+        seen["market:chain"] = await client.next(event="market:chain")
         await expired_contract(EXPIRED, 4)
         await ask("subscribe expired", "subscribe expired reply", op="subscribe", id=9, instruments=[EXPIRED], channels=["market"])
         left = {OPTION: (2, "expired", FOLLOWING), EQUITY: (3, "limit", "")}
@@ -221,6 +240,7 @@ def test_every_command_push_and_error_is_on_the_page() -> None:
         "error",
         "bye",
         "market:ohlc",
+        "market:chain",
         "gap",
         "universe",
     }
