@@ -93,10 +93,19 @@ class Announcer:
         return failure is None
 
     async def _send(self, change: Change) -> None:
-        left = {key: tuple(each) for key, each in change.left.items()}
+        left = {key: (each.instrument, each.why, each.follows) for key, each in change.left.items()}
         await bus.publish_notice(bus.Notice(universe=bus.UniverseNotice(change.at_ms, change.causes, change.entered, left)))
 
     async def _store(self, identifier: str, change: Change) -> None:
-        left = {key: each.why for key, each in change.left.items()}
-        parts = {"causes": change.causes, "entered": change.entered, "left": left, "moved": change.moved, "by_mode": change.by_mode}
-        await ask_store(partial(universe_change_record, identifier=identifier, shard=self._shard, at_ms=change.at_ms, **parts))
+        record = partial(
+            universe_change_record,
+            identifier=identifier,
+            shard=self._shard,
+            at_ms=change.at_ms,
+            causes=change.causes,
+            entered=change.entered,
+            left={key: each.why for key, each in change.left.items()},
+            moved=change.moved,
+            by_mode=change.by_mode,
+        )
+        await ask_store(record)

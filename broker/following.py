@@ -58,7 +58,7 @@ class Following:
         self.subscribed: dict[str, str] = {}
         self.refused: dict[int, str] = {}
         names = ("feed_requests_total", "universe_changes_total", "demand_failed_total", "rules_refused")
-        self.counts: Counter[str] = Counter(dict.fromkeys(names, 0), feed_shards=shards)
+        self.counts: Counter[str] = Counter(dict.fromkeys(names, 0) | {"feed_shards": shards})
         self._journal = journal
         self._pipeline = pipeline
         self._shard = shard

@@ -85,7 +85,8 @@ def test_what_a_client_demands_is_followed_until_the_last_who_wants_it_goes(stac
     followed = subscribed(stack)
     shares = stack.get("/api/marketdata/instruments/", instrument_type="EQ", limit=100)["results"]
     key = next(row["key"] for row in shares if row["key"] not in followed)
-    began, seconds = 0.0, {}
+    began = 0.0
+    seconds: dict[str, float] = {}
 
     async def asked(wanted: bool) -> None:
         async with asyncio.timeout(30):
