@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from django.conf import settings
@@ -28,6 +30,9 @@ PASSES = 4
 """How often a refresh plans again when the feed creates placeholders under its hands."""
 TRANSACTION_CHANGES = 400
 """Changes in one transaction: well inside MongoDB's 60 s and its 1,000-document advice, and large enough to be fast."""
+ABANDONED_SECONDS = 120.0
+"""How long a refresh waits for the transaction of a killed one. MongoDB ends it after 60 s, and looks each 30 s (measured: 81 s)."""
+CONFLICT_PAUSE_SECONDS = 1.0
 LOCK_SECONDS = 10.0
 """Renewed between chunks, which take a second or two. A holder that is late keeps it as long as nobody else wants it."""
 LOCK_WAIT_SECONDS = 20.0
@@ -135,10 +140,7 @@ def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, co
     returning = store.retired_ids([change.identity for change in _without_id(plan)])
     for groups in _packed(plan.passing):
         settled = [Passing(group.leaving, [_with_old_id(change, returning) for change in group.taking]) for group in groups]
-        try:
-            store.keys_pass(settled, as_of)
-        except OperationFailure as error:  # includes BulkWriteError; the next pass plans it again
-            log.warning("a transaction of %d key changes was rolled back: %s", sum(len(group.taking) for group in groups), error)
+        if not _transact(partial(store.keys_pass, settled, as_of), lock):
             complete = False
             continue
         _count_passing(settled, counts)
@@ -146,10 +148,9 @@ def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, co
     back = [_with_old_id(change, returning) for change in plan.entering if change.identity in returning]
     for counter, what, changes in (("changed", "changed", plan.changed), ("created", "returned", back)):
         for chunk in _chunks(changes, TRANSACTION_CHANGES):
-            try:
-                counts[counter] += store.instruments_update(chunk, as_of)
-            except OperationFailure as error:
-                log.warning("a transaction of %d changes was rolled back: %s", len(chunk), error)
+            if _transact(partial(store.instruments_update, chunk, as_of), lock):
+                counts[counter] += len(chunk)
+            else:
                 complete = False
             step(what, len(chunk))
     fresh = sorted((change for change in plan.entering if change.identity not in returning), key=_order)
@@ -159,6 +160,30 @@ def _apply(plan: Plan, as_of: datetime, lock: store.Lock, progress: Progress, co
         counts["created"] += written
         step("created", len(chunk))
     return complete
+
+
+def _transact(write: Callable[[], None], lock: store.Lock) -> bool:
+    """Run a transaction; while another one has written what it writes, as that of a killed refresh, wait for its end.
+
+    Returns:
+        whether it was written; not, when a key was taken meanwhile: then nothing was changed, and the next pass plans it again.
+    """
+    deadline = time.monotonic() + ABANDONED_SECONDS
+    waiting = False
+    while True:
+        try:
+            write()
+        except OperationFailure as error:  # includes BulkWriteError
+            conflict = error.has_error_label("TransientTransactionError") and time.monotonic() < deadline
+            if not (waiting and conflict):
+                log.warning("a transaction was rolled back%s: %s", ", trying again until the other ends" if conflict else "", error)
+            if not conflict:
+                return False
+            waiting = True
+        else:
+            return True
+        time.sleep(CONFLICT_PAUSE_SECONDS)
+        lock.renew()
 
 
 class _Steps:

@@ -274,16 +274,15 @@ def _insert_unless_held(documents: list[Document]) -> int:
         return int(error.details["nInserted"])
 
 
-def instruments_update(changes: Sequence[Change], as_of: datetime) -> int:
-    """Write known instruments' rows and keep what they were, all in one transaction or not at all; returns how many.
+def instruments_update(changes: Sequence[Change], as_of: datetime) -> None:
+    """Write known instruments' rows and keep what they were, all in one transaction or not at all.
 
     Raises:
         BulkWriteError, OperationFailure: nothing was changed, as when a key was taken at the same moment; worth planning again.
     """
     with transaction.atomic():
         session: ClientSession = connections["default"].session  # type: ignore[attr-defined]
-        updates = _replace_states(changes, as_of, session)
-        return _transactional(Instrument).bulk_write(updates, ordered=True, session=session).matched_count
+        _transactional(Instrument).bulk_write(_replace_states(changes, as_of, session), ordered=True, session=session)
 
 
 def instruments_retire(ids: Sequence[int], as_of: datetime) -> int:

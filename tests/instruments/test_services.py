@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -129,6 +130,30 @@ def test_more_key_changes_than_fit_one_transaction() -> None:
     assert counts(load) == (1200, 0, 1200, 1200)
     assert Instrument.objects.filter(active=True).count() == 1200
     assert Instrument.objects.count() == 2400
+
+
+@pytest.mark.parametrize("token", [1, 2], ids=["its lot changes", "its key changes"])
+def test_a_refresh_waits_for_the_transaction_of_a_killed_one(token: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody ends a dead client's transaction but MongoDB itself, after a minute; here the test does, once the conflict has been met."""
+    refresh([option(1, 100.0, lot=75), option(3, 200.0)])
+    (held,) = Instrument.objects.filter(instrument_key="NSE_FO|1").values_list("id", flat=True)
+    with connections["default"].get_database().client.start_session() as dead:  # type: ignore[attr-defined] # of django-mongodb-backend
+        dead.start_transaction()
+        connections["default"].get_database()[Instrument._meta.db_table].update_one(  # type: ignore[attr-defined]
+            {"_id": held}, {"$set": {"lot_size": 1}}, session=dead
+        )
+        loads: list[MasterLoad] = []
+        thread = threading.Thread(target=lambda: loads.append(refresh([option(token, 100.0, lot=65), option(3, 200.0)], DAY_2)))
+        thread.start()
+        deadline = time.monotonic() + 60
+        while "trying again until the other ends" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        dead.abort_transaction()
+        thread.join(60)
+    assert [counts(load)[1] for load in loads] == [1]
+    assert Instrument.objects.get(pk=held).lot_size == 65
+    assert versions() == [(held, "NSE_FO|1", 75, DAY_1, DAY_2)]
 
 
 def test_a_share_keeps_its_id_when_its_series_changes() -> None:
