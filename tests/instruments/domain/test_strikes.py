@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import math
 
 import numpy as np
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from pyvolr import bs
 
 from instruments.domain.strikes import ANCHOR_SHARE, anchored, at_the_money, check_strikes_word, strikes_window
+from tests.instruments.rows import REAL_MASTER
 
+MINUTES = REAL_MASTER.with_name("nifty_1m_2024-01_2024-08.csv.gz")
 LADDER = [float(strike) for strike in range(20_000, 30_001, 50)]
 ladders = st.lists(st.integers(1, 2_000), min_size=2, max_size=60, unique=True).map(lambda found: [25.0 * each for each in sorted(found)])
 
@@ -139,3 +143,24 @@ def test_a_midpoint_without_an_anchor_would_flap() -> None:
         anchors.append(anchor)
     assert anchors == [25_024.0] * 10
     assert math.isclose(ANCHOR_SHARE, 0.75)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not MINUTES.exists(), reason=f"the real minutes are not at {MINUTES}")
+def test_eight_real_months_move_the_money_an_eighth_as_often_and_never_off_by_two() -> None:
+    """Each minute as its open, low, high, close, or high before low in a falling one."""
+    price_moves = anchor_moves = 0
+    anchor = previous = None
+    with gzip.open(MINUTES, "rt") as file:
+        for row in csv.DictReader(file):
+            opened, low, high, close = (float(row[name]) for name in ("Open", "Low", "High", "Close"))
+            for price in (opened, low, high, close) if close >= opened else (opened, high, low, close):
+                anchor = anchored(anchor, price, LADDER)
+                places = at_the_money(LADDER, price), at_the_money(LADDER, anchor)
+                assert abs(places[0] - places[1]) <= 1
+                if previous is not None:
+                    price_moves += places[0] != previous[0]
+                    anchor_moves += places[1] != previous[1]
+                previous = places
+    assert price_moves > 16_000
+    assert 7 * anchor_moves < price_moves
