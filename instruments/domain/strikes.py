@@ -25,8 +25,8 @@ INDEX_VOLATILITY, OTHER_VOLATILITY = 0.15, 0.30
 """Volatility a year that `delta` reckons with, of an index and of anything else. Fixed: a window that breathed with implied volatility
 would subscribe and leave its edges all day. What it means in strikes is in docs/rules.md."""
 ANCHOR_SHARE = 0.75
-"""How far from the anchor, in strike steps, a price goes before the anchor follows. Above ½, so that no midpoint makes windows flap;
-below 1, so that a window is never off by more than one strike."""
+"""How far from the anchor, in strike steps, a price goes before the anchor follows. The more, the calmer the windows; up to 1, a window is
+never off by more than one strike."""
 _NORMAL = NormalDist()
 
 
