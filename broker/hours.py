@@ -105,8 +105,8 @@ class TradingHours:
         return any(_shares(minute_ms, start, end) for start, end, _ in _open(known))
 
     def traded_within(self, segments: Collection[str], start_ms: int, end_ms: int) -> tuple[int, int, int]:
-        """Return the part of a stretch of market time, ms UTC, from the first of these segments' trading in it to the last, and for how long
-        of it any of them trades, ms; without trading it is empty. So the night is no part of a silence, wherever it begins."""
+        """Return the part of a stretch of market time, ms UTC, from the first of these segments' trading in it to the last, and for how
+        long of it any of them trades, ms; without trading it is empty. So the night is no part of a silence, wherever it begins."""
         first_ms = start_ms // MINUTE_MS * MINUTE_MS
         minutes = range(first_ms, min(end_ms, first_ms + LONGEST_MINUTES * MINUTE_MS), MINUTE_MS)
         traded = [minute_ms for minute_ms in minutes if any(self.trades(segment, minute_ms) for segment in segments)]
