@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 from pyvolr import bs
@@ -103,11 +104,11 @@ def listed(at: datetime) -> list[Contract]:
     contracts = [Contract(NIFTY, "NSE_INDEX", "INDEX", "NIFTY", None, None, None, None, None)]
     for day, weekly in ahead:
         if day in days:
-            terms: Any = ("NIFTY", NIFTY, "NIFTY", ms_of(day_end(day)), weekly)
+            future = Contract(f"NSE_FO|{day}FUT", "NSE_FO", "FUT", "NIFTY", NIFTY, "NIFTY", ms_of(day_end(day)), weekly, None)
             for strike in (24_950.0, 25_000.0, 25_050.0):
-                contracts += [Contract(f"NSE_FO|{day}{strike}{side}", "NSE_FO", side, *terms, strike) for side in ("CE", "PE")]
-            if day in months[:3]:
-                contracts.append(Contract(f"NSE_FO|{day}FUT", "NSE_FO", "FUT", *terms, None))
+                for side in ("CE", "PE"):
+                    contracts.append(future._replace(key=f"NSE_FO|{day}{strike}{side}", instrument_type=side, strike_price=strike))
+            contracts += [future] if day in months[:3] else []
     return contracts
 
 
@@ -151,7 +152,7 @@ def contracts_of_the_file() -> list[Contract]:
         "weekly",
         "strike_price",
     )
-    return [Contract(*(row.get(name) for name in names)) for row in rows_of_the_file()]
+    return [Contract._make([*map(row.get, names), 0]) for row in rows_of_the_file()]
 
 
 @cache
@@ -221,7 +222,7 @@ def counted(strikes: list[float], spot: float, each_side: int) -> list[float]:
 
 
 def deltas(strikes: list[float], spot: float, least: float, days: int) -> list[float]:
-    calls = bs.delta("c", spot, strikes, days / 365, 0.0, 0.15)
+    calls = np.atleast_1d(bs.delta("c", spot, strikes, days / 365, 0.0, 0.15))
     return [strike for strike, call in zip(strikes, calls, strict=True) if min(call, 1 - call) >= least]
 
 
