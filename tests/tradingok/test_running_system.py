@@ -15,6 +15,7 @@ import pytest
 import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
+from marketdata.domain.chain import SIDE_COLUMNS
 from marketdata.domain.continuity import FEED_HOPS, HUB_HOPS
 from tests.fakes.stack import Stack, stack  # noqa: F401 - a fixture
 from tests.marketdata.way_out import market_client
@@ -133,6 +134,40 @@ def test_what_a_client_demands_is_followed_until_the_last_who_wants_it_goes(stac
     asyncio.run(demand())
     with capsys.disabled():
         print(f"\ndemand: {', '.join(f'{what} {after:.2f} s' for what, after in seconds.items())} after subscribe")
+
+
+def test_a_chain_that_no_rule_follows_is_demanded_and_moves(stack: Stack) -> None:  # noqa: F811
+    channel, before = "chain:BANKNIFTY:@m1:atm2", subscribed(stack)
+    rows: dict[float, list[list[Any] | None]] = {}
+    key, price, delta = (SIDE_COLUMNS.index(name) for name in ("key", "last_price", "delta"))
+
+    def keys() -> set[str]:
+        return {side[key] for sides in rows.values() for side in sides if side is not None}
+
+    async def asked(wanted: set[str]) -> None:
+        async with asyncio.timeout(30):
+            while await asyncio.to_thread(subscribed, stack) & keys() != wanted:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+
+    async def follow() -> None:
+        async with market_client(stack.ws_url, stack.api_key) as client:
+            await client.send(id=1, op="subscribe", channels=[channel])
+            assert [result["status"] for result in (await client.next(id=1))["results"]] == ["active"]
+            while not (rows and all(side is not None and side[price] and side[delta] for sides in rows.values() for side in sides)):
+                push = await client.next(event="market:chain")
+                if push.get("snapshot"):
+                    rows.clear()
+                rows.update({strike: sides for strike, *sides in push["rows"]})
+            assert len(rows) == 5
+            figures = push["aggregate"]
+            assert figures["atm_strike"] == sorted(rows)[2]
+            assert abs(figures["forward"] / figures["spot"] - 1) < 0.03
+            await asked(keys())
+            assert not (await client.next(event="market:chain", channel=channel)).get("snapshot")
+        await asked(keys() & before)
+
+    asyncio.run(follow())
+    assert not keys() & before, "no rule follows it"
 
 
 def test_once_nothing_comes_any_more_every_hop_adds_up_exactly(stack: Stack) -> None:  # noqa: F811
