@@ -91,6 +91,11 @@ class Following:
         self.keys |= {value: key for key, value in instruments.items()}
         self.live |= {value: key for key, value in instruments.items() if key in self._followed}
 
+    @property
+    def knows_time(self) -> bool:
+        """Whether a frame has told what time it is in the market."""
+        return bool(self._pipeline.market_ms)
+
     # --- what the rules mean ------------------------------------------------------------------------------------------------
 
     async def resolve(self) -> None:

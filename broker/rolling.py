@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 ROUND_SECONDS = 1.0
 PATIENCE_SECONDS = 1.0
 """What the rules mean is waited for so long; a store that hangs holds up neither demand nor a new connection."""
+CLOCK_SECONDS = 2.0
+"""The first frame, which says what time it is in the market, is waited for so long: a replay's contracts are not those of our clock."""
+FIRST_ROUND_SECONDS = 0.05
 RETRY_SECONDS = 5.0
 """The store is asked again so long after it did not answer."""
 
@@ -38,6 +41,7 @@ class Roller:
         self._report = report
         self._asking: asyncio.Task[None] | None = None
         self._ask_at = float("-inf")
+        self._clock_by = time.monotonic() + CLOCK_SECONDS
 
     async def run(self) -> None:
         """Go round for ever."""
@@ -45,8 +49,9 @@ class Roller:
             while True:
                 began = time.monotonic()
                 await self.step()
+                pause = ROUND_SECONDS if self._knows_time() else FIRST_ROUND_SECONDS
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.due.wait(), max(0.05, ROUND_SECONDS - (time.monotonic() - began)))
+                    await asyncio.wait_for(self.due.wait(), max(FIRST_ROUND_SECONDS, pause - (time.monotonic() - began)))
                 self.due.clear()
         finally:
             if self._asking is not None:
@@ -65,8 +70,11 @@ class Roller:
             except FeedUnavailable as error:
                 log.info("feed: the connection ended while subscribing: %s", error)  # the connector sees it too
 
+    def _knows_time(self) -> bool:
+        return self._following.knows_time or time.monotonic() >= self._clock_by
+
     async def _ask_rules(self) -> None:
-        if self._asking is None and time.monotonic() >= self._ask_at:
+        if self._asking is None and self._knows_time() and time.monotonic() >= self._ask_at:
             self._asking = asyncio.create_task(self._following.resolve(), name="asking the rules")
         if self._asking is None:
             return

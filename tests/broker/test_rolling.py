@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import pytest
@@ -25,6 +26,7 @@ class Wishes:
 
     def __init__(self, resolve: Callable[[], object]) -> None:
         self.refused = {7: "No room."}
+        self.knows_time = True
         self.rounds = self.asked = 0
         self.reconciled: list[object] = []
         self._resolve = resolve
@@ -76,6 +78,21 @@ async def test_each_round_asks_decides_tells_and_reconciles_where_there_is_a_con
     await loop.step()
     assert wishes.reconciled == ["broken", "whole"]
     assert (wishes.asked, told.changes, report.counts["universe_failed_total"]) == (3, [CHANGE], 0)
+
+
+async def test_the_rules_are_not_asked_before_the_market_has_told_its_time_unless_it_takes_long() -> None:
+    wishes = Wishes(lambda: None)
+    wishes.knows_time = False
+    loop, _, _, _ = roller(wishes)
+    await loop.step()
+    assert (wishes.asked, wishes.rounds) == (0, 1)
+    wishes.knows_time = True
+    await loop.step()
+    assert wishes.asked == 1
+    wishes.knows_time = False
+    loop._clock_by = time.monotonic()
+    await loop.step()
+    assert wishes.asked == 2
 
 
 async def test_a_store_that_hangs_holds_up_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
