@@ -21,12 +21,14 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
 
+from instruments.domain.instrument import ist_date
 from instruments.models import Instrument
 from instruments.search import search
 from instruments.selectors import UnknownInstrument, instrument_resolve
 from marketdata import store
+from marketdata.chain_store import chains_stored, days_stored
 from marketdata.domain.candle import STORED_INTERVALS, Candle, candle_id
-from marketdata.models import OHLC, CandleParity, Gap, MarketSession, MarketStatus, MarketTick
+from marketdata.models import OHLC, CandleParity, ChainSnapshot, Gap, InterestBase, MarketSession, MarketStatus, MarketTick
 from marketdata.parity import FIELDS, HALF_A_CENT
 from marketdata.services import candle_id_parts
 
@@ -35,6 +37,7 @@ PAGE_ROWS = 100
 CHOICES = 20
 DAYS_LISTED = 60
 DAY_MS = 86_400_000
+CHAIN_FIGURES = ("spot", "straddle", "atm_iv", "pcr_oi", "pcr_volume", "max_pain", "call_oi", "put_oi")
 DAYS_SHOWN = {"1d": 366, "1h": 31}
 """Days up to the chosen one that a page of candles covers; one day for the finer intervals."""
 
@@ -284,22 +287,26 @@ class MarketSessionAdmin(ReadOnlyAdmin):
         return indian_day(row.day)
 
 
-class DayFilter(admin.SimpleListFilter):
-    """One day's rows, without a choice the newest day's: the list sorts no more than that."""
-
-    title = "day"
-    parameter_name = "day"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        days = store.collection(CandleParity._meta.db_table).distinct("day")
-        return [(str(store.time_ms(day)), indian_day(day)) for day in sorted(days, reverse=True)[:DAYS_LISTED]]
+class FirstChosenFilter(admin.SimpleListFilter):
+    """Without a choice the first one holds: the list never is of everything."""
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         for index, (value, title) in enumerate(self.lookup_choices):
             chosen = value == self.value() if self.value() else index == 0
             yield {"selected": chosen, "query_string": changelist.get_query_string({self.parameter_name: value}), "display": title}
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[CandleParity]) -> QuerySet[CandleParity]:
+
+class DayFilter(FirstChosenFilter):
+    """One day's rows, the newest first. For models with a `day`."""
+
+    title = "day"
+    parameter_name = "day"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        days = store.collection(model_admin.opts.db_table).distinct("day")
+        return [(str(store.time_ms(day)), indian_day(day)) for day in sorted(days, reverse=True)[:DAYS_LISTED]]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = self.value() or (self.lookup_choices[0][0] if self.lookup_choices else "0")
         if not value.isascii() or not value.isdigit() or len(value) > 13:
             return queryset.none()
@@ -315,19 +322,70 @@ def _percent(field: str) -> Callable[[CandleParity], str]:
     return percent
 
 
-@admin.register(CandleParity)
-class CandleParityAdmin(ReadOnlyAdmin):
-    """How each instrument's minutes of a day came to be, and how many that ticks had made equalled the broker's."""
+class InstrumentDayAdmin(ReadOnlyAdmin):
+    """Rows of instruments' days."""
 
-    list_display = ["date", "symbol", "confirmed", "closed", "backfilled", "missing", "revised", "compared", *map(_percent, FIELDS)]
     list_filter = [DayFilter]
     ordering = ["-day", "instrument"]
 
     @admin.display(description="Day", ordering="day")
-    def date(self, row: CandleParity) -> str:
+    def date(self, row: Any) -> str:
         return indian_day(row.day)
 
     @admin.display(description="Instrument", ordering="instrument")
-    def symbol(self, row: CandleParity) -> str:
+    def symbol(self, row: Any) -> str:
         found = Instrument.objects.filter(pk=row.instrument).values_list("trading_symbol", flat=True).first()
         return found or f"id:{row.instrument}"
+
+
+@admin.register(CandleParity)
+class CandleParityAdmin(InstrumentDayAdmin):
+    """How each instrument's minutes of a day came to be, and how many that ticks had made equalled the broker's."""
+
+    list_display = ["date", "symbol", "confirmed", "closed", "backfilled", "missing", "revised", "compared", *map(_percent, FIELDS)]
+
+
+@admin.register(InterestBase)
+class InterestBaseAdmin(InstrumentDayAdmin):
+    """What the open interest of each option is compared with, a day at a time."""
+
+    list_display = ["date", "symbol", "day_start", "previous_close"]
+
+
+class ChainFilter(FirstChosenFilter):
+    """One chain's minutes of one day, the newest day first: they lie side by side in the primary index."""
+
+    title = "chain and day"
+    parameter_name = "chain"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        days = [(day, *chain) for chain in chains_stored() for day in days_stored(*chain)]
+        return [
+            (f"{name}:{expiry}:{day}", f"{name} {expiry}, on {ist_date(day)}")
+            for day, name, expiry in sorted(days)[: -1 - DAYS_LISTED : -1]
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[ChainSnapshot]) -> QuerySet[ChainSnapshot]:
+        chain, _, day = (self.value() or next((value for value, _ in self.lookup_choices), "")).rpartition(":")
+        if not day.isascii() or not day.isdigit() or len(day) > 13:
+            return queryset.none()
+        return queryset.filter(id__gte=f"{chain}:{day}", id__lt=f"{chain}:{int(day) + DAY_MS}")
+
+
+def _figure(name: str) -> Callable[[ChainSnapshot], str]:
+    @admin.display(description=name.replace("_", " ").capitalize())
+    def figure(row: ChainSnapshot) -> str:
+        return number(row.aggregate.get(name))
+
+    return figure
+
+
+@admin.register(ChainSnapshot)
+class ChainSnapshotAdmin(ReadOnlyAdmin):
+    """The stored minutes of an option chain, the newest first, with the figures of the whole."""
+
+    list_display = ["underlying", "expiry", "minute", *map(_figure, CHAIN_FIGURES)]
+    list_filter = [ChainFilter]
+    fields = ["id", "underlying", "expiry", "minute", "stored_at", "aggregate"]
+    ordering = ["-id"]
+    sortable_by = ()

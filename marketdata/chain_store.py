@@ -24,7 +24,7 @@ from instruments.domain.listing import ChainListing
 from instruments.followed_chains import chains_followed
 from marketdata import live_state, store
 from marketdata.calendar import calendar_read
-from marketdata.domain.candle import MINUTE_MS, day_start_ms
+from marketdata.domain.candle import DAY_MS, MINUTE_MS, day_start_ms
 from marketdata.domain.chain import Chain
 from marketdata.domain.chain_rows import SIDE_COLUMNS, Aggregate, InterestBase, Row, Side, each_side
 from marketdata.interest import bases_read
@@ -235,6 +235,18 @@ def span_read(underlying: str, expiry: str) -> tuple[int, int] | None:
     ]
     first, last = ends
     return None if first is None or last is None else (store.time_ms(first["minute"]), store.time_ms(last["minute"]))
+
+
+def chains_stored() -> list[tuple[str, str]]:
+    """Return (underlying, expiry) of all chains of which a minute is stored; by steps along the index."""
+    chains = _snapshots()
+    return [(name, expiry) for name in chains.distinct("underlying") for expiry in chains.distinct("expiry", {"underlying": name})]
+
+
+def days_stored(underlying: str, expiry: str) -> range:
+    """Return the days (00:00 IST, ms UTC) from the first to the last minute of which a chain is stored."""
+    span = span_read(underlying, expiry)
+    return range(0) if span is None else range(day_start_ms(span[0]), span[1] + 1, DAY_MS)
 
 
 def history_read(underlying: str, expiry: str, *, from_ms: int, to_ms: int, limit: int) -> list[tuple[int, Aggregate]]:

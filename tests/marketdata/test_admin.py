@@ -15,13 +15,19 @@ from django.test import Client
 from pymongo import WriteConcern
 
 from accounts.models import User
+from instruments.chain_listing import chain_listing
 from instruments.models import Instrument
 from marketdata import store
 from marketdata.admin import PAGE_ROWS
 from marketdata.calendar import sessions_record
+from marketdata.chain_store import chain_view, snapshot_write
 from marketdata.domain.candle import SESSION_OPEN_MS, Candle, candle_id, day_start_ms
+from marketdata.domain.chain import InterestBase
 from marketdata.domain.session import Hours
+from marketdata.interest import bases_write
 from marketdata.models import CandleParity, Gap, MarketStatus
+from tests.marketdata.option_market import DAY as CHAIN_DAY
+from tests.marketdata.option_market import EXPIRY, OPEN_MS, option_market, quotes_of
 
 pytestmark = pytest.mark.django_db
 
@@ -294,6 +300,40 @@ def test_the_list_of_parities_reads_one_day_however_many_there_are(staff: Client
     for row in read:
         assert "COLLSCAN" not in row.get("planSummary", ""), row
         assert row.get("docsExamined", 0) <= 2 * 40, row
+
+
+def test_one_day_of_a_chain_is_listed_the_newest_minute_first_and_no_more_is_read(staff: Client) -> None:
+    chains = "/admin/marketdata/chainsnapshot/"
+    assert text(staff, chains)
+    made = option_market()
+    listing = chain_listing("NIFTY", EXPIRY, datetime.fromtimestamp(OPEN_MS / 1000, UTC))
+    for minute in (-1440, 0, 1, 2):
+        view = chain_view(listing, quotes_of(made, OPEN_MS, move=float(minute)), {})
+        for underlying in ("NIFTY", "NIFTYNXT50"):
+            assert snapshot_write(view._replace(underlying=underlying), OPEN_MS + minute * 60_000)
+    with profiled() as operations:
+        page = text(staff, chains, chain=f"NIFTY:{EXPIRY}:{CHAIN_DAY}")
+    assert [page.count(f">{straddle:g}<") for straddle in (132.5, 134.5, 136.5)] == [1, 1, 1]
+    assert page.index(">136.5<") < page.index(">132.5<")
+    assert f"NIFTYNXT50 {EXPIRY}, on 2026-11-15" in page
+    assert text(staff, chains).count(">NIFTYNXT50<") == 3  # of the newest day
+    assert ">132.5<" not in text(staff, chains, chain=f"NIFTY:{EXPIRY}:soon")
+    read = [row for row in operations if row["ns"].endswith(".marketdata_chainsnapshot")]
+    assert read
+    for row in read:
+        assert "COLLSCAN" not in row.get("planSummary", ""), row
+        assert row.get("docsExamined", 0) <= 3, row
+    change = text(staff, f"{chains}NIFTY:{EXPIRY}:{OPEN_MS}/change/")
+    assert "max_pain" in change
+    assert staff.post(f"{chains}NIFTY:{EXPIRY}:{OPEN_MS}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_what_open_interest_is_compared_with_is_listed_by_day(staff: Client) -> None:
+    make_instrument(7, "NIFTY 25000 CE")
+    bases_write({7: InterestBase(1234.0, None), 8: InterestBase(None, 650.0)}, DAY_MS)
+    bases_write({7: InterestBase(77.0, None)}, DAY_MS - 86_400_000)
+    page = text(staff, "/admin/marketdata/interestbase/")
+    assert [words in page for words in ("NIFTY 25000 CE", "1234.0", "id:8", "650.0", "77.0")] == [True] * 4 + [False]
 
 
 # --- however much is stored -------------------------------------------------------------------------------------------
