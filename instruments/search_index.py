@@ -23,12 +23,14 @@ from rapidfuzz.distance import OSA
 
 from instruments.domain.expiry import TradingEnd
 from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE, OptionType, day_end, ist_date, ms_of
-from instruments.domain.search_words import SearchWords, read_search, spellings, strike_ranges
+from instruments.domain.search_words import OPTION, SearchWords, read_search, spellings, strike_ranges
 
 SERIES_RANK = {INDEX_TYPE: 0, "EQ": 1, "BE": 2, "SM": 2, "BZ": 2, "ST": 2}
 DEBT_RANK = 3
 UNDERLYINGS_MAX = 4
 """Underlyings whose symbol only begins with the words; the shortest symbols win."""
+MANY = 500
+"""Of more names than these ("l" begins every LIMITED), only symbols that begin so are looked at."""
 LIKE_MAX = 5
 """Names that are only alike."""
 NEAR_STRIKE = 0.01
@@ -97,6 +99,8 @@ class SearchIndex:
     def __init__(self, listed: Iterable[Listed]) -> None:
         contracts: dict[tuple[str, str], list[Listed]] = defaultdict(list)
         self._subjects: list[Subject] = []
+        self._by_isin: dict[str, int] = {}
+        """Only whole: nobody types the beginning of one, and every share's begins alike."""
         words: dict[str, list[int]] = defaultdict(list)
         self.size = 0
         for each in listed:
@@ -105,9 +109,11 @@ class SearchIndex:
                 contracts[each.underlying_symbol, each.segment].append(each)
             else:
                 rank = SERIES_RANK.get(each.instrument_type, DEBT_RANK)
-                self._add(Subject(each.symbol, each.name.upper(), rank, each.instrument, None), words, each.isin)
+                if each.isin is not None:
+                    self._by_isin[each.isin] = len(self._subjects)
+                self._add(Subject(each.symbol, each.name.upper(), rank, each.instrument, None), words)
         for (symbol, _), members in contracts.items():
-            self._add(Subject(symbol, members[0].name.upper(), 0, 0, _contracts(members)), words, None)
+            self._add(Subject(symbol, members[0].name.upper(), 0, 0, _contracts(members)), words)
         self._underlyings = frozenset(symbol for symbol, _ in contracts)
         self._words = sorted(words)
         self._subjects_of = [array("I", words[word]) for word in self._words]
@@ -117,17 +123,24 @@ class SearchIndex:
             self._by_length[len(word)][place] = word
         self.memory_bytes = self._measured()
 
-    def _add(self, subject: Subject, words: dict[str, list[int]], isin: str | None) -> None:
+    def _add(self, subject: Subject, words: dict[str, list[int]]) -> None:
         number = len(self._subjects)
         self._subjects.append(subject)
-        told = {subject.symbol, *_WORD.findall(subject.symbol), *_WORD.findall(subject.name), *([isin] if isin else [])}
-        for word in told:
+        for word in {subject.symbol, *_WORD.findall(subject.symbol), *_WORD.findall(subject.name)}:
             words[word].append(number)
 
     def _measured(self) -> int:
         arrays = sum(part.nbytes for each in self._subjects if each.contracts for part in each.contracts[2:])
-        texts = sum(map(sys.getsizeof, chain(self._words, *((each.symbol, each.name) for each in self._subjects))))
-        tables = (self._words, self._subjects_of, self._subjects, *self._subjects, *self._subjects_of, *self._by_length.values())
+        texts = sum(map(sys.getsizeof, chain(self._words, self._by_isin, *((each.symbol, each.name) for each in self._subjects))))
+        tables = (
+            self._words,
+            self._subjects_of,
+            self._subjects,
+            self._by_isin,
+            *self._subjects,
+            *self._subjects_of,
+            *self._by_length.values(),
+        )
         return arrays + texts + sum(map(sys.getsizeof, tables))
 
     # --- asking ---------------------------------------------------------------------------------------------------------
@@ -184,6 +197,10 @@ class SearchIndex:
         numbers = self._beginning(joined) | self._beginning(name)
         if parts:
             numbers |= set.intersection(*map(self._beginning, parts))
+        if name in self._by_isin:
+            numbers.add(self._by_isin[name])
+        if len(numbers) > MANY:
+            numbers = {number for number in numbers if self._subjects[number].symbol.startswith((name, joined))}
         found = []
         for number in numbers:
             subject = self._subjects[number]
@@ -261,12 +278,14 @@ def _derivatives(subject: Subject, words: SearchWords, asked: _Asked) -> list[in
     today = ist_date(asked.at_ms)
     is_over = asked.at_ms >= asked.end_of(own.segment, today)
     fits = own.expiries > (ms_of(day_end(today)) if is_over else asked.at_ms)
-    if words.instrument_type is not None:
+    if words.instrument_type == OPTION:
+        fits &= own.types != _TYPES[FUTURE_TYPE]
+    elif words.instrument_type is not None:
         fits &= own.types == _TYPES[words.instrument_type]
     if words.weekly is not None:
         fits &= own.weekly == words.weekly
     fits = _of_expiry(own, fits, words)
-    if words.strike is not None:
+    if words.strike is not None and words.instrument_type != FUTURE_TYPE:
         fits = _of_strike(own, fits, words.strike)
     places = np.flatnonzero(fits)
     spot = asked.spots.get(own.underlying_key or "")

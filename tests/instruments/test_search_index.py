@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruments.domain.expiry import usual_end_ms
+from instruments.domain.search_words import NICKNAMES
 from instruments.search_index import Listed, SearchIndex
 from tests.instruments.rows import REAL_MASTER, needs_real_master
 
@@ -83,6 +84,33 @@ NIFTY_25000 = [f"NIFTY 25000 CE {day} 26" for day in ("07 JUL", "14 JUL", "21 JU
         ("nifty25000ce", NIFTY_25000),
         ("NIFTY26JUL25000CE", NIFTY_25000[:4]),
         ("banknifty58000 pe", ["BANKNIFTY 58000 PE 28 JUL 26"]),
+        ("nifty2671425000ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("NIFTY14JUL2625000CE", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty28jul26fut", ["NIFTY FUT 28 JUL 26"]),
+        ("360one1100ce", ["360ONE 1100 CE 28 JUL 26"]),
+        ("nifty-25000-ce", NIFTY_25000),
+        ("bajaj-auto26julfut", ["BAJAJ-AUTO FUT 28 JUL 26"]),
+        # by a nickname
+        ("bnf 58000 ce", ["BANKNIFTY 58000 CE 28 JUL 26"]),
+        ("bn", ["BANKNIFTY", "BANKNIFTY FUT 28 JUL 26"]),
+        ("bn58000pe", ["BANKNIFTY 58000 PE 28 JUL 26"]),
+        ("nf 25000 ce", NIFTY_25000),
+        ("nifty bank aug 58000 ce", ["BANKNIFTY 58000 CE 25 AUG 26"]),
+        ("nifty 50 25000 ce", NIFTY_25000),
+        ("nifty50 fut", ["NIFTY FUT 28 JUL 26"]),
+        ("nifty next 50 fut", ["NIFTYNXT50 FUT 28 JUL 26"]),
+        ("nifty junior", ["NIFTYNXT50"]),
+        ("midcap nifty fut", ["MIDCPNIFTY FUT 28 JUL 26"]),
+        ("l&t fut", ["LT FUT 28 JUL 26"]),
+        # in other words and orders
+        ("25000 ce nifty", NIFTY_25000),
+        ("28 jul nifty 25000 ce", ["NIFTY 25000 CE 28 JUL 26"]),
+        ("nifty 25,000 ce", NIFTY_25000),
+        ("nifty 25000call", NIFTY_25000),
+        ("nifty 25000 call option", NIFTY_25000),
+        ("nifty options", ["NIFTY 25000 CE 07 JUL 26", "NIFTY 25000 PE 07 JUL 26"]),
+        ("nifty 14/07/2026 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty 14-jul 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
         # with mistakes
         ("nitfy fut", ["NIFTY FUT 28 JUL 26"]),
         ("niffty 25000 ce", NIFTY_25000),
@@ -104,6 +132,18 @@ def test_what_is_meant_comes_first(index: SearchIndex, symbols: list[str], query
 @pytest.mark.parametrize("query", ["zzz", "(((", "nifty 99 ce", "qqqqqqqqqqq fut", "\x00", "nifty 25000 ce nov 2031"])
 def test_what_is_not_there_is_not_found(index: SearchIndex, symbols: list[str], query: str) -> None:
     assert found(index, symbols, query) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text("NIFTYBankl&t-|,/. 0257CEPfutjul", max_size=20))
+def test_whatever_is_typed_is_answered_with_as_many_as_were_asked_for(index: SearchIndex, symbols: list[str], query: str) -> None:
+    answer = found(index, symbols, query, limit=5)
+    assert len(answer) <= 5
+
+
+def test_no_nickname_is_a_symbol_and_each_means_one(master: list[dict[str, Any]], symbols: list[str]) -> None:
+    assert NICKNAMES.keys() & set(symbols) == set()
+    assert set(NICKNAMES.values()) <= {row.get("underlying_symbol") for row in master}
 
 
 def test_a_contract_is_found_until_its_trading_ends(index: SearchIndex, symbols: list[str]) -> None:

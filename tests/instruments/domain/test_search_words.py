@@ -27,6 +27,12 @@ from instruments.domain.search_words import SearchWords, read_search, spellings,
         ("nifty december 25000", SearchWords("NIFTY DECEMBER 25000", ("NIFTY",), "25000", month=12)),
         ("nifty weekly 25000 ce", SearchWords("NIFTY WEEKLY 25000 CE", ("NIFTY",), "25000", "CE", weekly=True)),
         ("crompton 132.5 ce", SearchWords("CROMPTON 132.5 CE", ("CROMPTON",), "132.5", "CE")),
+        ("nifty 25,000 calls", SearchWords("NIFTY 25000 CALLS", ("NIFTY",), "25000", "CE")),
+        ("nifty option 25000p", SearchWords("NIFTY OPTION 25000P", ("NIFTY",), "25000", "PE")),
+        ("nifty ce atm", SearchWords("NIFTY CE ATM", ("NIFTY",), None, "CE")),
+        ("nifty 14/7/26", SearchWords("NIFTY 14-7-26", ("NIFTY",), day=14, month=7, year=2026)),
+        ("nifty 28-jul-2026", SearchWords("NIFTY 28-JUL-2026", ("NIFTY",), day=28, month=7, year=2026)),
+        ("nifty junior", SearchWords("NIFTY JUNIOR", ("NIFTY", "JUNIOR"))),
         ("25000", SearchWords("25000", ("25000",))),
         ("ce", SearchWords("CE", ("CE",))),
         ("", SearchWords("", ())),
@@ -42,6 +48,12 @@ def test_words_mean_what_a_trader_means(typed: str, expected: SearchWords) -> No
         ("nifty25000ce", "NIFTY 25000 CE"),
         ("NIFTY26JUL25000PE", "NIFTY 26JUL 25000 PE"),
         ("banknifty58000 pe", "BANKNIFTY 58000 PE"),
+        ("NIFTY28JUL2625000PE", "NIFTY 28JUL26 25000 PE"),
+        ("NIFTY26O0625000CE", "NIFTY 2026-10-06 25000 CE"),
+        ("360one1100ce", "360ONE 1100 CE"),
+        ("25000 ce bank nifty", "BANK NIFTY 25000 CE"),
+        ("nifty-25000-ce", "nifty 25000 ce"),
+        ("nifty novembr fut", "NIFTY NOVEMBER FUT"),
         ("niftyfut", "NIFTY FUT"),
         ("nifty 25000 cee", "NIFTY 25000 CE"),
         ("nifty fyt", "NIFTY FUT"),
@@ -52,6 +64,21 @@ def test_words_mean_what_a_trader_means(typed: str, expected: SearchWords) -> No
 def test_what_is_written_together_or_wrong_is_read_so_too(typed: str, also: str) -> None:
     assert spellings(typed)[0] == typed
     assert also in spellings(typed)[1:]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("bnf 58000 ce", "BANKNIFTY 58000 CE"),
+        ("nifty next 50 fut", "NIFTYNXT50 FUT"),
+        ("Nifty 50", "NIFTY"),
+        ("25000 ce bn", "BANKNIFTY 25000 CE"),
+    ],
+)
+def test_a_nickname_is_read_as_its_symbol_too(typed: str, meant: str) -> None:
+    found = spellings(typed)
+    assert meant in found
+    assert typed in found
 
 
 @given(st.text(max_size=60))
