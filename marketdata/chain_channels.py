@@ -5,7 +5,8 @@ are made current at once. So a busy chain costs as much as its strikes, not its 
 taken at the opening; after a loss the hub's newer entries move the chain as ticks do.
 
 Listings are read in a thread: at the opening, when a word's expiry has ended in market time, when the universe has changed, and every
-few minutes. Contracts in a followed window and what they are written on are demanded from the feed for as long as somebody follows.
+few minutes. Contracts in a followed window, a few beside it, and what they are written on are demanded from the feed for as long as
+somebody follows.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ RETRY_SECONDS = 2.0
 IDLE_SECONDS = 60.0
 IDLE_MAX = 200
 """A window that nobody has followed for so long is dropped, and the oldest of more than so many."""
+SPARE_STRIKES = 2
+"""So many strikes on each side of a window are demanded too: the money that goes to and fro asks nothing of the broker."""
 BACK_MS = 3_600_000
 """Market time that is so much earlier than before is another day's."""
 
@@ -90,6 +93,11 @@ class _Live:
         all_of_them = {option.instrument: bases.get(option.instrument, InterestBase()) for option in self.listing.options}
         self.is_due |= self.book.chain.take_bases(all_of_them)
 
+    def instruments(self, lowest: float, highest: float) -> frozenset[int]:
+        """Return the options from one strike to another, and what they are written on."""
+        found = {option.instrument for option in self.listing.options if lowest <= option.strike_price <= highest}
+        return frozenset(found if self.listing.underlying_id is None else found | {self.listing.underlying_id})
+
     @property
     def listing(self) -> ChainListing:
         return self.book.chain.listing
@@ -125,6 +133,7 @@ class ChainChannels:
         self._followers: dict[ChainSeries, set[Outbox]] = {}
         self._wanted: dict[ChainSeries, frozenset[int]] = {}
         self._idle: dict[ChainSeries, float] = {}
+        self._opening = asyncio.Lock()
         self._changed = asyncio.Event()
         self._is_failing = False
         self._known_ms = 0
@@ -144,9 +153,9 @@ class ChainChannels:
         """
         word = (channel.underlying, channel.expiry)
         if word not in self._words:
-            listing, until_ms = await self._listing(word)
-            if word not in self._words:  # nobody else has read it in the meantime
-                self._place(word, listing, until_ms)
+            async with self._opening:
+                if word not in self._words:  # nobody else has read it in the meantime
+                    self._place(word, *await self._listing(word))
         live = self._words[word]
         series = self._series.get(channel)
         if series is None:
@@ -283,12 +292,15 @@ class ChainChannels:
                 book.chain.take(instrument, quote, entry.broker_ms)
 
     def _needed(self, live: _Live, series: ChainSeries) -> frozenset[int]:
-        """Return what a window needs from the feed: nothing once trading has ended."""
-        if live.has_ended:
+        """Return what a window needs from the feed: nothing once trading has ended, and nothing else while what it has is enough."""
+        if live.has_ended or not series.window:
             return frozenset()
-        strikes, listing = set(series.window), live.listing
-        needed = {option.instrument for option in listing.options if option.strike_price in strikes}
-        return frozenset(needed if listing.underlying_id is None else needed | {listing.underlying_id})
+        listing, wanted = live.listing, self._wanted[series]
+        strikes = sorted({option.strike_price for option in listing.options})
+        first, last = strikes.index(series.window[0]), strikes.index(series.window[-1])
+        if live.instruments(strikes[first], strikes[last]) <= wanted:
+            return wanted
+        return live.instruments(strikes[max(0, first - SPARE_STRIKES)], strikes[min(len(strikes) - 1, last + SPARE_STRIKES)])
 
     # --- the store ------------------------------------------------------------------------------------------------------
     async def load_step(self) -> None:
@@ -365,15 +377,13 @@ class ChainChannels:
 
     async def _read_bases(self, live: _Live) -> None:
         day_ms, chain = self._day(live), live.book.chain
-        live.bases_due, live.bases_day = time.monotonic() + BASES_SECONDS, day_ms
         options = [option.instrument for option in live.listing.options]
         found = await database_sync_to_async(bases_read, thread_sensitive=False)(options, day_ms)
         if live.book.chain is not chain:
-            live.bases_due = 0.0  # other contracts by now
-            return
+            return  # other contracts by now
+        all_known = len(found) == len(options) and all(None not in base for base in found.values())
+        live.bases_due, live.bases_day = time.monotonic() + (REFRESH_SECONDS if all_known else BASES_SECONDS), day_ms
         live.take_bases(found)
-        if len(found) == len(options) and all(None not in base for base in found.values()):
-            live.bases_due = time.monotonic() + REFRESH_SECONDS
 
 
 def listing_read(underlying: str, expiry: str, at: datetime) -> tuple[ChainListing, float]:

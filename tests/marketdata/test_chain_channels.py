@@ -179,14 +179,18 @@ async def test_there_is_no_such_chain(market: Market) -> None:
 
 
 # --- what is demanded -----------------------------------------------------------------------------------------------------
+def contracts(first: int, last: int) -> set[int]:
+    """Of the week, from the strike at one place to that at another, and NIFTY."""
+    return {option_of(0, strike, side) for strike in NIFTY_STRIKES[first : last + 1] for side in ("CE", "PE")} | {NIFTY}
+
+
 async def test_the_window_and_the_underlying_are_demanded_while_somebody_follows(market: Market) -> None:
     await listed()
     market.tick(NIFTY, 24_210.0)
     one, two, wide = Program(market), Program(market), Program(market)
     series = await one.follow("atm1")
     await two.follow("atm1")
-    window = {option_of(0, strike, side) for strike in NIFTY_STRIKES[3:6] for side in ("CE", "PE")}
-    assert market.wanted == window | {NIFTY}
+    assert market.wanted == contracts(1, 7), "two strikes more on each side"
     assert market.chains.concerned(one.outbox, {NIFTY, CALL, 7}) == {NIFTY, CALL}
     assert market.chains.concerned(wide.outbox, {NIFTY, CALL}) == set()
     assert (market.chains.key_of(CALL), market.chains.key_of(NIFTY), market.chains.key_of(7)) == (
@@ -199,9 +203,10 @@ async def test_the_window_and_the_underlying_are_demanded_while_somebody_follows
     assert len(market.wanted) == 19
     for outbox in list(wide.outbox.chains):
         market.chains.unfollow(wide.outbox, outbox)
-    market.tick(NIFTY, 24_260.0)
-    await market.chains.turn_step()
-    assert market.wanted == {option_of(0, strike, side) for strike in NIFTY_STRIKES[4:7] for side in ("CE", "PE")} | {NIFTY}
+    for price, first, last in ((24_290.0, 1, 7), (24_340.0, 4, 8), (24_290.0, 4, 8), (24_110.0, 0, 5)):
+        market.tick(NIFTY, price)
+        await market.chains.turn_step()
+        assert market.wanted == contracts(first, last), "as it was while that is enough"
     assert market.chains.unfollow(one.outbox, series)
     assert not market.chains.unfollow(one.outbox, series)
     assert market.wanted, "the other follows it still"
