@@ -2,7 +2,7 @@
 latest quotes, for whoever has no hub's.
 
 A minute's snapshot is what was known when the minute had just begun, as far as the task ran then; the first one stays. Prices come in
-columns, packed by msgpack and zstandard: about 9 kB for 240 contracts (docs/decisions/0045). The whole's figures stand beside them by name.
+columns, packed by msgpack and zstandard: 13 kB for 240 contracts (docs/decisions/0045). The whole's figures stand beside them by name.
 """
 
 from __future__ import annotations
