@@ -204,7 +204,7 @@ def test_an_option_is_watched_by_click_and_by_keyboard(stack: Stack, chain_page:
 
 def test_a_chain_that_is_not_listed_is_told_in_words(stack: Stack, chain_page: Page) -> None:  # noqa: F811
     chain_page.goto(f"{stack.url}/#chain/NOSUCH/@w0/atm5")
-    expect(chain_page.locator("#chain-note")).to_contain_text("no options of 'NOSUCH' are listed")
+    expect(chain_page.locator("#chain-note")).to_contain_text("No options of 'NOSUCH' are listed")
     expect(chain_page.locator(STRIKES)).to_have_count(0)
 
 

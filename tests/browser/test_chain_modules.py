@@ -76,7 +76,7 @@ def chain_page(open_page: OpenPage, server: ScriptedServer) -> Page:  # noqa: F8
         "/api/marketdata/underlyings/NIFTY/expiries/": {
             "results": [{"expiry": "2026-11-24", "kind": "monthly", "words": ["@w0"], "strikes": 4}]
         },
-        "/api/marketdata/chain/": {"results": [{"underlying": "NIFTY"}, {"underlying": "BANKNIFTY"}]},
+        "/api/marketdata/chain/": {"results": [{"underlying": "NIFTY", "expiry": "2026-11-24", "options": 182, "followed": 22}]},
         "/api/marketdata/chain/NIFTY/": facts(),
         "/api/marketdata/chain/NIFTY/history/": {"results": [], "next": None},
     }
@@ -159,7 +159,7 @@ def test_times_axes_and_choices_are_told_in_words(modules: Page) -> None:
         "steps(-40, 60)": [-25, 0, 25, 50],
         "[0, 900, 42000, 500000, 12500000].map(axisText)": ["0", "900", "42 k", "5 L", "1.25 Cr"],
         f"expiryChoices({json.dumps(listed)}).words.map(([word]) => word)": ["@w0", "@w1", "@m0"],
-        f"expiryChoices({json.dumps(listed)}).words[1][1]": "Next · 01 Dec 2026 · weekly",
+        f"expiryChoices({json.dumps(listed)}).words[1][1]": "Next · 01 Dec · weekly",
         f"expiryChoices({json.dumps(listed)}).days[0]": ["2026-11-24", "24 Nov 2026 · monthly"],
     }
     assert {call: modules.evaluate(call) for call in expected} == expected
@@ -255,6 +255,15 @@ def test_at_expiry_a_word_moves_on_to_the_next_chain(
     expect(chain_page.locator("#strikes caption")).to_have_text("Option chain of NIFTY, expiry 01 Dec 2026")
     expect(chain_page.locator("#chain-ends")).to_contain_text("Tue 01 Dec")
     expect(chain_page.locator("#strikes tr[data-strike]")).to_have_count(2)
+
+
+def test_figures_over_a_part_of_the_chain_say_so(chain_page: Page, connection: ServerConnection) -> None:
+    connection.send(push(ROWS, whole=True))
+    cover = chain_page.locator("#chain-cover")
+    expect(cover).to_have_text("Totals, PCR and max pain are over what is followed: 22 of 182 options by the rules. All shows all.")
+    chain_page.get_by_text("All", exact=True).click()
+    connection.send(push(ROWS, whole=True).replace("atm5", "all"))
+    expect(cover).to_have_text("")
 
 
 def test_columns_are_chosen_and_remembered(chain_page: Page, connection: ServerConnection) -> None:

@@ -20,7 +20,7 @@ const shortDay = (date) => format.day(Date.parse(`${date}T00:00:00+05:30`));
 
 /** What the choice of an expiry offers: words, which move on at expiry, and days. Pure. @param {{expiry: string, kind: string, words: string[]}[]} listed */
 export function expiryChoices(listed) {
-  const words = listed.flatMap(({ expiry, kind, words: own }) => own.map((word) => [word, `${WORDS[word] ?? word} · ${shortDay(expiry)} · ${kind}`]));
+  const words = listed.flatMap(({ expiry, kind, words: own }) => own.map((word) => [word, `${WORDS[word] ?? word} · ${shortDay(expiry).slice(0, -5)} · ${kind}`]));
   return { words: words.sort(([a], [b]) => (a[1] === b[1] ? Number(a.slice(2)) - Number(b.slice(2)) : a[1] < b[1] ? 1 : -1)), days: listed.map(({ expiry, kind }) => [expiry, `${shortDay(expiry)} · ${kind}`]) };
 }
 
@@ -156,6 +156,7 @@ export class ChainView {
     this.oi.draw(chain);
     this.tellFeed();
     this.tellEnd();
+    this.tellCover();
     if (this.centered) return;
     this.centered = true;
     this.table.center();
@@ -190,8 +191,10 @@ export class ChainView {
   async loadUnderlyings(signal) {
     const followed = await chains(signal).catch(() => null);
     if (!followed || signal.aborted) return;
+    this.followed = followed;
     this.underlyings = [...new Set(followed.map(({ underlying }) => underlying))];
     this.showChoices();
+    this.tellCover();
   }
 
   /** Offer all living expiries. */
@@ -228,6 +231,14 @@ export class ChainView {
     write(this.at("ends"), this.facts ? ending(this.facts.ends, Math.max(this.nowMs(), this.chain.marketMs)) : "");
     const title = this.chain.expiry ? `Option chain of ${this.route.underlying}, expiry ${shortDay(this.chain.expiry)}` : "Option chain";
     write(this.table.caption, title);
+  }
+
+  /** Say what totals, PCR and max pain are over, where it may not be the whole chain. */
+  tellCover() {
+    const { underlying, strikes } = this.route;
+    const { options, followed } = this.followed?.find((chain) => chain.underlying === underlying && chain.expiry === this.chain.expiry) ?? { options: 1, followed: 0 };
+    const isPart = this.followed && this.chain.expiry && strikes !== "all" && followed < options;
+    write(this.at("cover"), !isPart ? "" : followed ? `Totals, PCR and max pain are over what is followed: ${followed} of ${options} options by the rules. All shows all.` : "Totals, PCR and max pain are over the strikes shown: the rules follow none of this chain. All shows all.");
   }
 
   tellFeed() {

@@ -5,6 +5,8 @@ const FEW = 0.8; // of the usual width, on a phone
 const NARROW = 700;
 
 const signedMany = (value) => (value > 0 ? "+" : "") + format.short(value);
+const price = (value) => format.number(value, Math.abs(value) >= 10_000 ? 1 : 2); // what is long enough already loses decimals
+const change = (value) => format.signed(value, Math.abs(value) >= 1000 ? 0 : 2);
 const percent = (value) => format.signed(value, Math.abs(value) >= 1000 ? 0 : 1);
 
 /** By name: label, title, width in CSS pixels, text of a side; `way`: what colours it up or down; `ours`: may be computed here. */
@@ -20,12 +22,12 @@ export const COLUMNS = {
   interestClose: { label: "OI chg", title: "Open interest against the previous close, units", width: 61, text: (side) => signedMany(side.oi_change_close), way: (side) => side.oi_change_close },
   interest: { label: "OI", title: "Open interest, units", width: 62, text: (side) => format.short(side.open_interest) },
   bidQuantity: { label: "Bid qty", title: "Quantity at the best bid", width: 56, text: (side) => format.short(side.bid_quantity) },
-  bid: { label: "Bid", title: "Best bid, INR", width: 56, text: (side) => format.number(side.bid_price) },
-  ask: { label: "Ask", title: "Best ask, INR", width: 56, text: (side) => format.number(side.ask_price) },
+  bid: { label: "Bid", title: "Best bid, INR", width: 56, text: (side) => price(side.bid_price) },
+  ask: { label: "Ask", title: "Best ask, INR", width: 56, text: (side) => price(side.ask_price) },
   askQuantity: { label: "Ask qty", title: "Quantity at the best ask", width: 56, text: (side) => format.short(side.ask_quantity) },
   percent: { label: "Chg %", title: "Last price against the previous close, percent", width: 54, text: (side) => percent(side.change_percent), way: (side) => side.change },
-  change: { label: "Chg", title: "Last price against the previous close, INR", width: 57, text: (side) => format.signed(side.change), way: (side) => side.change },
-  last: { label: "LTP", title: "Last price, INR", width: 60, text: (side) => format.number(side.last_price) },
+  change: { label: "Chg", title: "Last price against the previous close, INR", width: 57, text: (side) => change(side.change), way: (side) => side.change },
+  last: { label: "LTP", title: "Last price, INR", width: 60, text: (side) => price(side.last_price) },
 };
 export const NAMES = Object.keys(COLUMNS); // of a call's side, from the edge to the strike
 

@@ -5,10 +5,8 @@
  *    feed.subscribe(["NSE_INDEX|Nifty 50", "id:5"], "full");
  *    feed.on("market:ohlc", ({ key, interval, snapshot, candles, candle, state, revision }) => …); // a snapshot at first and after each reconnect
  *    feed.subscribeChannels(["ohlc:5m:id:5"], 300);         // the last 300 candles, then each as it changes
- *    feed.on("market:chain", ({ channel, columns, rows, aggregate }) => …); // columns: a snapshot; then the strikes that have changed
- *    feed.subscribeChannels(["chain:NIFTY:@w0:atm10"]);
  *
- *  Other events: the protocol's pushes ("gap", …) and replies under their own names, and "connection": {state: "connecting" | "waiting" | "closed", code}. */
+ *  Other events: the protocol's pushes ("gap", "market:chain" of the channel "chain:NIFTY:@w0:atm10", …) and replies under their own names, and "connection": {state: "connecting" | "waiting" | "closed", code}. */
 const OPTION = { instruments: "mode", channels: "candles" };
 export function connect({ url = `${location.origin.replace(/^http/, "ws")}/ws/market/`, protocols = [] } = {}) {
   const wanted = { instruments: new Map(), channels: new Map() }, quotes = new Map(), listeners = new Map(); // wanted: items by their option
