@@ -12,11 +12,14 @@ from marketdata.domain.option_values import PARITY_STRIKES, Market, gamma_value,
 SKEW_DELTA = 0.25
 _NEAR = 2 * PARITY_STRIKES
 """How many strikes nearest the money parity's forward looks at."""
+WIDEST_BOOKS = 0.02
+"""Part of the strike that the spreads of its call and put may be together for their middles to be prices: half of it is the most by which
+the forward is wrong. The first orders of a day lie hundreds of INR apart."""
 
 
 def chain_forward(ladder: Sequence[Strike], spot: float | None, discount: float) -> float | None:
     """The forward by put-call parity: the median over the PARITY_STRIKES strikes nearest the money of which both sides have a two-sided
-    quote, taken in the middle; where no strike has, by last prices. Only the ten nearest strikes are looked at.
+    quote, within WIDEST_BOOKS and taken in the middle; where no strike has, by last prices. Only the ten nearest strikes are looked at.
 
     Args:
         ladder: ascending.
@@ -40,6 +43,7 @@ def chain_forward(ladder: Sequence[Strike], spot: float | None, discount: float)
         (strike.price, call, put)
         for strike in _nearest(ladder, spot)
         if strike.call and strike.put and (call := strike.call.middle_price) and (put := strike.put.middle_price)
+        if strike.call.spread + strike.put.spread <= WIDEST_BOOKS * strike.price
     ]
     return parity_forward((quoted or traded)[:PARITY_STRIKES], discount)
 

@@ -72,6 +72,11 @@ class Leg:
         return (bid + ask) / 2 if bid and ask and bid < ask else None
 
     @property
+    def spread(self) -> float:
+        """Ask less bid, INR; nonsense where there is no `middle_price`."""
+        return (self.quote.ask_price or 0.0) - (self.quote.bid_price or 0.0)
+
+    @property
     def values(self) -> Values:
         """Ours where the broker sent none, else the broker's."""
         if self._ours is not None:

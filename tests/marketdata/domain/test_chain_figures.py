@@ -75,6 +75,17 @@ def test_the_forward_prefers_two_sided_quotes_to_last_prices() -> None:
     assert chain.aggregate().forward == 112
 
 
+def test_books_as_wide_as_before_the_open_say_nothing_of_the_forward() -> None:
+    chain = Chain(ladder([24_900, 25_000, 25_100]), interest_rate=0.0)
+    chain.take_spot(25_005.0, 1)
+    chain.take(3, OptionQuote(last_price=130.0, bid_price=0.05, ask_price=9_000.0), 2)
+    chain.take(4, OptionQuote(last_price=120.0, bid_price=0.05, ask_price=200.0), 2)
+    assert chain.aggregate().forward == 25_010  # of last prices; the middles of the books would say 29,400
+    chain.take(3, OptionQuote(last_price=130.0, bid_price=100.0, ask_price=350.0), 3)
+    chain.take(4, OptionQuote(last_price=120.0, bid_price=75.0, ask_price=325.0), 3)  # 500 together: just 2 % of the strike
+    assert chain.aggregate().forward == 25_025
+
+
 def test_the_forward_hears_only_the_strikes_nearest_the_spot() -> None:
     """Books far away, and prices there, say nonsense; near the spot there are last prices alone."""
     strikes = [float(strike) for strike in range(1_000, 3_000, 50)]
