@@ -13,6 +13,7 @@ from django.conf import settings
 from pymongo import ASCENDING, ReplaceOne
 from pymongo.collection import Collection
 
+from instruments.store import changes_collection
 from marketdata import live_state, store
 from marketdata.domain.candle import EPOCH_2020_MIN, MINUTE_MS
 from marketdata.models import ChainSnapshot, LatestQuote, MarketStatus
@@ -20,6 +21,7 @@ from marketdata.wire import entry_pack
 
 TTL_INDEX = "tick_received_ttl"
 CHAIN_TTL_INDEX = "chain_snapshot_stored_ttl"
+CHANGE_TTL_INDEX = "universe_change_recorded"
 
 
 def candle_id_parts(identifier: int) -> tuple[int, int]:
@@ -48,6 +50,11 @@ def chain_retention_apply(*, days: int | None = None) -> str:
     """Do the same for option chains, from when they were stored. `days`: TRADINGOK_CHAIN_DAYS by default."""
     chains = store.collection(ChainSnapshot._meta.db_table)
     return _expire(chains, "stored_at", CHAIN_TTL_INDEX, settings.CHAIN_RETENTION_DAYS if days is None else days)
+
+
+def change_retention_apply(*, days: int | None = None) -> str:
+    """Do the same for changes of what is followed, by the index that they have. `days`: TRADINGOK_CHANGE_DAYS by default."""
+    return _expire(changes_collection(), "recorded_at", CHANGE_TTL_INDEX, settings.CHANGE_RETENTION_DAYS if days is None else days)
 
 
 def _expire(target: Collection[store.Document], field: str, name: str, days: int) -> str:

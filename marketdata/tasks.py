@@ -28,11 +28,12 @@ def roll_up(seconds: float = 45.0) -> str:
 
 @shared_task(name="marketdata.apply_retention")  # type: ignore[untyped-decorator]
 def apply_retention() -> str:
-    """Let MongoDB delete ticks that are older than TRADINGOK_TICK_DAYS, and option chains older than TRADINGOK_CHAIN_DAYS."""
+    """Let MongoDB delete ticks, option chains and changes of what is followed that are older than the settings say."""
 
     def work() -> str:
         chains = f"chains: {settings.CHAIN_RETENTION_DAYS} days, {services.chain_retention_apply()}"
-        return f"{settings.TICK_RETENTION_DAYS} days, {services.retention_apply()}; {chains}"
+        changes = f"changes: {settings.CHANGE_RETENTION_DAYS} days, {services.change_retention_apply()}"
+        return f"{settings.TICK_RETENTION_DAYS} days, {services.retention_apply()}; {chains}; {changes}"
 
     return run_once("apply_retention", work)
 

@@ -211,6 +211,7 @@ STORE_QUEUE_TICKS = env.integer(
     high=5_000_000,
 )
 TICK_RETENTION_DAYS = env.integer("TRADINGOK_TICK_DAYS", 7, "Days that ticks are kept in MongoDB.", low=1, high=3650)
+CHANGE_RETENTION_DAYS = env.integer("TRADINGOK_CHANGE_DAYS", 90, "Days that changes of what is followed are kept.", low=1, high=3650)
 CHAIN_RETENTION_DAYS = env.integer("TRADINGOK_CHAIN_DAYS", 30, "Days that each minute's option chains are kept.", low=1, high=3650)
 JOURNAL_SEGMENT_MB = env.integer("TRADINGOK_JOURNAL_SEGMENT_MB", 256, "Size at which a journal segment is closed, in MB.", low=1, high=4096)
 JOURNAL_DAYS = env.number("TRADINGOK_JOURNAL_DAYS", 7, "Days that a journal segment is kept once the store has it.", low=0.01, high=3650)

@@ -6,6 +6,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.test import override_settings
 
+from instruments.store import changes_collection
 from marketdata import live_state, services, store
 from marketdata.models import ChainSnapshot, LatestQuote, MarketStatus
 from marketdata.wire import QuoteEntry, entry_unpack
@@ -50,6 +51,19 @@ def test_chains_are_kept_as_long_as_their_own_setting_says_from_when_they_were_s
     assert services.chain_retention_apply(days=2) == "changed"
     index = store.collection(ChainSnapshot._meta.db_table).index_information()[services.CHAIN_TTL_INDEX]
     assert (index["key"], index["expireAfterSeconds"]) == ([("stored_at", 1)], 2 * 86_400)
+
+
+def test_changes_of_what_is_followed_are_kept_as_long_as_their_own_setting_says() -> None:
+    changes = changes_collection()
+    made_by_migrate = changes.index_information()[services.CHANGE_TTL_INDEX]
+    assert "expireAfterSeconds" not in made_by_migrate
+    try:
+        assert [services.change_retention_apply(days=90) for _ in range(2)] == ["changed", "unchanged"]
+        index = changes.index_information()[services.CHANGE_TTL_INDEX]
+        assert (index["key"], index["expireAfterSeconds"]) == ([("recorded_at", 1)], 90 * 86_400)
+    finally:
+        changes.drop_index(services.CHANGE_TTL_INDEX)
+        changes.create_index("recorded_at", name=services.CHANGE_TTL_INDEX)
 
 
 def test_retention_counts_from_receipt_so_that_a_replay_of_old_days_is_kept() -> None:

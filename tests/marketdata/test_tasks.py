@@ -55,7 +55,7 @@ def test_parity_counts_and_notes_it() -> None:
 def test_retention_and_quotes_note_what_they_did() -> None:
     with override_settings(TICK_RETENTION_DAYS=5):
         assert tasks.apply_retention().startswith("5 days, ")
-        assert tasks.apply_retention() == "5 days, unchanged; chains: 30 days, unchanged"
+        assert tasks.apply_retention() == "5 days, unchanged; chains: 30 days, unchanged; changes: 90 days, unchanged"
     store.ticks_collection().drop_index(services.TTL_INDEX)
     assert tasks.store_latest_quotes() == "0 quotes stored"
     assert tasks.store_chains() == "0 chains stored, 0 as before, 0 without a quote, 0 closed"
