@@ -41,10 +41,11 @@ class Roller:
         self._report = report
         self._asking: asyncio.Task[None] | None = None
         self._ask_at = float("-inf")
-        self._clock_by = time.monotonic() + CLOCK_SECONDS
+        self._clock_by = 0.0
 
     async def run(self) -> None:
         """Go round for ever."""
+        self._clock_by = time.monotonic() + CLOCK_SECONDS
         try:
             while True:
                 began = time.monotonic()
