@@ -34,6 +34,7 @@ class _Priced(msgspec.Struct):
     """What of a quote the statistics need."""
 
     last_price: float | None
+    last_trade_ms: int | None
     previous_close: float | None
     volume: int | None
     average_traded_price: float | None
@@ -109,18 +110,23 @@ def _all_entries() -> tuple[list[QuoteEntry], str]:
 
 
 def _standings(entries: list[QuoteEntry], start_ms: int | None, market_ms: int | None) -> list[Standing]:
-    """Compare with the candles that end at `start_ms`; without one, with the trading day before."""
-    instruments = [entry.instrument for entry in entries]
-    bases = {} if start_ms is None else closes_at(instruments, start_ms - MINUTE_MS)
-    closes = previous_closes(instruments, day_start_ms(market_ms)) if start_ms is None and market_ms is not None else {}
+    """Compare with the candles that end at `start_ms`; without one, with the trading day before.
+
+    What was not traded today has no volume, though the broker's last word of it is the volume of the day on which it was.
+    """
+    if market_ms is None:
+        return []
+    day_ms = day_start_ms(market_ms)
+    quotes = {entry.instrument: (entry.key, _parse(quote_json(entry, FULL))) for entry in entries}
+    bases = {} if start_ms is None else closes_at(quotes, start_ms - MINUTE_MS)
+    with_interest = [instrument for instrument, (_, now) in quotes.items() if now.open_interest is not None]
+    closes = previous_closes(with_interest, day_ms) if start_ms is None else {}
     standings = []
-    for entry in entries:
-        now = _parse(quote_json(entry, FULL))
-        instrument = entry.instrument
+    for instrument, (key, now) in quotes.items():
         base, interest = (now.previous_close, closes.get(instrument)) if start_ms is None else bases.get(instrument, (None, None))
-        standings.append(
-            Standing(entry.key, instrument, now.last_price, base, now.volume, now.average_traded_price, now.open_interest, interest)
-        )
+        is_of_today = now.last_trade_ms is None or now.last_trade_ms >= day_ms
+        volume = now.volume if is_of_today or now.volume is None else 0
+        standings.append(Standing(key, instrument, now.last_price, base, volume, now.average_traded_price, now.open_interest, interest))
     return standings
 
 

@@ -83,6 +83,16 @@ def test_open_interest_is_compared_with_the_day_before(client: APIClient) -> Non
     assert [(row["instrument"], row["oi_change"], row["oi_change_percent"]) for row in body["oi_losers"]] == [(2, -300.0, -30.0)]
 
 
+def test_what_was_last_traded_the_day_before_has_no_volume_today(client: APIClient) -> None:
+    yesterday = quote_of(6, 1, 110.0)
+    a_day_ago = (yesterday.broker_ms or 0) - 86_400_000
+    yesterday.values = tuple(a_day_ago if name == "last_trade_ms" else value for name, value in zip(FIELDS, yesterday.values, strict=True))
+    publish_latest([*market(), quote_entry(yesterday, "NSE_EQ|6", True)])
+    body = client.get(STATS).json()
+    assert [row["instrument"] for row in body["most_active"]] == [5, 4, 3, 2, 1]
+    assert [(row["instrument"], row["volume"]) for row in body["gainers"]] == [(4, 1004), (1, 1001), (6, 0)]
+
+
 def test_one_underlying_alone(client: APIClient) -> None:
     instruments_refresh(rows=small_market(), source="test")
     rows = Instrument.objects.filter(trading_symbol__in=["NIFTY", "BANKNIFTY", "NIFTY FUT 23 NOV 26", "NIFTY 25000 CE 17 NOV 26"])
