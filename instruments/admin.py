@@ -200,6 +200,10 @@ class SubscriptionRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         super().delete_model(request, obj)
         followed_forget()
 
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[SubscriptionRule]) -> None:
+        super().delete_queryset(request, queryset)
+        followed_forget()
+
 
 def _cuts(now: Followed, rule: FollowedRule) -> list[Cut]:
     return [cut for cut in now.universe.cut if cut.rule == rule.row.name]

@@ -11,7 +11,7 @@ from accounts.models import User
 from instruments.admin import ROWS_SHOWN
 from instruments.domain.instrument import ms_of
 from instruments.models import Instrument, MasterLoad, SubscriptionRule, UniverseChange
-from instruments.selectors import followed_forget
+from instruments.selectors import followed, followed_forget
 from instruments.services import instruments_refresh, spots_record
 from instruments.store import state_collection
 from tests.instruments.explain import assert_by_index, profiled
@@ -24,6 +24,7 @@ RULES = "/admin/instruments/subscriptionrule/"
 
 @pytest.fixture
 def client(db: None) -> Client:
+    followed_forget()
     client = Client()
     client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
     return client
@@ -117,6 +118,12 @@ def test_a_rule_is_added_changed_and_removed(client: Client) -> None:
     assert SubscriptionRule.objects.get().strikes == "all"
     assert client.post(f"{RULES}{made.pk}/delete/", {"post": "yes"}).status_code == 302
     assert not SubscriptionRule.objects.exists()
+    assert followed(DAY_1).rules == []
+    other = SubscriptionRule.objects.create(name="other", what="index")
+    followed_forget()
+    assert len(followed(DAY_1).rules) == 1
+    client.post(RULES, {"action": "delete_selected", "_selected_action": [str(other.pk)], "post": "yes"})
+    assert followed(DAY_1).rules == []
 
 
 def test_a_rule_shows_what_it_selects_now_and_what_is_cut_and_why(client: Client) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
+from msgspec.structs import replace
 
 from instruments import selectors
 from instruments.domain.instrument import InstrumentRow, ms_of
@@ -164,3 +165,14 @@ def test_the_universe_is_read_by_indexes() -> None:
         universe = selectors.universe_resolve(spots={}, at_ms=ms_of(DAY_1))
     assert_by_index(entries, at_most=len(market()))
     assert len(universe.by_mode["full"]) == 3 + 1 + 1 + 10 + 1
+
+
+def test_a_change_of_the_lot_changes_nothing_that_is_followed() -> None:
+    load([replace(row, lot_size=75) if row.underlying_symbol == "NIFTY" else row for row in market()])
+    SubscriptionRule.objects.create(name="money", what="options", underlying="NIFTY", expiries=["@w0", "@m0"], strikes="atm2")
+    before = selectors.universe_resolve(spots={"NSE_INDEX|Nifty 50": 25012.0}, at_ms=ms_of(DAY_1))
+    load(market(), DAY_2)
+    lots = set(Instrument.objects.filter(underlying_symbol="NIFTY", instrument_type="CE").values_list("lot_size", flat=True))
+    assert lots == {65}
+    assert selectors.universe_resolve(spots={"NSE_INDEX|Nifty 50": 25012.0}, at_ms=ms_of(DAY_1)) == before
+    assert len(before.by_mode["full"]) == 1 + 2 * 2 * 5
