@@ -55,7 +55,7 @@ def instrument_resolve(name: str, *, as_of: datetime | None = None) -> Instrumen
         found = Instrument.objects.filter(pk=_id_in(name)).first()
     elif as_of is None:
         _check_key(name)
-        found = Instrument.objects.filter(pk=instrument_ids([name]).get(name)).first()
+        found = Instrument.objects.filter(pk=instrument_ids([name]).get(name, -1)).first()
     else:
         _check_key(name)
         state = state_of_key(name, as_of)

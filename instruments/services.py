@@ -100,7 +100,8 @@ def _refuse_if_implausible(rows: int, as_of: datetime, force: bool) -> None:
     if as_of > datetime.now(UTC) + timedelta(minutes=5):
         raise RefreshRefused(f"as-of {as_of.isoformat()} is in the future")
     last = MasterLoad.objects.order_by("-as_of").first()
-    newest = max([moment for moment in (last and last.as_of, store.refresh_begun()) if moment is not None], default=as_of)
+    begun, loaded = store.refresh_begun(), None if last is None else last.as_of
+    newest = max(moment for moment in (as_of, begun, loaded) if moment is not None)
     if as_of < newest:
         raise RefreshRefused(
             f"as-of {as_of.isoformat()} is older than the last load, {newest.isoformat()}: contracts would return to the past"
