@@ -81,7 +81,9 @@ def plain(text: str) -> tuple[float, float] | None:
 def says(text: str, value: float | None) -> bool:
     """Whether a text on the page is this number, rounded."""
     read = plain(text)
-    return read is value is None or (read is not None and value is not None and abs(read[0] - value) <= read[1])
+    if read is None or value is None:
+        return read is None and value is None
+    return abs(read[0] - value) <= read[1]
 
 
 def shown(page: Page) -> dict[str, Any]:

@@ -169,7 +169,6 @@ def test_times_axes_and_choices_are_told_in_words(modules: Page) -> None:
 def test_only_cells_that_differ_are_touched(chain_page: Page, connection: ServerConnection) -> None:
     connection.send(push(ROWS, whole=True))
     expect(cell(chain_page, 24_400, "call.last")).to_have_text("100.00")
-    chain_page.wait_for_timeout(500)  # the rest of the first drawing
     chain_page.evaluate(
         """() => {
             window.touched = [];
@@ -284,3 +283,25 @@ def test_a_refused_chain_is_told_in_the_server_s_words(chain_page: Page, connect
     result = {"key": CHANNEL, "item": CHANNEL, "status": "error", "code": 411, "message": "no options of 'NIFTY' are listed"}
     connection.send(json.dumps({"id": 1, "op": "subscribe", "results": [result]}))
     expect(chain_page.locator("#chain-note")).to_have_text("no options of 'NIFTY' are listed")
+
+
+def test_what_became_of_a_watched_instrument_is_told_in_its_row(
+    chain_page: Page,
+    connection: ServerConnection,
+    server: ScriptedServer,  # noqa: F811
+) -> None:
+    option = {"id": 5, "key": "NSE_FO|5", "segment": "NSE_FO", "instrument_type": "CE", "trading_symbol": "NIFTY 25000 CE", "name": "NIFTY"}
+    server.answers |= {"/api/marketdata/gaps/": {"results": []}, "/api/marketdata/parity/": {"results": []}}
+    server.answers["/api/marketdata/instruments/id%3A5/"] = {**option, "isin": "", "tick_size": 0.05, "lot_size": 65, "active": True}
+    connection.send(push([[25_000.0, side(5, last_price=3.5), None], *ROWS], whole=True))
+    cell(chain_page, 25_000, "call.last").click()
+    assert server.command()["instruments"] == ["id:5"]
+    chain_page.get_by_role("link", name="Watchlist").click()
+    about = chain_page.locator("#watchlist tbody tr .segment")
+    expect(about).to_have_text("NSE FO")
+    connection.send(
+        json.dumps({"event": "subscription", "key": "NSE_FO|5", "instrument": 5, "status": "no_data", "reason": "the limit is reached"})
+    )
+    expect(about).to_have_text("the limit is reached")
+    connection.send(json.dumps({"event": "subscription", "key": "NSE_FO|5", "instrument": 5, "status": "active", "reason": None}))
+    expect(about).to_have_text("NSE FO")

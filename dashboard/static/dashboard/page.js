@@ -122,6 +122,7 @@ feed.on("subscribe", ({ results }) => {
     else [detail.chart, chain].forEach((view) => view.refused(result.item, result.message));
   }
 });
+feed.on("subscription", ({ instrument: id, status, reason }) => list.refuse(id, status === "active" ? "" : reason || status.replace("_", " ")));
 feed.on("market:ohlc", (message) => detail.chart.take(message));
 feed.on("market:chain", (message) => {
   status.ticked();

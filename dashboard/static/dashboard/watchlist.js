@@ -82,10 +82,10 @@ export class Watchlist {
     this.drawSoon();
   }
 
-  /** Say why nothing comes for a row. */
+  /** Say why nothing comes for a row; "" when something does. */
   refuse(id, reason) {
-    const segment = this.rows.get(id)?.element.querySelector(".segment");
-    if (segment) segment.textContent = reason;
+    const row = this.rows.get(id);
+    if (row) row.element.querySelector(".segment").textContent = reason || segmentOf(row.instrument);
   }
 
   drawSoon() {
@@ -167,13 +167,15 @@ export class Watchlist {
   }
 }
 
+const segmentOf = ({ segment }) => segment.replace("_", " ");
+
 function rowElement(instrument) {
   const element = document.getElementById("row").content.firstElementChild.cloneNode(true);
   element.dataset.id = instrument.id;
   element.dataset.type = instrument.instrument_type;
   element.querySelector(".symbol").textContent = instrument.trading_symbol;
   element.querySelector(".symbol").title = `${instrument.name || instrument.trading_symbol} · ${instrument.key}`;
-  element.querySelector(".segment").textContent = instrument.segment.replace("_", " ");
+  element.querySelector(".segment").textContent = segmentOf(instrument);
   element.querySelector("button").setAttribute("aria-label", `Remove ${instrument.trading_symbol}`);
   return element;
 }
