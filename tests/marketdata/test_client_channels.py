@@ -14,7 +14,7 @@ import redis
 from channels.db import database_sync_to_async
 from pymongo.errors import ServerSelectionTimeoutError
 
-from marketdata import bus, chain_channels, client_channels, live_state
+from marketdata import bus, chain_channels, client_channels, consumers, live_state
 from marketdata.domain.candle import INTERVAL_MINUTES, Candle, fold_candles
 from marketdata.domain.chain import SIDE_COLUMNS
 from marketdata.domain.gap import GapNotice
@@ -406,3 +406,31 @@ async def test_a_connection_may_follow_so_many_chains(server: WebServer, feed: S
             await client.send(op="subscribe", id=4, channels=["chain:NIFTY:@w1:all"])
             (result,) = (await client.next(id=4))["results"]
             assert (result["code"], result["status"]) == (500, "error")
+
+
+async def test_a_slow_client_of_a_chain_is_owed_a_number_and_ends_with_the_newest(
+    server: WebServer, feed: ScriptedFeed, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.WS_STALL_SECONDS = 60.0
+    monkeypatch.setattr(consumers, "SLOW_SECONDS", 60.0)
+    monkeypatch.setattr(chain_channels, "CHAIN_SECONDS", 0.005)
+    await nifty_options(date(2026, 9, 22))
+    deaf = await deaf_client(server.url, await api_key())
+    channels = [f"chain:NIFTY:@w0:atm{each_side}" for each_side in range(10, 30)]
+    await deaf.send(json.dumps({"op": "subscribe", "id": 1, "channels": channels}))
+    await auntil(lambda: server.hub.counters()["chain_snapshots_drained_total"] == len(channels))
+    box = next(iter(server.hub.clients))
+    series, rounds = next(iter(box.chains)), 120
+    for seq in range(1, rounds + 1):
+        turned = series.seq
+        await tell(feed, seq, 100.0 + seq)
+        await auntil(lambda: series.seq > turned)  # noqa: B023
+    assert box._chains_moved, "it takes nothing"
+    prices: dict[str, float] = {}
+    while set(prices.values()) != {100.0 + rounds} or len(prices) < len(channels):
+        message = json.loads(await asyncio.wait_for(deaf.recv(), 20))
+        if message.get("event") == "market:chain":
+            prices.update((message["channel"], call[LAST_PRICE]) for strike, call, _put in message["rows"] if strike == 24_200.0)
+    assert box.chain_snapshots_drained_total > len(channels), "it was more than 20 turns late"
+    assert box.chains_drained_total < len(channels) * rounds / 2
+    await deaf.close()

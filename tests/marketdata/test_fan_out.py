@@ -6,12 +6,15 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import redis
+from channels.db import database_sync_to_async
 
+from instruments.models import Instrument
 from marketdata import ohlc_channels
 from marketdata.bus import Batches, BusBatch, Notice, UniverseNotice
 from marketdata.domain.candle import Candle
@@ -20,8 +23,18 @@ from marketdata.domain.gap import GapNotice
 from marketdata.fan_out import TOGETHER_BATCHES
 from marketdata.hub import Hub, close_hub, get_hub
 from marketdata.outbox import Outbox
-from marketdata.wire import FULL, LTPC
-from tests.marketdata.way_out import MINUTE_MS, NOON_MS, ScriptedFeed, auntil, entry_of, minute_of, store_candles
+from marketdata.wire import FULL, LTPC, ChainChannel
+from tests.marketdata.way_out import (
+    MINUTE_MS,
+    NOON_MS,
+    ScriptedFeed,
+    auntil,
+    entry_of,
+    minute_of,
+    nifty_options,
+    option_of,
+    store_candles,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
@@ -518,3 +531,20 @@ async def test_a_shard_that_is_gone_is_told_with_its_number_while_the_other_goes
         assert ("reconnecting", "all") not in told[told.index(("reconnecting", "shard:1")) :]
     finally:
         await close_hub()
+
+
+async def test_listings_of_chains_are_read_again_when_the_feed_has_another_master(quiet_hub: Hub) -> None:
+    await nifty_options(date(2026, 9, 22))
+    client = client_of(quiet_hub)
+    quiet_hub._apply(BusBatch(0, 7, 1, [], FeedStatus(0, 7, 1, "live", 7, NOON_MS, NOON_MS, {}, {})))
+    await quiet_hub.subscribe_chain(client, ChainChannel("NIFTY", "@w0", "atm30"))
+    (series,) = client.outbox.chains
+    await nifty_options(date(2026, 9, 15), first=7)  # no part of it: a call of its own, beside
+    await database_sync_to_async(Instrument.objects.filter(id=option_of(7, 24_200.0, "CE")).update)(
+        expiry=datetime(2026, 9, 22, 18, 29, 59, tzinfo=UTC), strike_price=24_450.0
+    )
+    for cause, strikes in (("spot", 9), ("master", 10)):
+        quiet_hub._take_notice(Notice(universe=UniverseNotice(NOON_MS, [cause], {}, {})))
+        await quiet_hub._chains.load_step()
+        await quiet_hub._chains.turn_step()
+        assert len(series.window) == strikes, cause
