@@ -50,9 +50,10 @@ def interest_bases_fetch() -> Fetched:
     started = sum(bases_write(_starts(listing, day_ms), day_ms) for listing in listings)
     unknown = [listing for listing in listings if listing.underlying_key and closes_stored(_ids(listing), day_ms) != _ids(listing)]
     closed = refused = 0
+    pacer = RestPacer()
     with UpstoxRest(settings.UPSTOX_API_URL, token_current().token) as rest:
         for listing in unknown:
-            told = _ask(rest, listing)
+            told = _ask(rest, pacer, listing)
             refused += told is None
             closed += bases_write(_closes(listing, told or {}), day_ms)
     return Fetched(len(unknown), started, closed, refused)
@@ -72,9 +73,8 @@ def _starts(listing: ChainListing, day_ms: int) -> dict[int, InterestBase]:
     return {instrument: InterestBase(start, None) for instrument, start in day_starts_of(_ids(listing), day_ms).items()}
 
 
-def _ask(rest: UpstoxRest, listing: ChainListing) -> dict[str, float] | None:
+def _ask(rest: UpstoxRest, pacer: RestPacer, listing: ChainListing) -> dict[str, float] | None:
     """Return key → previous close; None where the broker will never tell."""
-    pacer = RestPacer()
     if not pacer.acquire(PACE_SECONDS):
         raise RateLimited(f"no call to the broker could be made within {PACE_SECONDS:.0f} s: its limits are used up")
     try:

@@ -293,7 +293,7 @@ class FirstChosenFilter(admin.SimpleListFilter):
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         for index, (value, title) in enumerate(self.lookup_choices):
             chosen = value == self.value() if self.value() else index == 0
-            yield {"selected": chosen, "query_string": changelist.get_query_string({self.parameter_name: value}), "display": title}
+            yield {"selected": chosen, "query_string": changelist.get_query_string({str(self.parameter_name): value}), "display": title}
 
 
 class DayFilter(FirstChosenFilter):

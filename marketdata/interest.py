@@ -10,6 +10,7 @@ from typing import Any
 
 from bson.datetime_ms import DatetimeMS
 from pymongo import ASCENDING, UpdateOne
+from pymongo.collection import Collection
 
 from marketdata import models, store
 from marketdata.domain.candle import DAY_MS, IST_OFFSET_MS, candle_id
@@ -120,5 +121,5 @@ def closes_before(instruments: Iterable[int], day_ms: int) -> dict[int, float]:
     return {named[row["_id"]]: float(row["oi"]) for row in rows if row["t"] == newest and row.get("oi") is not None}
 
 
-def _bases() -> Any:
+def _bases() -> Collection[store.Document]:
     return store.collection(models.InterestBase._meta.db_table)

@@ -157,9 +157,9 @@ def test_the_newest_at_or_before_a_minute_is_found_by_one_entry_of_the_index() -
     for minute in (0, 1, 5):
         assert snapshot_write(view_of(made, move=float(minute)), AT + minute * MINUTE_MS)
     wanted = {-1: None, 0: 0, 59_999: 0, MINUTE_MS: 1, 4 * MINUTE_MS: 1, 5 * MINUTE_MS: 5, 9_000 * MINUTE_MS: 5}
-    for after_ms, minute in wanted.items():
+    for after_ms, wanted_minute in wanted.items():
         found = snapshot_read("NIFTY", EXPIRY, AT + after_ms)
-        assert (None if found is None else found.minute_ms) == (None if minute is None else AT + minute * MINUTE_MS)
+        assert (None if found is None else found.minute_ms) == (None if wanted_minute is None else AT + wanted_minute * MINUTE_MS)
     assert snapshot_read("NIFTY", "2026-11-24", AT) is snapshot_read("BANKNIFTY", EXPIRY, AT) is None
     with profiled(ChainSnapshot._meta.db_table) as entries:
         snapshot_read("NIFTY", EXPIRY, AT + 3 * MINUTE_MS)

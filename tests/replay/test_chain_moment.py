@@ -7,6 +7,7 @@ minute of market time in a second.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pymongo
@@ -81,6 +82,10 @@ def freeze(stack: Stack) -> None:
     stack.exchange.fault(kind="drop")
 
 
+def has_passed(stack: Stack, market_ms: int) -> bool:
+    return bool(stack.get(CHAIN)["at"] > market_ms)
+
+
 @pytest.mark.usefixtures("tasks_of")
 def test_a_frozen_moments_chain_is_the_brokers_own_and_stays_as_it_was_among_the_minutes(market: Stack) -> None:
     market.wait_for(lambda: not broker_tasks.fetch_interest_bases().startswith("0 calls"))
@@ -109,8 +114,8 @@ def test_a_frozen_moments_chain_is_the_brokers_own_and_stays_as_it_was_among_the
     assert differences(told, our_sides(frozen)) == []
     assert market.get(CHAIN, strikes="atm5", at=frozen["at"]) == frozen | {"stored": True}
     market.exchange.fault(kind="clear")
-    for minute in (1, 2):
-        market.wait_for(lambda after=minute: market.get(CHAIN)["at"] > frozen["at"] + after * MINUTE_MS, 60)
+    for later_ms in (frozen["at"] + MINUTE_MS, frozen["at"] + 2 * MINUTE_MS):
+        market.wait_for(partial(has_passed, market, later_ms), 60)
         tasks.store_chains()
     assert brokers_sides(market, expiry)[0] != told
     assert market.get(CHAIN, strikes="atm5", at=frozen["at"]) == frozen | {"stored": True}

@@ -110,15 +110,10 @@ def test_strikes_and_expiry_are_chosen_by_words_or_date(client: APIClient) -> No
 def test_what_is_wrong_is_named_and_what_is_unknown_is_not_found(client: APIClient) -> None:
     made = option_market()
     tell(quotes_of(made, AT), AT + 500)
-    for query, field in (
-        ({"expiry": "soon"}, "expiry"),
-        ({"strikes": "atm0"}, "strikes"),
-        ({"at": "noon"}, "at"),
-        ({"strike": "all"}, "strike"),
-    ):
-        status, named, detail = problem(client, f"{PATH}NIFTY/", **query)
-        assert (status, named) == (400, field), detail
-    for path, query, field in (
+    for name, word in (("expiry", "soon"), ("strikes", "atm0"), ("at", "noon"), ("strike", "all")):
+        status, named, detail = problem(client, f"{PATH}NIFTY/", **{name: word})
+        assert (status, named) == (400, name), detail
+    unknown: list[tuple[str, dict[str, Any], str]] = [
         (f"{PATH}NOBODY/", {}, "underlying"),
         (f"{PATH}NIFTY/", {"expiry": "@w9"}, "expiry"),
         (f"{PATH}NIFTY/", {"expiry": "2031-01-01"}, "expiry"),
@@ -126,7 +121,8 @@ def test_what_is_wrong_is_named_and_what_is_unknown_is_not_found(client: APIClie
         (f"{PATH}NIFTY/", {"at": AT, "expiry": "2031-01-01"}, "expiry"),
         (f"{PATH}NOBODY/history/", {}, "underlying"),
         (f"{PATH}NIFTY/history/", {"expiry": "2031-01-01"}, "expiry"),
-    ):
+    ]
+    for path, query, field in unknown:
         status, named, detail = problem(client, path, **query)
         assert (status, named) == (404, field), (path, query, detail)
     assert EXPIRY in problem(client, f"{PATH}NIFTY/", expiry="@w9")[2]
@@ -201,10 +197,10 @@ def test_history_comes_as_csv_and_lines_too(client: APIClient) -> None:
     write_minutes(made, 0, 1)
     tell({}, AT)
     rows = client.get(f"{PATH}NIFTY/history/", {"from": AT}).json()["results"]
-    text = client.get(f"{PATH}NIFTY/history/", {"from": AT, "format": "csv"}).content.decode()
+    text = client.get(f"{PATH}NIFTY/history/", {"from": str(AT), "format": "csv"}).content.decode()
     table = list(csv.DictReader(io.StringIO(text)))
     assert [(int(row["minute"]), float(row["straddle"])) for row in table] == [(row["minute"], row["straddle"]) for row in rows]
-    lines = client.get(f"{PATH}NIFTY/history/", {"from": AT, "format": "ndjson"}).content.splitlines()
+    lines = client.get(f"{PATH}NIFTY/history/", {"from": str(AT), "format": "ndjson"}).content.splitlines()
     assert len(lines) == 2
 
 
