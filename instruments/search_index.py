@@ -194,8 +194,8 @@ class SearchIndex:
         parts = [part for word in names for part in _WORD.findall(word)]
         if not name:
             return Found([], [])
-        numbers = self._beginning(joined) | self._beginning(name)
-        if parts:
+        numbers = self._beginning(joined) if name == joined else self._beginning(joined) | self._beginning(name)
+        if parts and parts != [name]:
             numbers |= set.intersection(*map(self._beginning, parts))
         if name in self._by_isin:
             numbers.add(self._by_isin[name])
@@ -289,7 +289,7 @@ def _derivatives(subject: Subject, words: SearchWords, asked: _Asked) -> list[in
         fits = _of_strike(own, fits, words.strike)
     places = np.flatnonzero(fits)
     spot = asked.spots.get(own.underlying_key or "")
-    if spot and words.strike is None:
+    if spot:
         away = np.abs(own.strikes[places] - spot)
         places = places[np.lexsort((own.types[places], away, own.expiries[places]))]
     return [int(number) for number in own.instruments[places[: asked.limit]]]
@@ -320,4 +320,5 @@ def _of_strike(own: Contracts, fits: Mask, typed: str) -> Mask:
     if (fits & begun).any():
         return fits & begun
     away = np.where(fits & (own.strikes > 0), np.abs(own.strikes - strike), np.inf)
-    return fits & (away <= strike * NEAR_STRIKE) & (away == away.min(initial=np.inf))
+    nearest: Mask = fits & (away <= strike * NEAR_STRIKE) & (away == away.min(initial=np.inf))
+    return nearest

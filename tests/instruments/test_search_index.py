@@ -73,6 +73,8 @@ NIFTY_25000 = [f"NIFTY 25000 CE {day} 26" for day in ("07 JUL", "14 JUL", "21 JU
         ("nifty 25mar 24000 pe", ["NIFTY 24000 PE 30 MAR 27"]),
         ("nifty weekly 25000 ce", [*NIFTY_25000[:3], NIFTY_25000[4]]),
         ("nifty ce", ["NIFTY 25000 CE 07 JUL 26", "NIFTY 25050 CE 07 JUL 26", "NIFTY 24950 CE 07 JUL 26"]),
+        ("banknifty 57", ["BANKNIFTY 57800 CE 28 JUL 26", "BANKNIFTY 57800 PE 28 JUL 26", "BANKNIFTY 57900 CE 28 JUL 26"]),
+        ("nifty 24 ce", ["NIFTY 24950 CE 07 JUL 26", "NIFTY 24900 CE 07 JUL 26"]),
         ("nifty next 50", ["NIFTYNXT50"]),
         ("nifty 50", ["NIFTY"]),
         ("state bank of india", ["SBIN"]),
