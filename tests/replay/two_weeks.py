@@ -307,9 +307,8 @@ def live_through(live: Callable[[TwoWeeks], None], options: tuple[str, ...], fol
         stack.enter_context(blocker.unblock())
         for forget in (index_forget, calendar_forget, lambda: empty_namespace(drop=False)):
             stack.callback(forget)
-        exchange = RunningExchange(*options, ledger=folder / "ledger")
+        exchange = RunningExchange(*options, "--paused", ledger=folder / "ledger")
         stack.callback(exchange.stop)
-        exchange.fault(kind="pause")
         began_ms = int(exchange.state()["market_ms"])
         weeks = TwoWeeks(exchange, folder, stack)
         weeks.refresh(f"{india(began_ms):%Y-%m-%d}")

@@ -14,7 +14,9 @@ from django.core.management.base import BaseCommand, CommandError
 from broker.simulator.app import Exchange, create_app
 from broker.simulator.captures import CaptureError, read_recording
 from broker.simulator.clock import MarketClock
+from broker.simulator.control import inject
 from broker.simulator.cut_out import CutOutReplay, Stretch
+from broker.simulator.faults import Pause
 from broker.simulator.ledger import Ledger
 from broker.simulator.login import IST, Access
 from broker.simulator.market import Market as SimulatedMarket
@@ -122,6 +124,9 @@ class Command(BaseCommand):
             default=3.0,
             help="seconds for which its clock stands before and after a night that it skips (default: 3)",
         )
+        parser.add_argument(
+            "--paused", action="store_true", help="begin with the market standing still, until POST /simulator/faults clears it"
+        )
         parser.add_argument("--cut-out", type=stretch, metavar="HH:MM-HH:MM", help="of the replay: send nothing recorded then (IST)")
         parser.add_argument("--loop", action="store_true", help="begin the replay again at its end")
         parser.add_argument("--ledger", type=Path, metavar="DIR", help="write down every message that is sent")
@@ -150,7 +155,10 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         access = Access(options["token"], client_id=options["client_id"], client_secret=options["client_secret"])
         unpaced = bool(options["replay"]) and not options["speed"]
-        return Exchange(market, access, clock=self._clock(market, options), ledger=ledger, unpaced=unpaced, plus=options["plus"])
+        exchange = Exchange(market, access, clock=self._clock(market, options), ledger=ledger, unpaced=unpaced, plus=options["plus"])
+        if options["paused"]:
+            inject(exchange, Pause())
+        return exchange
 
     def _clock(self, market: Market, options: dict[str, Any]) -> MarketClock | None:
         """A clock of the simulated market's own, where another time or speed is asked for than the host's."""
