@@ -11,6 +11,7 @@ from django.test import Client, RequestFactory
 
 from dashboard.views import content_security_policy
 from marketdata.domain.candle import INTERVAL_MINUTES
+from marketdata.domain.chain_rows import check_window
 
 pytestmark = pytest.mark.django_db
 
@@ -75,6 +76,13 @@ def test_the_chart_offers_every_interval_and_knows_its_length(signed_in: Client)
     with open(path, encoding="utf-8") as source:
         lengths = source.read().partition("LENGTH_MS = {")[2].partition("}")[0]
     assert re.findall(r'"(\w+)":', lengths) == offered
+
+
+def test_the_chain_offers_windows_that_there_are(signed_in: Client) -> None:
+    offered = re.findall(r'name="chain-strikes" value="([^"]+)"', signed_in.get("/").content.decode())
+    assert offered == ["atm5", "atm10", "atm20", "all"]
+    for word in offered:
+        check_window(word)
 
 
 def test_posting_to_the_page_is_refused(signed_in: Client) -> None:

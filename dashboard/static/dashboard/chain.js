@@ -245,7 +245,7 @@ export class ChainView {
     const [state, word, reason] = this.feedState ?? ["reconnecting", "Connecting", ""];
     const good = state in TOLD;
     const at = this.chain.marketMs ? `as of ${format.clock(this.chain.marketMs)}` : "";
-    const text = [good ? TOLD[state] : `${word}: prices stand still`, at].filter(Boolean).join(" · ");
+    const text = [good ? TOLD[state] : word, at].filter(Boolean).join(" · ");
     write(this.at("feed"), text);
     if (this.at("feed").title !== reason) this.at("feed").title = reason;
     const data = good ? "" : state;

@@ -31,7 +31,7 @@ export const COLUMNS = {
 };
 export const NAMES = Object.keys(COLUMNS); // of a call's side, from the edge to the strike
 
-const IMPORTANCE = ["last", "interest", "interestClose", "volatility", "change", "bid", "ask", "volume", "delta", "theta", "percent", "interestDay", "gamma", "vega", "bidQuantity", "askQuantity", "rho"];
+const IMPORTANCE = ["last", "interest", "interestClose", "volatility", "change", "bid ask", "volume", "delta", "theta", "percent", "interestDay", "gamma", "vega", "bidQuantity askQuantity", "rho"];
 const BOOK = ["bidQuantity", "bid", "ask", "askQuantity"];
 const STRIKE_WIDTH = 78;
 
@@ -52,10 +52,10 @@ export const widthOf = (name, width) => (name === null ? STRIKE_WIDTH : COLUMNS[
 export function fitting(width) {
   let left = (width - widthOf(null, width)) / 2;
   const found = [];
-  for (const name of IMPORTANCE) {
-    left -= widthOf(name, width);
+  for (const names of IMPORTANCE.map((each) => each.split(" "))) {
+    for (const name of names) left -= widthOf(name, width);
     if (left < 0) break;
-    found.push(name);
+    found.push(...names);
   }
   return callOrder(found);
 }

@@ -12,7 +12,7 @@ const price = (value) => format.number(value);
 const ratio = (value) => format.number(value, 3);
 /** By figure: its lines, each [field of the aggregate, colour, words]; how values are written. */
 export const FIGURES = {
-  pcr: { lines: [["pcr_oi", "accent", "PCR by OI"], ["pcr_volume", "warn", "by volume"]], text: ratio },
+  pcr: { lines: [["pcr_oi", "accent", "by OI"], ["pcr_volume", "warn", "by volume"]], text: ratio },
   straddle: { lines: [["straddle", "accent", "Straddle"]], text: price },
   pain: { lines: [["max_pain", "warn", "Max pain"]], text: price, withSpot: true },
   interest: { lines: [["call_oi", "call", "Calls"], ["put_oi", "put", "Puts"]], text: format.short },
