@@ -369,6 +369,8 @@ class Hub:
                     self._followers.wait(outbox, instrument, key, TOLD)  # it may come back
                 outbox.notice(instrument, push)
                 self._touched.add(outbox)
+            if why == EXPIRED and self._followers.anyone(instrument):
+                self._tell_charts(instrument, push)
         left = {key: why for key, (_, why, _) in universe.left.items()}
         whole = universe_push(universe.at_ms, universe.causes, universe.entered, left)
         for outbox in self.clients:
@@ -376,13 +378,21 @@ class Hub:
                 outbox.push(whole)
                 self._touched.add(outbox)
 
-    def _tell_refused(self, instruments: Iterable[int], now: float) -> None:
-        """Tell who waits for these that nothing comes, and why; each client once."""
-        for instrument in instruments:
-            reason = self._standing.refusal(instrument, now)
-            for outbox, _, key in self._followers.untold(instrument):
-                outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
+    def _tell_charts(self, instrument: int, push: bytes) -> None:
+        """Tell who has a chart of an instrument and does not follow it otherwise; the chart stays, for its history."""
+        for outbox in self.clients:
+            if any(series.instrument == instrument for series in outbox.charts):
+                outbox.notice(instrument, push)
                 self._touched.add(outbox)
+
+    def _tell_refused(self, instruments: Iterable[int], now: float) -> None:
+        """Tell who follows these that nothing comes, and why, once. They may have had it: what says that it left may have been lost."""
+        for instrument in instruments:
+            if self._followers.anyone(instrument):
+                for outbox, key in self._followers.untold(instrument, self._key_of(instrument)):
+                    reason = self._standing.refusal(instrument, now)
+                    outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
+                    self._touched.add(outbox)
 
     def _tell_gap(self, gap: GapNotice) -> None:
         """Tell a gap to who follows an instrument in it, and to who asked for all; one of a whole shard to everybody."""

@@ -86,13 +86,22 @@ class Followers:
 
     def late(self, now: float) -> Iterator[tuple[Outbox, int, str]]:
         """Yield outbox, instrument and key of each wait whose deadline has passed, once; the wait goes on."""
-        for instrument in self._awaited:
-            yield from self.untold(instrument, now)
+        for instrument, waits in self._awaited.items():
+            for outbox, (deadline, key) in waits.items():
+                if deadline <= now:
+                    waits[outbox] = (TOLD, key)
+                    yield outbox, instrument, key
 
-    def untold(self, instrument: int, due: float = TOLD) -> Iterator[tuple[Outbox, int, str]]:
-        """Yield the same of one instrument: each wait that was not told of yet, with a deadline until `due`."""
-        waits = self._awaited.get(instrument, {})
-        for outbox, (deadline, key) in waits.items():
-            if deadline <= due and deadline != TOLD:
-                waits[outbox] = (TOLD, key)
-                yield outbox, instrument, key
+    def untold(self, instrument: int, key: str) -> list[tuple[Outbox, str]]:
+        """Return who follows an instrument and does not know that nothing comes, whether they wait or had it; they know it from now on.
+
+        Args:
+            key: of the instrument, for those who had it.
+        """
+        waits = self._awaited.setdefault(instrument, {})
+        followers = [*self.of(instrument, LTPC), *self.of(instrument, FULL)]
+        untold = [(outbox, waits.get(outbox, (0.0, key))[1]) for outbox in followers if waits.get(outbox, (0.0, key))[0] != TOLD]
+        waits.update({outbox: (TOLD, name) for outbox, name in untold})
+        if not waits:
+            del self._awaited[instrument]
+        return untold

@@ -198,6 +198,28 @@ def test_a_refusal_is_told_at_once_and_its_reason_comes_before_any_other(quiet_h
     assert one.told("subscription") == []
 
 
+def test_who_had_what_is_refused_now_is_told_though_nobody_heard_it_leave(quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    client = client_of(quiet_hub, 1)
+    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
+    assert [told["status"] for told in client.told("subscription")] == ["active"]
+    for _ in range(2):
+        quiet_hub._take_notice(Notice(refused={1: "It has expired."}))
+    assert [(told["key"], told["status"], told["reason"]) for told in client.told("subscription")] == [
+        ("TEST|1", "no_data", "It has expired.")
+    ]
+    quiet_hub._apply(batch(2, entry_of(1, 2, 11.0)))
+    assert [told["status"] for told in client.told("subscription")] == ["active"], "it is back, or the refusal came late"
+
+
+async def test_who_has_a_chart_of_what_expired_is_told_and_keeps_it(quiet_hub: Hub) -> None:
+    client, other = await charted(quiet_hub, 1), await charted(quiet_hub, 2)
+    quiet_hub._take_notice(universe(left={"TEST|1": (1, "expired", "")}))
+    assert [(told["key"], told["status"]) for told in client.told("subscription")] == [("TEST|1", "expired")]
+    assert [series.instrument for series in client.outbox.charts] == [1]
+    assert other.told("subscription") == []
+
+
 def test_a_quote_of_an_earlier_run_is_given_and_does_not_make_a_subscription_active(quiet_hub: Hub) -> None:
     quiet_hub._take_all([(0, entry_of(1, 5, 9.0)), (6, entry_of(2, 5, 19.0))])
     client = client_of(quiet_hub)

@@ -54,10 +54,13 @@ def test_who_knows_that_nothing_comes_is_not_told_again_until_it_has_come() -> N
         follow(followers, outbox, 5)
         followers.wait(outbox, 5, "K", deadline)
     assert followers.is_awaited(5)
-    assert list(followers.untold(5)) == [(one, 5, "K")]
-    assert list(followers.untold(5)) == list(followers.untold(6)) == list(followers.late(1e9)) == []
+    assert followers.untold(5, "K") == [(one, "K")]
+    assert followers.untold(5, "K") == followers.untold(6, "K") == list(followers.late(1e9)) == []
     assert followers.arrived(5) == [one, two]
     assert not followers.is_awaited(5)
+    assert not followers.is_awaited(6)
+    assert {outbox for outbox, _ in followers.untold(5, "K")} == {one, two}, "who had it, too"
+    assert followers.is_awaited(5)
 
 
 def test_who_unsubscribed_waits_no_more() -> None:
