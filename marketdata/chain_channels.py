@@ -12,6 +12,7 @@ somebody follows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -64,16 +65,16 @@ class _Live:
         keys: instrument → key, of all that moves it.
         stale: instruments with a newer quote than the chain has taken.
         is_due: whether it has to be turned for another reason.
+        newest_ms: the broker's clock of the newest quote that was taken · ms UTC; 0 before the first.
         has_ended: whether trading in it has ended in market time.
-        bases: what its open interest is compared with.
-        bases_day: which day's they are · ms UTC.
-        bases_due: when they are to be read · monotonic.
+        bases, bases_day: what its open interest is compared with, and which day's that is · ms UTC.
+        bases_due: when that is to be read · monotonic.
     """
 
     def __init__(self, book: ChainBook) -> None:
         self.series: set[ChainSeries] = set()
         self.bases: dict[int, InterestBase] = {}
-        self.bases_day = 0
+        self.bases_day, self.has_ended = 0, False
         self.replace(book)
 
     def replace(self, book: ChainBook) -> None:
@@ -84,7 +85,7 @@ class _Live:
         if listing.underlying_id is not None and listing.underlying_key is not None:
             self.keys[listing.underlying_id] = listing.underlying_key
         self.stale = set(self.keys)
-        self.is_due, self.has_ended, self.bases_due = True, False, 0.0
+        self.is_due, self.bases_due, self.newest_ms = True, 0.0, 0
         self.take_bases(self.bases)
 
     def take_bases(self, bases: dict[int, InterestBase]) -> None:
@@ -262,7 +263,7 @@ class ChainChannels:
             return set()
         self._take(live)
         touched: set[Outbox] = set()
-        for series in live.book.turn(windows, live.book.market_ms or self._market_ms()):
+        for series in live.book.turn(windows, live.newest_ms or self._market_ms()):
             for outbox in self._followers[series]:
                 outbox.mark_chain(series)
             touched |= self._followers[series]
@@ -280,7 +281,7 @@ class ChainChannels:
             if entry.broker_ms > latest_ms:
                 live.stale.add(instrument)  # of a day that is still to come: a replay began, or the feed's report is on its way
                 continue
-            book.market_ms = max(book.market_ms, entry.broker_ms)
+            live.newest_ms = max(live.newest_ms, entry.broker_ms)
             try:
                 quote = option_quote(entry)
             except ValueError:
@@ -323,17 +324,15 @@ class ChainChannels:
             self._is_failing = True
             await asyncio.sleep(RETRY_SECONDS)
         if not words and not lives:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
 
     def _pause(self, word: Word) -> float:
         return RETRY_SECONDS if self._market_ms() >= self._until_ms[word] else REFRESH_SECONDS
 
     def _day(self, live: _Live) -> int:
-        return day_start_ms(live.book.market_ms or self._market_ms())
+        return day_start_ms(live.newest_ms or self._market_ms())
 
     async def _listing(self, word: Word) -> tuple[ChainListing, float]:
         at = datetime.fromtimestamp(self._market_ms() / 1000, UTC)
@@ -341,15 +340,15 @@ class ChainChannels:
 
     async def _read(self, word: Word) -> None:
         if word not in self._words:
-            return  # dropped by now
+            return
         self._read_at[word] = time.monotonic()
         try:
-            listing, until_ms = await self._listing(word)
+            found = await self._listing(word)
         except NoSuchChain as error:
             logger.debug("%s stays as it is: %s", ":".join(word), error)
-            return
-        if word in self._words:
-            self._place(word, listing, until_ms)
+        else:
+            if word in self._words:
+                self._place(word, *found)
 
     def _place(self, word: Word, listing: ChainListing, until_ms: float) -> None:
         """Let a word mean this chain from now on."""
@@ -364,6 +363,7 @@ class ChainChannels:
             self._index(live, before, live.keys)
         self._read_at.setdefault(word, time.monotonic())
         self._until_ms[word] = until_ms
+        live.has_ended = self._market_ms() >= listing.ends_ms
         before_live, self._words[word] = self._words.get(word), live
         if before_live is not None and before_live is not live:
             moving = {series for series in before_live.series if (series.channel.underlying, series.channel.expiry) == word}

@@ -274,6 +274,16 @@ async def test_words_move_on_when_trading_in_the_nearest_expiry_ends(market: Mar
     assert len(market.chains) == 3
 
 
+async def test_a_chain_that_has_ended_is_shown_and_demands_nothing(market: Market) -> None:
+    await listed()
+    market.tick(CALL, 120.0)
+    market.now_ms = WEEK_ENDS_MS
+    program = Program(market)
+    await program.follow("all", "2026-09-22")
+    program.drain()
+    assert (program.price(), market.wanted) == (120.0, set())
+
+
 async def test_market_time_that_goes_back_begins_anew(market: Market) -> None:
     """A replay of an earlier day begins: quotes of the day that was are none of its."""
     await listed()
