@@ -311,7 +311,7 @@ def _of_expiry(own: Contracts, fits: Mask, words: SearchWords) -> Mask:
 def _of_strike(own: Contracts, fits: Mask, typed: str) -> Mask:
     """Narrow to a strike; where it is not listed, to those that begin so, else to the nearest ones."""
     strike = float(typed)
-    whole = fits & (own.strikes == strike)
+    whole: Mask = fits & (own.strikes == strike)
     if whole.any():
         return whole
     begun = np.zeros_like(fits)

@@ -85,6 +85,8 @@ class AggregateSerializer(serializers.Serializer[Fields]):
     put_oi_change_close = serializers.FloatField(allow_null=True, help_text=CHANGE_CLOSE)
     iv_skew = serializers.FloatField(allow_null=True, help_text="25-delta put minus 25-delta call, fraction")
     gamma_exposure = serializers.FloatField(allow_null=True, help_text="INR per 1 % move")
+    options = serializers.IntegerField(allow_null=True, help_text="How many are listed")
+    options_known = serializers.IntegerField(allow_null=True, help_text="Of how many of these open interest is known: the sums are of them")
 
 
 class ChainSerializer(serializers.Serializer[Fields]):

@@ -88,6 +88,8 @@ def chain_figures(
         put_oi_change_close=_known_sum(leg.oi_change_close for leg in puts),
         iv_skew=None if money is None else _skew(ladder, money),
         gamma_exposure=None if market is None else _gamma_exposure(ladder, market),
+        options=len(calls) + len(puts),
+        options_known=sum(leg.quote.open_interest is not None for leg in (*calls, *puts)),
     )
 
 

@@ -102,6 +102,8 @@ class Aggregate(NamedTuple):
         call_oi_change_day, put_oi_change_day, call_oi_change_close, put_oi_change_close: units, over sides whose base is known.
         iv_skew: volatility of the 25-delta put minus that of the 25-delta call · fraction.
         gamma_exposure: see `Chain.aggregate` · INR per 1 % move.
+        options, options_known: listed, and those of them whose open interest is known: what is not followed counts nothing in sums, ratios
+            and max pain.
     """
 
     spot: float | None
@@ -122,6 +124,8 @@ class Aggregate(NamedTuple):
     put_oi_change_close: float | None
     iv_skew: float | None
     gamma_exposure: float | None
+    options: int
+    options_known: int
 
 
 def each_side(word: str) -> int | None:

@@ -106,7 +106,16 @@ def test_without_prices_there_is_no_forward() -> None:
     assert chain_forward([], None, 1.0) is None
     assert chain_forward([], 100.0, 1.0) is None
     empty = chain_figures([], None, None, None, None)
-    assert {name for name, value in empty._asdict().items() if value is not None} == {"call_oi", "put_oi", "call_volume", "put_volume"}
+    counted = {"call_oi", "put_oi", "call_volume", "put_volume", "options", "options_known"}
+    assert {name: value for name, value in empty._asdict().items() if value is not None} == dict.fromkeys(counted, 0)
+
+
+def test_it_says_of_how_many_options_the_sums_are() -> None:
+    chain = Chain(ladder([100, 110, 120]), interest_rate=0.0)
+    chain.take(1, OptionQuote(last_price=5.0, open_interest=0.0), 1)
+    chain.take(2, OptionQuote(last_price=5.0, open_interest=75.0), 1)
+    chain.take(3, OptionQuote(last_price=5.0), 1)  # followed in a mode without open interest
+    assert (chain.aggregate().options, chain.aggregate().options_known) == (6, 2)
 
 
 def test_figures_by_hand() -> None:
