@@ -16,10 +16,12 @@ from channels.db import database_sync_to_async
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from instruments.services import instruments_refresh
 from marketdata import consumers
 from marketdata.bus import BusBatch
 from marketdata.outbox import CONTROL_MESSAGES
 from marketdata.wire import HEAD_FIELDS, SUBPROTOCOL
+from tests.instruments.rows import DAY_1, MONTHLY, option
 from tests.marketdata.way_out import (
     MarketClient,
     ScriptedFeed,
@@ -36,6 +38,7 @@ from tests.marketdata.way_out import (
     read_slowly,
     web_server,
 )
+from tests.zones import ist
 from tradingok.embedded import start_server, stop_server
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
@@ -85,6 +88,28 @@ WRONG_CREDENTIALS: list[dict[str, str]] = [
     {"Authorization": f"Bearer tok_{'x' * 43}"},
     {"Authorization": f"Basic tok_{'x' * 43}"},
 ]
+
+
+async def test_a_contract_that_has_ended_is_refused_by_subscribe_and_resume_and_its_chart_is_not(server: WebServer) -> None:
+    end = ist("2026-11-17 15:40:00")
+    rows = [option(1), option(2, day=MONTHLY)]
+    await database_sync_to_async(instruments_refresh)(rows=rows, source="test", as_of=DAY_1)
+    async with ScriptedFeed(end).reporting() as feed, market_client(server.url, await api_key()) as client:
+        await auntil(lambda: server.hub.board.market_ms is not None)
+        assert feed.market_ms == end
+        ended = "NIFTY 25000 CE 17 NOV 26 has expired: trading in it ended on 2026-11-17."
+        for number, command in enumerate(
+            [
+                {"op": "subscribe", "instruments": ["NSE_FO|1", "NSE_FO|2"]},
+                {"op": "resume", "epoch": end, "seq": {"NSE_FO|1": 3, "NSE_FO|2": 3}},
+            ]
+        ):
+            await client.send(id=number, **command)
+            gone, alive = (await client.next(id=number))["results"]
+            assert (gone["status"], gone["code"], gone["message"]) == ("error", 412, ended)
+            assert alive["status"] == "accepted"
+        await client.send(id=9, op="subscribe", channels=["ohlc:1m:NSE_FO|1"])
+        assert [result["status"] for result in (await client.next(id=9))["results"]] == ["active"], "it has a history"
 
 
 async def test_without_credentials_the_reason_is_told_before_the_close(server: WebServer) -> None:
