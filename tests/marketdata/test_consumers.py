@@ -98,12 +98,11 @@ async def test_a_contract_that_has_ended_is_refused_by_subscribe_and_resume_and_
         await auntil(lambda: server.hub.board.market_ms is not None)
         assert feed.market_ms == end
         ended = "NIFTY 25000 CE 17 NOV 26 has expired: trading in it ended on 2026-11-17."
-        for number, command in enumerate(
-            [
-                {"op": "subscribe", "instruments": ["NSE_FO|1", "NSE_FO|2"]},
-                {"op": "resume", "epoch": end, "seq": {"NSE_FO|1": 3, "NSE_FO|2": 3}},
-            ]
-        ):
+        commands: list[dict[str, Any]] = [
+            {"op": "subscribe", "instruments": ["NSE_FO|1", "NSE_FO|2"]},
+            {"op": "resume", "epoch": end, "seq": {"NSE_FO|1": 3, "NSE_FO|2": 3}},
+        ]
+        for number, command in enumerate(commands):
             await client.send(id=number, **command)
             gone, alive = (await client.next(id=number))["results"]
             assert (gone["status"], gone["code"], gone["message"]) == ("error", 412, ended)
