@@ -1,5 +1,4 @@
-"""Option chains at rest: one of each followed chain a minute of market time, read back by minute; and a chain put together from the
-latest quotes, for whoever has no hub's.
+"""Option chains at rest: one of each followed chain a minute of market time, read back by minute.
 
 A minute's snapshot is what was known when the minute had just begun, as far as the task ran then; the first one stays. Prices come in
 columns, packed by msgpack and zstandard: 13 kB for 240 contracts (docs/decisions/0045). The whole's figures stand beside them by name.
@@ -15,22 +14,13 @@ from typing import Any, NamedTuple
 import msgspec
 import zstandard
 from bson.datetime_ms import DatetimeMS
-from django.conf import settings
 from pymongo import ASCENDING, DESCENDING
 from pymongo.collection import Collection
 
-from instruments.chain_listing import chain_listing
-from instruments.domain.listing import ChainListing
-from instruments.followed_chains import chains_followed
-from marketdata import live_state, store
-from marketdata.calendar import calendar_read
+from marketdata import store
 from marketdata.domain.candle import DAY_MS, MINUTE_MS, day_start_ms
-from marketdata.domain.chain import Chain
-from marketdata.domain.chain_rows import SIDE_COLUMNS, Aggregate, InterestBase, Row, Side, each_side
-from marketdata.interest import bases_read
+from marketdata.domain.chain_rows import SIDE_COLUMNS, Aggregate, Row, Side, each_side
 from marketdata.models import ChainSnapshot
-from marketdata.option_quotes import option_quote
-from marketdata.wire import QuoteEntry
 
 INDEX = "chain_snapshot_minute"
 LEVEL = 9
@@ -70,81 +60,7 @@ class ChainView(NamedTuple):
         return self.rows[max(0, middle - count) : middle + count + 1]
 
 
-def chain_view(listing: ChainListing, entries: Mapping[int, QuoteEntry], bases: Mapping[int, InterestBase]) -> ChainView:
-    """Put a chain together from the latest quotes: 2 ms for 240 contracts.
-
-    Args:
-        entries: instrument → its latest quote; of the options, and of the underlying. What is missing is not known.
-        bases: what open interest is compared with.
-    """
-    chain = Chain(listing, interest_rate=settings.INTEREST_RATE)
-    chain.take_bases(bases)
-    for instrument in (listing.underlying_id, *(option.instrument for option in listing.options)):
-        entry = None if instrument is None else entries.get(instrument)
-        if instrument is None or entry is None:
-            continue
-        try:
-            quote = option_quote(entry)
-        except ValueError:
-            continue  # written by another version; the feed writes it again
-        if instrument == listing.underlying_id:
-            chain.take_spot(quote.last_price, entry.broker_ms)
-        else:
-            chain.take(instrument, quote, entry.broker_ms)
-    return ChainView(
-        listing.underlying,
-        listing.underlying_key,
-        listing.segment,
-        listing.expiry.isoformat(),
-        listing.kind.value,
-        listing.ends_ms,
-        chain.market_ms,
-        chain.aggregate(),
-        [row._replace(stamp=0) for row in chain.rows()],
-    )
-
-
 # --- storing ------------------------------------------------------------------------------------------------------------
-class Stored(NamedTuple):
-    """What became of the followed chains: stored, there already or as before, without a quote, and of segments that do not trade now."""
-
-    stored: int = 0
-    unchanged: int = 0
-    empty: int = 0
-    closed: int = 0
-
-
-def chains_store() -> Stored:
-    """Store each followed chain for the minute of market time in which the newest feed is. Nothing without a feed.
-
-    Raises:
-        live_state.Unavailable, pymongo.errors.PyMongoError: worth a retry; what was stored stays.
-    """
-    market_ms = max((status.data_ms for status in live_state.statuses_read()), default=0)
-    if not market_ms:
-        return Stored()
-    at = datetime.fromtimestamp(market_ms / 1000, UTC)
-    chains = chains_followed(at)
-    trading = [chain for chain in chains if _trades(chain.segment, market_ms)]
-    stored = empty = 0
-    for chain in trading:
-        listing = chain_listing(chain.underlying, chain.expiry.isoformat(), at)
-        options = [option.instrument for option in listing.options]
-        entries = live_state.quotes_read([*options, *([listing.underlying_id] if listing.underlying_id else [])])
-        if entries.keys() & set(options):
-            view = chain_view(listing, entries, bases_read(options, day_start_ms(market_ms)))
-            stored += snapshot_write(view, market_ms)
-        else:
-            empty += 1
-    return Stored(stored, len(trading) - stored - empty, empty, len(chains) - len(trading))
-
-
-def _trades(segment: str, market_ms: int) -> bool:
-    """Whether the segment trades, or has closed within the last minute; where nobody knows, it may."""
-    hours = calendar_read().hours(segment, market_ms)
-    return hours is None or (hours.trades and hours.open_ms <= market_ms < hours.close_ms + MINUTE_MS)
-
-
 def snapshot_write(view: ChainView, market_ms: int) -> bool:
     """Store a chain for the minute of `market_ms`. False: that minute is there, or the chain is as it was when last stored before it.
 

@@ -14,7 +14,7 @@ from pymongo.collection import Collection
 
 from marketdata import models, store
 from marketdata.domain.candle import DAY_MS, IST_OFFSET_MS, candle_id
-from marketdata.domain.chain import InterestBase
+from marketdata.domain.chain_rows import InterestBase
 
 DAYS_BACK = 10
 """A trading day before is looked for so far back: the longest holidays and their weekends."""

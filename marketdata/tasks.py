@@ -8,7 +8,7 @@ from django.conf import settings
 from instruments.chain_listing import NoSuchChain
 from instruments.selectors import market_now
 from marketdata import services
-from marketdata.chain_store import chains_store
+from marketdata.chain_minutes import chains_store
 from marketdata.parity import parity_update
 from marketdata.roll_up import candles_roll_up
 from marketdata.task_runs import run_once

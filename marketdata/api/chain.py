@@ -25,7 +25,8 @@ from marketdata.api.chain_serializers import ChainHistorySerializer, ChainSerial
 from marketdata.api.parameters import EARLIEST_MS, LATEST_MS, Parameters
 from marketdata.api.series import LIMIT, MOST_ROWS, SERIES_RENDERERS, Series, series_response
 from marketdata.api.status import feed_now
-from marketdata.chain_store import ChainView, chain_view, history_read, snapshot_read, span_read
+from marketdata.chain_minutes import chain_view
+from marketdata.chain_store import ChainView, history_read, snapshot_read, span_read
 from marketdata.domain.candle import DAY_MS, MINUTE_MS, day_start_ms
 from marketdata.domain.chain_rows import Aggregate, Row, Side, check_window
 from marketdata.hub import latest_entries

@@ -20,7 +20,8 @@ from instruments.models import Instrument
 from marketdata import store
 from marketdata.admin import PAGE_ROWS
 from marketdata.calendar import sessions_record
-from marketdata.chain_store import chain_view, snapshot_write
+from marketdata.chain_minutes import chain_view
+from marketdata.chain_store import snapshot_write
 from marketdata.domain.candle import SESSION_OPEN_MS, Candle, candle_id, day_start_ms
 from marketdata.domain.chain import InterestBase
 from marketdata.domain.session import Hours

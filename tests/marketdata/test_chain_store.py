@@ -13,7 +13,8 @@ from instruments.domain.expiry import ExpiryKind
 from instruments.domain.listing import ChainListing, ListedOption
 from marketdata import store
 from marketdata.calendar import calendar_forget
-from marketdata.chain_store import Stored, chain_view, chains_store, history_read, snapshot_read, snapshot_write, span_read
+from marketdata.chain_minutes import Stored, chain_view, chains_store
+from marketdata.chain_store import history_read, snapshot_read, snapshot_write, span_read
 from marketdata.domain.candle import MINUTE_MS
 from marketdata.domain.chain import Chain, InterestBase
 from marketdata.interest import bases_write

@@ -18,7 +18,8 @@ from marketdata import store
 from marketdata.api.chain_memory import chain_memory
 from marketdata.api.chain_serializers import ChainHistorySerializer, ChainSerializer, FollowedChainsSerializer
 from marketdata.calendar import calendar_forget
-from marketdata.chain_store import chain_view, chains_store, snapshot_write
+from marketdata.chain_minutes import chain_view, chains_store
+from marketdata.chain_store import snapshot_write
 from marketdata.domain.candle import DAY_MS, MINUTE_MS
 from marketdata.domain.chain import InterestBase
 from marketdata.domain.chain_rows import SIDE_COLUMNS, Aggregate
