@@ -39,8 +39,8 @@ UPDATE_MS = 540
 LAG_MS = 30
 #: A market that was not asked for longer than this was halted: nothing traded in between. So much of the host's time, if that is longer.
 CATCH_UP_MS, CATCH_UP_WALL_MS = 10_000, 200
-#: However fast its clock runs, the market updates so often in market time: each minute is seen before the next one ends.
-LONGEST_STEP_MS = 20_000
+#: However fast its clock runs, the market updates so often in market time; and every trade is made up to this speed, past it fewer.
+LONGEST_STEP_MS, FULL_SPEED = 20_000, 60
 #: An instrument that nobody follows is brought up to date when asked for, at most so often.
 FRESH_MS = 1000
 #: Volatility of a year by which the volatility index's level is scaled to other underlyings.
@@ -58,9 +58,8 @@ class Market:
         instruments: make at least so many (up to 5,000); None: about 1,800.
         master_rows: serve these instead of an own master. Contracts that have expired are priced as if a week were left.
         hours: `always`: every minute is market time; `real`: the exchange's calendar.
-        speed: milliseconds of the market in one of the host, in which it trades and updates as much as it would without.
-        partial_share: share of updates without depth and greeks.
-        repeat_share: share of the updates without a trade that repeat the last one byte for byte.
+        speed: milliseconds of the market in one of the host, in which it updates as much as it would without.
+        partial_share, repeat_share: of all updates those without depth and greeks; of those without a trade those that repeat the last one.
 
     Attributes:
         rows_by_key: the instruments of now.
@@ -81,7 +80,8 @@ class Market:
         partial_share: float = 0.003,
         repeat_share: float = 0.15,
     ) -> None:
-        self.rate = rate / speed
+        self.rate = rate * min(1.0, FULL_SPEED / speed) ** 2
+        self._update_ms = UPDATE_MS * speed / rate
         self._step_ratio = min(speed, LONGEST_STEP_MS / STEP_MS[1]) * min(1.0, 2 * speed / rate)
         self._catch_up_ms = max(CATCH_UP_MS, round(CATCH_UP_WALL_MS * speed))
         self.on_trade: OnTrade | None = None
@@ -257,7 +257,7 @@ class Market:
         known = self._asked & self.rows_by_key.keys()
         added = self._slots_of(known - self._followed)
         self._refresh(added.tolist())
-        self._tape.due_ms[added] = self._last_ms + self._rng.integers(0, max(1, round(UPDATE_MS / self.rate)), len(added))
+        self._tape.due_ms[added] = self._last_ms + self._rng.integers(0, max(1, round(self._update_ms)), len(added))
         self._activate(known)
 
     def _activate(self, keys: frozenset[str]) -> None:
@@ -331,7 +331,7 @@ class Market:
         self._trade(slots[counts > 0], counts[counts > 0], from_ms - LAG_MS, to_ms - LAG_MS)
         tape.finish_before(slots, (to_ms - LAG_MS) // MINUTE_MS * MINUTE_MS)
         shown = slots[tape.due_ms[slots] <= to_ms]
-        mean = max(1.0, UPDATE_MS / self.rate - sum(STEP_MS) / 4 * self._step_ratio)
+        mean = max(1.0, self._update_ms - sum(STEP_MS) / 4 * self._step_ratio)
         spread = np.where(to_ms - tape.due_ms[shown] > mean, 0.0, 0.6)  # what waits for the open comes at once then, and spreads again
         tape.due_ms[shown] = to_ms + (mean * (spread + (1.4 - spread) * self._rng.random(len(shown)))).astype(np.int64)
         return self._cut(shown, to_ms)
