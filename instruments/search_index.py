@@ -296,13 +296,14 @@ def _derivatives(subject: Subject, words: SearchWords, asked: _Asked) -> list[in
 
 
 def _of_expiry(own: Contracts, fits: Mask, words: SearchWords) -> Mask:
-    """Narrow to the expiries that were named; a number before a month may be its day or its year."""
+    """Narrow to the expiries that were named; a number before a month may be its day, else its year, and one without a month either."""
     if not (words.day or words.month or words.year):
         return fits
     listed = {int(expiry): ist_date(int(expiry)) for expiry in np.unique(own.expiries[fits])}
     as_year = words._replace(day=None, year=2000 + words.day) if words.day and not words.year else words
-    for wanted in (words, as_year, words._replace(day=None)):
-        named = [expiry for expiry, day in listed.items() if wanted.expiry_matches(day)]
+    dated = ([words], [as_year]) if words.month else ([words, as_year],)
+    for wanted in (*dated, [words._replace(day=None)]):
+        named = [expiry for expiry, day in listed.items() if any(each.expiry_matches(day) for each in wanted)]
         if named:
             return fits & np.isin(own.expiries, named)
     return np.zeros_like(fits)

@@ -197,11 +197,16 @@ def _read_token(token: str, following: str, named: bool, found: dict[str, int | 
 
 
 def _read_number(token: str, following: str, found: dict[str, int | str | bool | None]) -> None:
-    """A number is a day before a month, a year behind one, else a strike."""
+    """A number is a day before a month, a year behind one, else a strike; but behind a whole strike a day where it is short, or a year."""
     number = float(token)
+    has_strike = len(str(found.get("strike", ""))) > 2
     if _DAY_MONTH.fullmatch(following) and not following[0].isdigit() and 1 <= number <= 31:
         found["day"] = int(number)
     elif found.get("month") and not found.get("year") and (20 <= number <= 99 or 2020 <= number <= 2099) and "." not in token:
+        found["year"] = _year(token)
+    elif has_strike and token.isdecimal() and len(token) <= 2:
+        found["day"] = int(token)
+    elif has_strike and token.isdecimal() and 2020 <= number <= 2099:
         found["year"] = _year(token)
     else:
         found["strike"] = token

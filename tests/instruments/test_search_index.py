@@ -112,6 +112,9 @@ NIFTY_25000 = [f"NIFTY 25000 CE {day} 26" for day in ("07 JUL", "14 JUL", "21 JU
         ("nifty 25000 call option", NIFTY_25000),
         ("nifty options", ["NIFTY 25000 CE 07 JUL 26", "NIFTY 25000 PE 07 JUL 26"]),
         ("nifty 14/07/2026 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty 25000 ce 28", ["NIFTY 25000 CE 28 JUL 26"]),
+        ("nifty 25000 ce 26", NIFTY_25000),  # the year
+        ("nifty 25000 ce 2027", ["NIFTY 25000 CE 28 DEC 27"]),
         ("nifty 14-jul 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
         # with mistakes
         ("nitfy fut", ["NIFTY FUT 28 JUL 26"]),
