@@ -60,7 +60,7 @@ def chain_view(listing: ChainListing, entries: Mapping[int, QuoteEntry], bases: 
 
 
 class Stored(NamedTuple):
-    """What became of the followed chains: stored, there already or as before, without a quote, and of segments that do not trade now."""
+    """What became of the followed chains: stored, there already or as before, without a quote of that day, and of segments that do not trade now."""
 
     stored: int = 0
     unchanged: int = 0
@@ -85,7 +85,8 @@ def chains_store() -> Stored:
         listing = chain_listing(chain.underlying, chain.expiry.isoformat(), at)
         options = [option.instrument for option in listing.options]
         entries = live_state.quotes_read([*options, *([listing.underlying_id] if listing.underlying_id else [])])
-        if entries.keys() & set(options):
+        newest_ms = max((entries[option].broker_ms for option in options if option in entries), default=0)
+        if newest_ms >= day_start_ms(market_ms):
             view = chain_view(listing, entries, bases_read(options, day_start_ms(market_ms)))
             stored += snapshot_write(view, market_ms)
         else:

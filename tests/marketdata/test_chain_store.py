@@ -147,6 +147,8 @@ def test_without_a_feed_or_without_quotes_nothing_is_stored() -> None:
     assert chains_store() == Stored()
     tell({made.spot: quotes_of(made, AT)[made.spot]}, AT)
     assert chains_store() == Stored(empty=1)
+    tell(quotes_of(made, DAY - 1), AT)  # a feed that has just begun: what is known is of another day
+    assert chains_store() == Stored(empty=1)
     assert not ChainSnapshot.objects.exists()
 
 
