@@ -60,7 +60,7 @@ def chain_view(listing: ChainListing, entries: Mapping[int, QuoteEntry], bases: 
 
 
 class Stored(NamedTuple):
-    """What became of the followed chains: stored, there already or as before, without a quote of that day, and of segments that do not trade now."""
+    """What became of the followed chains: stored, there already or as before, without a quote of that day, of segments without trading."""
 
     stored: int = 0
     unchanged: int = 0
