@@ -122,4 +122,5 @@ def change_of(
     told += ["expiry"] * (any(each.why == "expired" for each in left.values()) and not {"expiry", "master"} & {*told})
     told += ["demand"] * (not all(ruled))
     told += ["limit"] * any(each.why == "limit" for each in left.values())
+    told = told or ["demand"]  # a rule's instrument in a client's stronger mode
     return Change(at_ms, told, entered, left, moved, dict(Counter(each.mode for each in now.values())))

@@ -75,6 +75,9 @@ def test_demand_and_limit_are_told_apart_from_rules() -> None:
     left = change_of(ruled | demanded, ruled, at_ms=0, causes=[], short=())
     assert left is not None
     assert (left.left, left.causes) == ({"K4": Left(4, "demand", "")}, ["demand"])
+    stronger = change_of(universe(A, mode="ltpc"), universe(A), at_ms=0, causes=[], short=())
+    assert stronger is not None
+    assert (stronger.moved, stronger.causes) == ({"K1": "full"}, ["demand"])
     taken = change_of(demanded, ruled, at_ms=0, causes=["rules"], short={"K4"})
     assert taken is not None
     assert (taken.left, taken.causes) == ({"K4": Left(4, "limit", "")}, ["rules", "demand", "limit"])
