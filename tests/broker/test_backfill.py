@@ -737,7 +737,7 @@ def test_who_has_every_minute_of_a_short_hole_is_not_asked_for(broker: ScriptedS
 
 
 def test_a_gap_of_one_feed_concerns_its_own_instruments_alone(broker: ScriptedServer) -> None:
-    spots_write({}, NOW, shard=1, shards=2)
+    spots_write({}, NOW, shard=1, shards=2, priced=False, underlyings=())
     for number in (1, 2, 3):
         instrument(number)
         give(number, {OPEN: (100.0, 101.0, 99.0, 100.0, 5)})

@@ -155,7 +155,7 @@ def test_the_newest_days_candles_are_told_by_state_and_by_what_was_equal(program
     }
     candles = [Candle(7, "1m", OPEN_MS + n * MINUTE_MS, n, n + 1, n - 1, n + 0.5, 10, None, "confirmed") for n in (0, 1)]
     store.candles_write(candles, built)
-    spots_write({}, OPEN_MS + 10 * MINUTE_MS, shard=0, shards=1)  # the market's time
+    spots_write({}, OPEN_MS + 10 * MINUTE_MS, shard=0, shards=1, priced=False, underlyings=())  # the market's time
     parity_update(market_ms=OPEN_MS + 10 * MINUTE_MS)
     samples = scraped(program)
     told = [value_of(samples, "candles_today", state=state) for state in ("confirmed", "closed", "backfilled", "missing")]

@@ -35,7 +35,7 @@ def counted(client: APIClient) -> APIClient:
         confirm(number, minutes, equal)
     confirm(1, 5, 5, day=-1)
     confirm(1, 9, 9, day=5)
-    spots_write({}, OPEN_MS + 60 * MINUTE_MS, shard=0, shards=1)
+    spots_write({}, OPEN_MS + 60 * MINUTE_MS, shard=0, shards=1, priced=False, underlyings=())
     parity_update(market_ms=OPEN_MS + 60 * MINUTE_MS)
     return client
 

@@ -263,7 +263,7 @@ def market(client: APIClient) -> APIClient:
     make_instrument(6, "NSE_FO|6", trading_symbol="NIFTY 25000 CE 24 NOV 26", instrument_type="CE", strike_price=25000.0, **option)
     over: dict[str, Any] = option | {"expiry": datetime(2026, 10, 27, 18, 29, 59, tzinfo=UTC), "active": False}
     make_instrument(9, "NSE_FO|9", trading_symbol="NIFTY FUT 27 OCT 26", instrument_type="FUT", **over)
-    spots_write({}, OPEN_MS, shard=0, shards=1)  # the market's time
+    spots_write({}, OPEN_MS, shard=0, shards=1, priced=False, underlyings=())  # the market's time
     return client
 
 
