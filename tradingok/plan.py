@@ -17,6 +17,9 @@ CELERY = (sys.executable, "-m", "celery", "-A", "tradingok")
 NORMAL_CONNECTIONS = 2
 """Feed connections of one user; the Plus plan has 5. Source: FACTS §3.2, read 2026-11-22."""
 
+SIMULATED_RATE = "0.5"
+"""Half the real feed's pace: the market that nobody needs to keep runs around the clock, and what it trades is stored."""
+
 
 def check_port(host: str, port: int) -> None:
     """Raise StartFailed when the web server could not listen there."""
@@ -43,7 +46,7 @@ def programs(supervisor: Supervisor, *, var: Path, host: str, port: int, feeds: 
         exchange_port = remember_exchange(address)
         environment["TRADINGOK_EXCHANGE_URL"] = f"http://{ports.LOOPBACK}:{exchange_port}"
         plus = ["--plus"] if feeds > NORMAL_CONNECTIONS else []
-        command = [*MANAGE, "runexchange", "--port", str(exchange_port), *plus]
+        command = [*MANAGE, "runexchange", "--port", str(exchange_port), "--rate", SIMULATED_RATE, *plus]
         yield Program("exchange", command, ready=lambda: ports.accepts(exchange_port))
     yield Program("instruments", [*MANAGE, "refresh_instruments"], once=True)
     for name, number in numbered("feed", feeds).items():
