@@ -155,7 +155,20 @@ class SubscriptionRuleForm(forms.ModelForm[SubscriptionRule]):
         }
 
     def clean_underlying(self) -> str:
-        return underlying_checked(self.cleaned_data["underlying"])
+        typed: str = self.cleaned_data["underlying"]
+        self.instance.underlying = typed  # so that the model does not say of a wrong one that there is none
+        return underlying_checked(typed)
+
+
+class RuleChangeList(ChangeList):
+    """The rules, each with what it selects now, resolved once for all of them."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        now = followed(market_now())
+        known = {each.row.pk: each for each in now.rules}
+        for rule in self.result_list:
+            rule.selected_now = _selected(now, known.get(rule.pk))
 
 
 @admin.register(SubscriptionRule)
@@ -174,15 +187,12 @@ class SubscriptionRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def expiry_words(self, rule: SubscriptionRule) -> str:
         return ", ".join(map(str, rule.expiries or []))
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return RuleChangeList
+
     @admin.display(description="instruments now")
-    def selected(self, rule: SubscriptionRule) -> str:
-        """How many the rule selects and, where not all of them, how many of these are followed."""
-        now = followed(market_now())
-        known = next((each for each in now.rules if each.row.pk == rule.pk), None)
-        if known is None or known.selection is None:
-            return "invalid" if any(cut.rule == rule.name and not cut.mode for cut in now.universe.cut) else ""
-        cut = sum(len(cut.keys) for cut in _cuts(now, known))
-        return f"{len(known.selection.keys)}, {cut} cut" if cut else str(len(known.selection.keys))
+    def selected(self, rule: Any) -> str:
+        return str(rule.selected_now)
 
     @admin.display(description="selects now")
     def selects_now(self, rule: SubscriptionRule | None = None) -> str:
@@ -207,6 +217,14 @@ class SubscriptionRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 def _cuts(now: Followed, rule: FollowedRule) -> list[Cut]:
     return [cut for cut in now.universe.cut if cut.rule == rule.row.name]
+
+
+def _selected(now: Followed, rule: FollowedRule | None) -> str:
+    """How many a rule selects and, where not all of them are followed, how many are cut."""
+    if rule is None or rule.selection is None:
+        return "invalid" if rule is not None and any(not cut.mode for cut in _cuts(now, rule)) else ""
+    cut = sum(len(cut.keys) for cut in _cuts(now, rule))
+    return f"{len(rule.selection.keys)}, {cut} cut" if cut else str(len(rule.selection.keys))
 
 
 def _preview_lines(now: Followed, rule: FollowedRule) -> Iterator[str]:

@@ -135,7 +135,9 @@ class UniverseChange(models.Model):
     at = models.DateTimeField(help_text="Market time")
     recorded_at = models.DateTimeField(auto_now_add=True)
     shard = models.IntegerField(default=0)
-    causes = ArrayField(models.CharField(max_length=12), default=list, help_text="start, master, rules, expiry, day, spot, time, demand, limit")
+    causes = ArrayField(
+        models.CharField(max_length=12), default=list, help_text="start, master, rules, expiry, day, spot, time, demand, limit"
+    )
     entered = models.JSONField(default=dict, help_text="Key: mode")
     left = models.JSONField(default=dict, help_text="Key: why: expired, rules, demand, limit")
     moved = models.JSONField(default=dict, help_text="Key: its new mode")
@@ -154,6 +156,7 @@ class UniverseChange(models.Model):
 MOST_EXPIRIES = 50
 MOST_KEYS = 5000
 """What a rule may name: more keys than one connection carries are of no use."""
+TOO_MANY = "A rule takes {most} of them; make another rule for the rest."
 
 
 class SubscriptionRule(models.Model):
@@ -206,9 +209,9 @@ class SubscriptionRule(models.Model):
             wrong["keys"] = ["A rule for keys needs some, as in NSE_FO|51420."]
         for field, listed, most in (("expiries", self.expiries, MOST_EXPIRIES), ("keys", self.keys, MOST_KEYS)):
             if len(listed or []) > most:
-                wrong[field] = [f"A rule takes {most} of them; make another rule for the rest."]
+                wrong[field] = [TOO_MANY.format(most=most)]
         for field, values, check in (("expiries", self.expiries, check_expiry_word), ("keys", self.keys, split_key)):
-            for value in values or []:
+            for value in () if field in wrong else values or []:
                 _collect(wrong, field, check, value)
         _collect(wrong, "strikes", check_strikes_word, self.strikes)
         if wrong:

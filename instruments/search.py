@@ -11,10 +11,9 @@ from typing import NamedTuple
 from pymongo.errors import PyMongoError
 
 from instruments.domain.instrument import ms_of
-from instruments.models import MasterLoad
 from instruments.search_index import Listed, SearchIndex
-from instruments.selectors import ID_PREFIX, UnknownInstrument, instrument_resolve
-from instruments.store import Document, instruments_collection, spots_read
+from instruments.selectors import ID_PREFIX, UnknownInstrument, instrument_state
+from instruments.store import Document, instruments_collection, loads_collection, spots_read
 from instruments.trading_ends import trading_end_ms
 
 log = logging.getLogger(__name__)
@@ -63,11 +62,9 @@ def search(query: str, *, limit: int, at: datetime) -> list[Document]:
 
 def _named(name: str) -> list[Document]:
     try:
-        instrument = instrument_resolve(name)
+        return [instrument_state(name)]
     except UnknownInstrument:
         return []
-    document = instruments_collection().find_one({"_id": instrument.pk})
-    return [] if document is None else [document]
 
 
 # --- the index of this process ------------------------------------------------------------------------------------------------
@@ -81,7 +78,7 @@ class _Version(NamedTuple):
 class Built(NamedTuple):
     """An index, and what its making took · seconds."""
 
-    index: SearchIndex
+    search_index: SearchIndex
     version: _Version
     seconds: float
 
@@ -106,12 +103,12 @@ def index_current() -> SearchIndex:
     built, now = _built, time.monotonic()
     if built is None:
         with _lock:
-            return (_built or _build()).index
+            return (_built or _build()).search_index
     if now - _checked_at > CHECK_SECONDS and not _lock.locked():
         _checked_at = now
         if _version() != built.version:
             threading.Thread(target=_rebuild, name="search index", daemon=True).start()
-    return built.index
+    return built.search_index
 
 
 def index_warm() -> None:
@@ -126,8 +123,8 @@ def index_forget() -> None:
 
 
 def _version() -> _Version:
-    newest = MasterLoad.objects.order_by("-as_of").values_list("pk", flat=True).first()
-    return _Version(newest, instruments_collection().estimated_document_count())
+    newest = loads_collection().find_one({}, {"_id": 1}, sort=[("as_of", -1)])
+    return _Version(None if newest is None else newest["_id"], instruments_collection().estimated_document_count())
 
 
 def _rebuild() -> None:

@@ -334,9 +334,12 @@ def market_now() -> datetime:
 
 
 def mode_limits(rules: Iterable[Rule]) -> dict[str, int]:
-    """The broker's limits per mode: the larger ones when one mode is used alone, the smaller ones when modes are mixed."""
-    modes = {rule.mode for rule in rules}
+    """The broker's limits per mode: the larger ones when one mode is used alone, the smaller ones when modes are mixed.
+
+    A mode that has no room at all (full_d30 without Plus) is not used, whatever rules ask for it.
+    """
     alone: dict[str, int] = settings.BROKER_MODE_LIMITS
+    modes = {rule.mode for rule in rules if alone.get(rule.mode)}
     if len(modes) < 2:
         return dict(alone)
     return {mode: min(limit, settings.BROKER_MIXED_MODE_LIMITS[mode]) for mode, limit in alone.items()}

@@ -117,9 +117,11 @@ def _search() -> Iterator[Metric]:
     built = index_built()
     if built is not None:
         yield GaugeMetricFamily(
-            "tradingok_search_index_bytes", "Memory of the search index of the web process that answers", value=built.index.memory_bytes
+            "tradingok_search_index_bytes",
+            "Memory of the search index of the web process that answers",
+            value=built.search_index.memory_bytes,
         )
-        yield GaugeMetricFamily("tradingok_search_index_instruments", "Instruments in it", value=built.index.size)
+        yield GaugeMetricFamily("tradingok_search_index_instruments", "Instruments in it", value=built.search_index.size)
         yield GaugeMetricFamily("tradingok_search_index_build_seconds", "What its last making took", value=built.seconds)
 
 

@@ -36,8 +36,8 @@ LIMIT = 50
 LIMIT_MAX = 1000
 STRIKE_MAX = 10_000_000.0
 LOT_MAX = 2**31 - 1
-EARLIEST_MS, LATEST_MS = 946_684_800_000, 4_102_444_800_000
-"""2000-01-01 and 2100-01-01 UTC: other numbers are mistakes, most often seconds given for milliseconds."""
+EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+"""Other times are mistakes, most often seconds given for milliseconds."""
 
 
 FIELDS = {"segment": "segment", "instrument_type": "instrument_type", "underlying": "underlying_symbol", "lot": "lot_size"}
@@ -83,19 +83,21 @@ class NameField(serializers.RegexField):
 class MomentField(serializers.Field[datetime, Any, Any, Any]):
     """A time: epoch milliseconds, or ISO 8601 (IST when it names no offset)."""
 
-    default_error_messages = {"invalid": "Takes epoch milliseconds from 2000 to 2100, or ISO 8601 as in 2026-11-20T09:15:00+05:30."}
+    default_error_messages = {"invalid": "Takes a time from 2000 to 2100: epoch milliseconds, or ISO 8601 as in 2026-11-20T09:15:00+05:30."}
 
     def to_internal_value(self, data: Any) -> datetime:
         text = str(data)
         try:
             if text.isascii() and text.isdigit():
-                if not EARLIEST_MS <= int(text[:20]) <= LATEST_MS:
-                    self.fail("invalid")
-                return datetime.fromtimestamp(int(text) / 1000, UTC)
-            moment = datetime.fromisoformat(text.replace(" ", "+"))
-        except ValueError:
+                moment = datetime.fromtimestamp(int(text[:20]) / 1000, UTC)
+            else:
+                moment = datetime.fromisoformat(text.replace(" ", "+"))
+                moment = moment if moment.tzinfo else moment.replace(tzinfo=IST)
+        except (ValueError, OverflowError, OSError):
             self.fail("invalid")
-        return moment if moment.tzinfo else moment.replace(tzinfo=IST)
+        if not EARLIEST <= moment <= LATEST:
+            self.fail("invalid")
+        return moment
 
     def to_representation(self, value: datetime) -> int:
         return round(value.timestamp() * 1000)

@@ -9,7 +9,7 @@ from rest_framework import serializers
 from instruments.api.queries import MomentField, QuerySerializer
 from instruments.domain.instrument import KEY_LENGTH_MAX, ms_of
 from instruments.domain.universe import MODES, WHATS, Cut
-from instruments.models import SubscriptionRule
+from instruments.models import MOST_EXPIRIES, MOST_KEYS, TOO_MANY, SubscriptionRule
 from instruments.selectors import Followed, FollowedRule
 from instruments.store import Document
 
@@ -83,6 +83,19 @@ class WordField(serializers.ChoiceField):
         super().__init__(words, error_messages={"invalid_choice": f'"{{input}}" is none of {", ".join(words)}.'}, **options)
 
 
+class WordsField(serializers.ListField):
+    """A list of words; of one that is too long none is looked at."""
+
+    def __init__(self, *, most: int, length: int, **options: Any) -> None:
+        super().__init__(child=serializers.CharField(max_length=length), default=list, **options)
+        self._most = most
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, list) and len(data) > self._most:
+            raise serializers.ValidationError(TOO_MANY.format(most=self._most))
+        return super().to_internal_value(data)
+
+
 class RuleWords(serializers.Serializer[Row]):
     """A rule as it is written; what it leaves out has its default. Its words are in docs/rules.md."""
 
@@ -91,11 +104,9 @@ class RuleWords(serializers.Serializer[Row]):
     underlying = serializers.CharField(
         max_length=40, allow_blank=True, default="", help_text="NIFTY, RELIANCE…; empty for keys, and for all indices."
     )
-    expiries = serializers.ListField(
-        child=serializers.CharField(max_length=12), default=list, help_text="Of futures and options: @w0, @w1, @m0 … or YYYY-MM-DD."
-    )
+    expiries = WordsField(most=MOST_EXPIRIES, length=12, help_text="Of futures and options: @w0, @w1, @m0 … or YYYY-MM-DD.")
     strikes = serializers.CharField(max_length=12, default="all", help_text="Of options: all, atm10, pct5, delta10.")
-    keys = serializers.ListField(child=serializers.CharField(max_length=KEY_LENGTH_MAX), default=list, help_text="Of keys: NSE_FO|51420 …")
+    keys = WordsField(most=MOST_KEYS, length=KEY_LENGTH_MAX, help_text="Of keys: NSE_FO|51420 …")
     mode = WordField(MODES, default="full")
     priority = serializers.IntegerField(default=100, min_value=-1_000_000, max_value=1_000_000, help_text="Smaller comes first.")
     enabled = serializers.BooleanField(default=True)

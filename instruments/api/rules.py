@@ -97,8 +97,7 @@ class SubscriptionViewSet(viewsets.ViewSet):
         """Say what these words would select now, and what would then be cut; nothing is stored."""
         words = shapes.RulePreviewWords(data=request.data)
         words.is_valid(raise_exception=True)
-        replaced = words.validated_data.get("replaces")
-        rule = shapes.rule_of_words(words.validated_data, SubscriptionRule() if replaced is None else _stored(replaced))
+        rule = shapes.rule_of_words(words.validated_data, _replaced(words.validated_data.get("replaces")))
         _checked(rule)
         now, tried = rule_preview(rule, market_now())
         return Response({**shapes.followed_summary(now), "rule": shapes.rule_detail(tried)})
@@ -119,6 +118,13 @@ def _stored(pk: str) -> SubscriptionRule:
     if rule is None:
         raise Http404
     return rule
+
+
+def _replaced(pk: str | None) -> SubscriptionRule:
+    try:
+        return SubscriptionRule() if pk is None else _stored(pk)
+    except Http404:
+        raise serializers.ValidationError({"replaces": "There is no such rule."}) from None
 
 
 def _shown(pk: str) -> dict[str, Any]:

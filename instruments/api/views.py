@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from django.http import Http404
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import viewsets
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -84,5 +84,5 @@ class ExpiriesView(APIView):
         at = asked or market_now()
         listed = underlying_expiries(symbol.upper(), at, as_of=at if asked and is_past(asked) else None)
         if not listed:
-            raise Http404
+            raise NotFound(f"The master lists no contract of {symbol.upper()[:40]!r} that is alive then.")
         return Response({"underlying": symbol.upper(), "results": [serializers.expiry_row(each) for each in listed]})

@@ -21,7 +21,7 @@ from instruments.domain.instrument import DAY_END, IST, ist_date, ms_of
 SERIAL_MONTHS = 3
 """Months that are always listed in full; a month's slot further out is quarterly (or half-yearly) · Source: FACTS §6."""
 _CLOSING_AUCTION = date(2026, 8, 3)
-_WORD = re.compile(r"@([wm])(\d{1,2})")
+_WORD = re.compile(r"@([wm])([0-9]{1,2})")
 
 
 class ExpiryKind(StrEnum):

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 ALL_STRIKES = "all"
-_WORD = re.compile(r"(atm|pct|delta)(\d{1,3})")
+_WORD = re.compile(r"(atm|pct|delta)([0-9]{1,3})")
 _RANGES = {"atm": (0, 999), "pct": (1, 100), "delta": (1, 50)}
 INDEX_VOLATILITY, OTHER_VOLATILITY = 0.15, 0.30
 """Volatility a year that `delta` reckons with, of an index and of anything else. Fixed: a window that breathed with implied volatility

@@ -13,7 +13,7 @@ from instruments.domain.instrument import ms_of
 from instruments.models import Instrument, MasterLoad, SubscriptionRule, UniverseChange
 from instruments.selectors import followed, followed_forget
 from instruments.services import instruments_refresh, spots_record
-from instruments.store import state_collection
+from instruments.store import STATE, state_collection
 from tests.instruments.explain import assert_by_index, profiled
 from tests.instruments.rows import DAY_1, DAY_2, market, option
 
@@ -156,6 +156,25 @@ def test_a_rule_that_was_stored_unchecked_is_shown_as_invalid(client: Client) ->
     state_collection().database[SubscriptionRule._meta.db_table].update_one({}, {"$set": {"expiries": None}})
     assert '<td class="field-selected">invalid</td>' in client.get(RULES).content.decode()
     assert "Cut: the rule is not valid: " in client.get(f"{RULES}{made.pk}/change/").content.decode()
+
+
+def test_a_page_of_rules_is_resolved_once(client: Client) -> None:
+    instruments_refresh(rows=market(), source="test", as_of=DAY_1)
+    reads = []
+    for more in (1, 30):
+        SubscriptionRule.objects.bulk_create(SubscriptionRule(name=f"{more} {number}", what="index") for number in range(more))
+        followed_forget()
+        with profiled(STATE) as entries:
+            assert client.get(RULES).content.decode().count('<td class="field-selected">3</td>') == SubscriptionRule.objects.count()
+        reads.append(len(entries))
+    assert reads[0] == reads[1] > 0
+
+
+def test_a_wrong_underlying_is_not_also_said_to_be_missing(client: Client) -> None:
+    instruments_refresh(rows=market(), source="test", as_of=DAY_1)
+    page = client.post(f"{RULES}add/", rule(underlying="NIFTTY")).content.decode()
+    assert "No active instrument is called NIFTTY" in page
+    assert "needs an underlying" not in page
 
 
 def test_changes_of_the_universe_are_listed(client: Client) -> None:

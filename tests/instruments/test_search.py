@@ -98,5 +98,5 @@ def test_its_memory_is_told_and_is_what_it_takes() -> None:
     index_current()
     built = index_built()
     assert built is not None
-    assert built.index.size == len(market())
-    assert built.index.memory_bytes > 1000
+    assert built.search_index.size == len(market())
+    assert built.search_index.memory_bytes > 1000

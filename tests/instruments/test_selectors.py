@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
+from django.test import override_settings
 from msgspec.structs import replace
 
 from instruments import selectors
@@ -148,6 +149,18 @@ def test_what_is_followed_is_said_of_all_connections_together() -> None:
     cache.clear()
     spots_record(spots={"NSE_INDEX|Nifty 50": 24600.0}, at_ms=ms_of(DAY_1), shard=1, shards=3)
     assert followed(DAY_1).limits["full"] == 3 * one
+
+
+def test_a_mode_without_room_does_not_shrink_the_others() -> None:
+    load(market())
+    SubscriptionRule.objects.create(name="index", what="index", underlying="NIFTY")
+    SubscriptionRule.objects.create(name="deep", what="index", underlying="INDIA VIX", mode="full_d30")
+    limits = {"ltpc": 5000, "option_greeks": 3000, "full": 2000, "full_d30": 0}
+    with override_settings(BROKER_MODE_LIMITS=limits):
+        assert followed(DAY_1).limits == limits
+    cache.clear()
+    with override_settings(BROKER_MODE_LIMITS={**limits, "full_d30": 50}):
+        assert followed(DAY_1).limits["full"] == 1500
 
 
 def test_market_time_goes_on_from_what_was_recorded() -> None:

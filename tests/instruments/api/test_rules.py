@@ -114,6 +114,9 @@ def test_a_rule_is_made_replaced_changed_and_removed(ask: Ask) -> None:
         ({"expiries": None}, "expiries", "null"),
         ({"expiries": "@w0"}, "expiries", "list"),
         ({"expiries": ["@w0"] * 51}, "expiries", "A rule takes 50 of them"),
+        ({"expiries": ["@w१"]}, "expiries", "write @w0"),
+        ({"what": "keys", "keys": ["51420"] * 5001}, "keys", "A rule takes 5000 of them"),
+        ({"strikes": "atm१०"}, "strikes", "write all, or atm10"),
         ({"strikes": "near"}, "strikes", "write all, or atm10 for ten on each side of the money (0 to 999), pct5"),
         ({"strikes": "delta60"}, "strikes", "delta10 for a delta of 0.10 and more (1 to 50)"),
         ({"underlying": ""}, "underlying", "needs an underlying, as in NIFTY"),
@@ -195,8 +198,8 @@ def test_a_preview_says_what_would_be_followed_and_cut_and_stores_nothing(ask: A
     cache.clear()
     after = ask("get", RULES)
     assert (after["results"], after["modes"]) == (before["results"], before["modes"])
-    assert ask("post", f"{RULES}preview/", {**WORDS, "replaces": "0" * 24}, status=404)["code"] == "not_found"
-    assert ask("post", f"{RULES}preview/", {**WORDS, "replaces": "bank"}, status=400)["field"] == "replaces"
+    for nothing in ("0" * 24, "bank"):
+        assert ask("post", f"{RULES}preview/", {**WORDS, "replaces": nothing}, status=400)["field"] == "replaces"
     assert ask("post", f"{RULES}preview/", {"what": "index", "enabled": False})["rule"]["resolved"]["instruments"] == 3
 
 

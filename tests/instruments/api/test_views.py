@@ -173,6 +173,10 @@ def test_subscribed_is_what_the_rules_follow(get: Get) -> None:
         ({"lot": 0}, "lot"),
         ({"lot": "many"}, "lot"),
         ({"lot": 2**31}, "lot"),
+        ({"as_of": "0001-01-01"}, "as_of"),
+        ({"as_of": "9999-12-31T23:59:59-12:00"}, "as_of"),
+        ({"as_of": "9" * 40}, "as_of"),
+        ({"as_of": "2100-01-01T00:00:00.001Z"}, "as_of"),
         ({"segment": "$ne"}, "segment"),
         ({"underlying": "\x00"}, "underlying"),
         ({"underlying": "N" * 41}, "underlying"),
@@ -348,7 +352,10 @@ def test_expiries(get: Get) -> None:
         ("2026-12-01", "weekly", ["@w2"]),
         ("2026-12-29", "monthly", ["@m1"]),
     ]
-    assert get("/api/marketdata/underlyings/NOSUCH/expiries/", status=404)["code"] == "not_found"
+    assert (
+        get("/api/marketdata/underlyings/NOSUCH/expiries/", status=404)["detail"]
+        == "The master lists no contract of 'NOSUCH' that is alive then."
+    )
     assert get("/api/marketdata/underlyings/NIFTY/expiries/", status=400, at="soon")["field"] == "at"
 
 
