@@ -76,7 +76,7 @@ def chain_page(open_page: OpenPage, server: ScriptedServer) -> Page:  # noqa: F8
         "/api/marketdata/underlyings/NIFTY/expiries/": {
             "results": [{"expiry": "2026-11-24", "kind": "monthly", "words": ["@w0"], "strikes": 4}]
         },
-        "/api/marketdata/chain/": {"results": [{"underlying": "NIFTY", "expiry": "2026-11-24", "options": 182, "followed": 22}]},
+        "/api/marketdata/chain/": {"results": [{"underlying": "NIFTY"}]},
         "/api/marketdata/chain/NIFTY/": facts(),
         "/api/marketdata/chain/NIFTY/history/": {"results": [], "next": None},
     }
@@ -257,11 +257,10 @@ def test_at_expiry_a_word_moves_on_to_the_next_chain(
 
 
 def test_figures_over_a_part_of_the_chain_say_so(chain_page: Page, connection: ServerConnection) -> None:
-    connection.send(push(ROWS, whole=True))
+    connection.send(push(ROWS, whole=True, options=182, options_known=22))
     cover = chain_page.locator("#chain-cover")
-    expect(cover).to_have_text("Totals, PCR and max pain are over what is followed: 22 of 182 options by the rules. All shows all.")
-    chain_page.get_by_text("All", exact=True).click()
-    connection.send(push(ROWS, whole=True).replace("atm5", "all"))
+    expect(cover).to_have_text("Totals, PCR and max pain are over the 22 of 182 options that are followed. All has all of them followed.")
+    connection.send(push([], options=182, options_known=182))
     expect(cover).to_have_text("")
 
 

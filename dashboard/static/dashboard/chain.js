@@ -191,10 +191,8 @@ export class ChainView {
   async loadUnderlyings(signal) {
     const followed = await chains(signal).catch(() => null);
     if (!followed || signal.aborted) return;
-    this.followed = followed;
     this.underlyings = [...new Set(followed.map(({ underlying }) => underlying))];
     this.showChoices();
-    this.tellCover();
   }
 
   /** Offer all living expiries. */
@@ -233,12 +231,11 @@ export class ChainView {
     write(this.table.caption, title);
   }
 
-  /** Say what totals, PCR and max pain are over, where it may not be the whole chain. */
+  /** Say what totals, PCR and max pain are over, where it is not the whole chain. */
   tellCover() {
-    const { underlying, strikes } = this.route;
-    const { options, followed } = this.followed?.find((chain) => chain.underlying === underlying && chain.expiry === this.chain.expiry) ?? { options: 1, followed: 0 };
-    const isPart = this.followed && this.chain.expiry && strikes !== "all" && followed < options;
-    write(this.at("cover"), !isPart ? "" : followed ? `Totals, PCR and max pain are over what is followed: ${followed} of ${options} options by the rules. All shows all.` : "Totals, PCR and max pain are over the strikes shown: the rules follow none of this chain. All shows all.");
+    const { options, options_known: known } = this.chain.aggregate;
+    const more = this.route.strikes === "all" ? "" : " All has all of them followed.";
+    write(this.at("cover"), known < options ? `Totals, PCR and max pain are over the ${known} of ${options} options that are followed.${more}` : "");
   }
 
   tellFeed() {
