@@ -99,17 +99,17 @@ class WordsField(serializers.ListField):
 class RuleWords(serializers.Serializer[Row]):
     """A rule as it is written; what it leaves out has its default. Its words are in docs/rules.md."""
 
-    name = serializers.CharField(max_length=60)
-    what = WordField(WHATS)
+    name = serializers.CharField(max_length=60, help_text="What people call it; `cut` names rules so.")
+    what = WordField(WHATS, help_text="What of the underlying is followed.")
     underlying = serializers.CharField(
         max_length=40, allow_blank=True, default="", help_text="NIFTY, RELIANCE…; empty for keys, and for all indices."
     )
     expiries = WordsField(most=MOST_EXPIRIES, length=12, help_text="Of futures and options: @w0, @w1, @m0 … or YYYY-MM-DD.")
     strikes = serializers.CharField(max_length=12, default="all", help_text="Of options: all, atm10, pct5, delta10.")
     keys = WordsField(most=MOST_KEYS, length=KEY_LENGTH_MAX, help_text="Of keys: NSE_FO|51420 …")
-    mode = WordField(MODES, default="full")
+    mode = WordField(MODES, default="full", help_text="What each update carries.")
     priority = serializers.IntegerField(default=100, min_value=-1_000_000, max_value=1_000_000, help_text="Smaller comes first.")
-    enabled = serializers.BooleanField(default=True)
+    enabled = serializers.BooleanField(default=True, help_text="false: it is kept, and follows nothing.")
 
     def to_internal_value(self, data: Any) -> Row:
         if isinstance(data, dict) and (unknown := next((name for name in data if name not in self.fields), None)) is not None:
@@ -128,8 +128,8 @@ class RulePreviewWords(RuleWords):
 class ResolvedSerializer(serializers.Serializer[Row]):
     """What a rule means now, before limits."""
 
-    instruments = serializers.IntegerField()
-    expiries = serializers.ListField(child=serializers.DateField())
+    instruments = serializers.IntegerField(help_text="How many it selects.")
+    expiries = serializers.ListField(child=serializers.DateField(), help_text="Days that its words mean now.")
     at_the_money = serializers.DictField(child=serializers.FloatField(), help_text="Expiry → strike taken for the money, INR.")
     unpriced = serializers.ListField(
         child=serializers.DateField(), help_text="Expiries whose underlying has no known price: the middle of the strikes is taken."
@@ -137,19 +137,19 @@ class ResolvedSerializer(serializers.Serializer[Row]):
 
 
 class SubscriptionRuleSerializer(serializers.Serializer[Row]):
-    """One rule."""
+    """One rule, and what it means now."""
 
     id = serializers.CharField(allow_null=True, help_text="null in a preview of a rule that is not stored.")
-    name = serializers.CharField()
-    what = serializers.ChoiceField(WHATS)
-    underlying = serializers.CharField(allow_blank=True)
-    expiries = serializers.ListField(child=serializers.CharField())
-    strikes = serializers.CharField()
-    keys = serializers.ListField(child=serializers.CharField())
-    mode = serializers.ChoiceField(MODES)
-    priority = serializers.IntegerField()
-    enabled = serializers.BooleanField()
-    resolved = ResolvedSerializer(allow_null=True, help_text="null while the rule is disabled.")
+    name = serializers.CharField(help_text="What people call it; `cut` names rules so.")
+    what = serializers.ChoiceField(WHATS, help_text="What of the underlying is followed.")
+    underlying = serializers.CharField(allow_blank=True, help_text="Symbol; empty for keys, and for all indices.")
+    expiries = serializers.ListField(child=serializers.CharField(), help_text="Words, as written: @w0, @m0, YYYY-MM-DD …")
+    strikes = serializers.CharField(help_text="Word, as written: all, atm10, pct5, delta10.")
+    keys = serializers.ListField(child=serializers.CharField(), help_text="The broker's, as written.")
+    mode = serializers.ChoiceField(MODES, help_text="What each update carries.")
+    priority = serializers.IntegerField(help_text="Smaller comes first when a limit cuts.")
+    enabled = serializers.BooleanField(help_text="false: it is kept, and follows nothing.")
+    resolved = ResolvedSerializer(allow_null=True, help_text="null while the rule is disabled, or where it is not valid.")
 
 
 class SubscriptionDetailSerializer(SubscriptionRuleSerializer):
@@ -161,17 +161,17 @@ class SubscriptionDetailSerializer(SubscriptionRuleSerializer):
 class ModeSerializer(serializers.Serializer[Row]):
     """How much of a mode's limit is used."""
 
-    mode = serializers.CharField()
-    instruments = serializers.IntegerField()
+    mode = serializers.CharField(help_text="ltpc, option_greeks, full or full_d30.")
+    instruments = serializers.IntegerField(help_text="How many the rules follow in it.")
     limit = serializers.IntegerField(help_text="The broker's, on all connections together, with the modes that the rules use.")
 
 
 class CutSerializer(serializers.Serializer[Row]):
     """What a rule asked for and does not get."""
 
-    rule = serializers.CharField()
-    mode = serializers.CharField()
-    reason = serializers.CharField()
+    rule = serializers.CharField(help_text="Its name.")
+    mode = serializers.CharField(allow_blank=True, help_text="Empty: the rule is not valid and was left out.")
+    reason = serializers.CharField(help_text="One sentence for a person.")
     instruments = serializers.IntegerField(help_text="0: the rule matched nothing.")
     keys = serializers.ListField(child=serializers.CharField(), help_text=f"The first {CUT_KEYS_SHOWN}.")
 
@@ -204,11 +204,11 @@ class PreviewSerializer(SummarySerializer):
 class ChangeSerializer(serializers.Serializer[Row]):
     """One change of what a feed follows."""
 
-    id = serializers.CharField()
+    id = serializers.CharField(help_text="Names this change for ever.")
     at = serializers.IntegerField(help_text="Market time, ms UTC")
-    recorded_at = serializers.IntegerField(help_text="ms UTC")
+    recorded_at = serializers.IntegerField(help_text="When it was stored, by our clock, ms UTC")
     shard = serializers.IntegerField(help_text="Number of the feed, from 0")
-    causes = serializers.ListField(child=serializers.ChoiceField(CAUSES))
+    causes = serializers.ListField(child=serializers.ChoiceField(CAUSES), help_text="All that came together.")
     entered = serializers.DictField(child=serializers.CharField(), help_text="Key → mode")
     left = serializers.DictField(child=serializers.CharField(), help_text="Key → why")
     moved = serializers.DictField(child=serializers.CharField(), help_text="Key → its new mode")
@@ -225,9 +225,11 @@ class ChangesSerializer(serializers.Serializer[Row]):
 class ChangesQuery(QuerySerializer):
     """Filters and paging of the changes."""
 
-    cause = WordField(CAUSES, required=False)
+    cause = WordField(CAUSES, required=False, help_text="Only changes that this had a part in.")
     after = serializers.RegexField(r"^\d{12,14}-[0-9a-f]{24}$", required=False, help_text="Cursor of the next page.")
-    limit = serializers.IntegerField(required=False, default=CHANGES, min_value=1, max_value=MOST_CHANGES)
+    limit = serializers.IntegerField(
+        required=False, default=CHANGES, min_value=1, max_value=MOST_CHANGES, help_text=f"1 to {MOST_CHANGES}."
+    )
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         """`from` is no name in Python."""

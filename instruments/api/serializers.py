@@ -50,13 +50,13 @@ class InstrumentSerializer(serializers.Serializer[Row]):
 
     id = serializers.IntegerField(help_text="Ours, for ever: `id:<n>` names this instrument everywhere.")
     key = serializers.CharField(help_text="The broker's; may mean another contract later.")
-    segment = serializers.CharField()
-    exchange = serializers.CharField()
+    segment = serializers.CharField(help_text="NSE_EQ, NSE_FO, NSE_INDEX, …")
+    exchange = serializers.CharField(help_text="NSE, BSE, MCX")
     instrument_type = serializers.CharField(help_text="INDEX, EQ and other series, FUT, CE, PE; UNKNOWN for a placeholder.")
-    trading_symbol = serializers.CharField()
-    name = serializers.CharField()
-    underlying_key = serializers.CharField(allow_null=True)
-    underlying_symbol = serializers.CharField(allow_null=True)
+    trading_symbol = serializers.CharField(help_text="NIFTY 25000 CE 24 NOV 26, RELIANCE")
+    name = serializers.CharField(help_text="Of the company, the index or the underlying.")
+    underlying_key = serializers.CharField(allow_null=True, help_text="The broker's key of what it is written on.")
+    underlying_symbol = serializers.CharField(allow_null=True, help_text="What the `underlying` of filters and rules means.")
     expiry = serializers.DateField(allow_null=True, help_text="Day in India.")
     expiry_ms = serializers.IntegerField(allow_null=True, help_text="23:59:59 IST of that day, ms UTC; trading ends earlier.")
     weekly = serializers.BooleanField(allow_null=True, help_text="false in the month's slot.")
@@ -64,8 +64,8 @@ class InstrumentSerializer(serializers.Serializer[Row]):
     lot_size = serializers.IntegerField(allow_null=True, help_text="Units")
     tick_size = serializers.FloatField(allow_null=True, help_text="INR")
     freeze_quantity = serializers.FloatField(allow_null=True, help_text="Units")
-    exchange_token = serializers.CharField(allow_null=True)
-    isin = serializers.CharField(allow_null=True)
+    exchange_token = serializers.CharField(allow_null=True, help_text="The exchange's number of it; recycled too.")
+    isin = serializers.CharField(allow_null=True, help_text="Of shares and bonds.")
     cas_eligible = serializers.BooleanField(help_text="Takes part in the closing auction: its trading ends before its segment's.")
     placeholder = serializers.BooleanField(help_text="Seen in the feed, unknown to the master.")
     active = serializers.BooleanField(help_text="It is so now.")
@@ -99,7 +99,7 @@ class HoldingSerializer(InstrumentSerializer):
 class HistorySerializer(serializers.Serializer[Row]):
     """What a key has meant, and what its instrument has been; newest first."""
 
-    key = serializers.CharField()
+    key = serializers.CharField(help_text="As asked; of `id:<n>` the key that it has, or had last.")
     id = serializers.IntegerField(help_text="The instrument of `states`: that holds the key, or held it last.")
     holders = HoldingSerializer(many=True, help_text="Every instrument that ever held the key.")
     states = InstrumentSerializer(many=True, help_text="Everything that the instrument has been: its row now, or last, and its versions.")
@@ -127,10 +127,12 @@ def expiry_row(listed: UnderlyingExpiry) -> Row:
 class ExpirySerializer(serializers.Serializer[Row]):
     """One living expiry."""
 
-    segment = serializers.CharField()
+    segment = serializers.CharField(help_text="Where its contracts are listed.")
     expiry = serializers.DateField(help_text="Day in India.")
     expiry_ms = serializers.IntegerField(help_text="23:59:59 IST, ms UTC")
-    kind = serializers.ChoiceField(["weekly", "monthly", "quarterly"])
+    kind = serializers.ChoiceField(
+        ["weekly", "monthly", "quarterly"], help_text="quarterly: in a month's slot, further than three months out."
+    )
     words = serializers.ListField(child=serializers.CharField(), help_text="@w0: this week's; @m0: the nearest monthly.")
     futures = serializers.IntegerField(help_text="Futures listed.")
     strikes = serializers.IntegerField(help_text="Strikes listed.")
@@ -139,5 +141,5 @@ class ExpirySerializer(serializers.Serializer[Row]):
 class ExpiriesSerializer(serializers.Serializer[Row]):
     """The living expiries of an underlying, nearest first."""
 
-    underlying = serializers.CharField()
+    underlying = serializers.CharField(help_text="Symbol, upper case.")
     results = ExpirySerializer(many=True)

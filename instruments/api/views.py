@@ -18,6 +18,7 @@ from instruments.history import is_past
 from instruments.search import search
 from instruments.selectors import instrument_history, instrument_state, market_now, underlying_expiries
 
+SYMBOL = OpenApiParameter("symbol", str, OpenApiParameter.PATH, description="Of the underlying, in any case: NIFTY, RELIANCE.")
 KEY = OpenApiParameter("key", str, OpenApiParameter.PATH, description="Key (`NSE_FO|51420`), or `id:<n>`.")
 
 
@@ -78,7 +79,7 @@ def _next_url(request: Request, after: int) -> str:
 class ExpiriesView(APIView):
     """The living expiries of an underlying, from the master, never computed from weekdays."""
 
-    @extend_schema(operation_id="underlying_expiries", parameters=[MomentQuery], responses=serializers.ExpiriesSerializer)
+    @extend_schema(operation_id="underlying_expiries", parameters=[MomentQuery, SYMBOL], responses=serializers.ExpiriesSerializer)
     def get(self, request: Request, symbol: str) -> Response:
         asked = MomentQuery.read(request).get("at")
         at = asked or market_now()
