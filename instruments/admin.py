@@ -12,6 +12,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
@@ -155,9 +156,13 @@ class SubscriptionRuleForm(forms.ModelForm[SubscriptionRule]):
         }
 
     def clean_underlying(self) -> str:
-        typed: str = self.cleaned_data["underlying"]
-        self.instance.underlying = typed  # so that the model does not say of a wrong one that there is none
-        return underlying_checked(typed)
+        return underlying_checked(self.cleaned_data["underlying"])
+
+    def add_error(self, field: str | None, error: Any) -> None:
+        """What the model says of a field that the form has refused is left out: it only finds it missing."""
+        if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
+            error = ValidationError({name: found for name, found in error.error_dict.items() if name not in self.errors})
+        super().add_error(field, error)
 
 
 class RuleChangeList(ChangeList):

@@ -170,11 +170,14 @@ def test_a_page_of_rules_is_resolved_once(client: Client) -> None:
     assert reads[0] == reads[1] > 0
 
 
-def test_a_wrong_underlying_is_not_also_said_to_be_missing(client: Client) -> None:
+def test_what_is_wrong_is_not_also_said_to_be_missing(client: Client) -> None:
     instruments_refresh(rows=market(), source="test", as_of=DAY_1)
-    page = client.post(f"{RULES}add/", rule(underlying="NIFTTY")).content.decode()
+    page = client.post(f"{RULES}add/", rule(underlying="NIFTTY", expiries="@w0,,@w1", strikes="near")).content.decode()
     assert "No active instrument is called NIFTTY" in page
+    assert "Item 2 in the array did not validate" in page
+    assert "names no strikes" in page
     assert "needs an underlying" not in page
+    assert "Say which expiries" not in page
 
 
 def test_changes_of_the_universe_are_listed(client: Client) -> None:
