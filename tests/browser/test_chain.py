@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, StorageState, expect
+from playwright.sync_api import Page, StorageState, expect
 
 from tests.browser.conftest import OpenPage
+from tests.browser.test_page import cookies, muted  # noqa: F401 - fixtures
 from tests.fakes.stack import Stack, stack  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -42,16 +43,6 @@ FIGURES = {
 }
 
 
-@pytest.fixture(scope="module")
-def cookies(stack: Stack, chromium: Browser) -> StorageState:  # noqa: F811
-    """A session that was opened by a sign-in link."""
-    context = chromium.new_context()
-    context.new_page().goto(stack.sign_in_link())
-    kept = context.storage_state()
-    context.close()
-    return {"cookies": kept["cookies"], "origins": []}
-
-
 @pytest.fixture
 def chain_page(stack: Stack, cookies: StorageState, open_page: OpenPage) -> Page:  # noqa: F811
     """The chain of NIFTY's nearest expiry, five strikes on each side, with prices in it."""
@@ -59,13 +50,6 @@ def chain_page(stack: Stack, cookies: StorageState, open_page: OpenPage) -> Page
     expect(page.locator(STRIKES)).to_have_count(11)
     expect(page.locator(CALL)).not_to_have_text(UNKNOWN)
     return page
-
-
-@pytest.fixture
-def muted(stack: Stack) -> Iterator[Callable[[], object]]:  # noqa: F811
-    """A function after which the exchange sends nothing, until the test ends."""
-    yield lambda: stack.exchange.fault(kind="mute")
-    stack.exchange.fault(kind="clear")
 
 
 def plain(text: str) -> tuple[float, float] | None:
