@@ -181,6 +181,7 @@ class ChainChannels:
             outboxes.discard(outbox)
             if not outboxes:
                 self._demand(series, frozenset())
+                series.leave()
                 self._idle[series] = time.monotonic()
                 if len(self._idle) > IDLE_MAX:
                     self._drop(next(iter(self._idle)))
@@ -370,6 +371,8 @@ class ChainChannels:
             before_live.series -= moving
             live.series |= moving
             live.is_due = True
+            for series in moving:
+                series.leave()
             self._forget(before_live)
 
     def _book(self, listing: ChainListing) -> ChainBook:

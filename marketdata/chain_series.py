@@ -108,6 +108,11 @@ class ChainSeries:
         self._changed |= dict.fromkeys(news, self.seq)
         return True
 
+    def leave(self) -> None:
+        """Give nothing until the next turn that has this window: turns without it drop its rows."""
+        self._book = None
+        self._pushes.clear()
+
     def drain(self, seen: int) -> Drained:
         """Return what has changed since a client was given something; the same bytes to all that are equally far.
 

@@ -236,6 +236,36 @@ async def test_a_window_that_nobody_follows_is_dropped_after_a_while(market: Mar
     market.chains.mark(CALL)
 
 
+async def test_who_comes_back_to_a_window_while_another_of_the_chain_is_followed_gets_it_with_the_next_turn(market: Market) -> None:
+    await listed()
+    market.tick(NIFTY, 24_210.0)
+    wide, near, late = Program(market), Program(market), Program(market)
+    series = await wide.follow()
+    await near.follow("atm1")
+    await market.chains.turn_step()
+    wide.drain(), market.chains.unfollow(wide.outbox, series)
+    market.tick(CALL, 120.0)
+    await market.chains.turn_step()
+    await late.follow()
+    assert late.drain() == [], "its rows have been dropped meanwhile"
+    await market.chains.turn_step()
+    assert (late.drain(), late.price()) == (NIFTY_STRIKES, 120.0)
+
+
+async def test_a_client_that_is_late_when_a_word_moves_on_gets_the_next_chain(market: Market) -> None:
+    await listed()
+    market.tick(NIFTY, 24_210.0)
+    week = Program(market)
+    await week.follow()
+    await Program(market).follow("atm1", "2026-09-22")
+    market.now_ms = WEEK_ENDS_MS
+    market.chains.read_again()
+    await market.chains.load_step()
+    await Program(market).follow("atm1", "2026-09-22")
+    await market.chains.turn_step()
+    assert (week.drain(), week.expiry) == (NIFTY_STRIKES, "2026-09-29")
+
+
 async def test_idle_windows_are_bounded(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain_channels, "IDLE_MAX", 2)
     await listed()

@@ -92,7 +92,7 @@ quotes = st.builds(
     ask_price=prices,
     ask_quantity=unsaid,
     volume=st.integers(0, 10**7) | st.none(),
-    open_interest=st.floats(0, 1e7) | st.none(),
+    open_interest=st.integers(0, 10**7).map(float) | st.none(),
     implied_volatility=st.floats(0.05, 0.5) | st.none(),
     delta=st.floats(-1, 1) | st.none(),
     theta=unsaid,
@@ -126,7 +126,7 @@ class ChainModel(RuleBasedStateMachine):
     def spot(self, price: float | None) -> None:
         self.book.chain.take_spot(price, self.market_ms)
 
-    @rule(instrument=st.integers(0, 17), start=st.floats(0, 1e6))
+    @rule(instrument=st.integers(0, 17), start=st.integers(0, 10**6).map(float))
     def bases(self, instrument: int, start: float) -> None:
         self.book.chain.take_bases({instrument: InterestBase(start, None)})
 
@@ -263,6 +263,20 @@ def test_what_nobody_follows_is_not_encoded_and_comes_whole_again() -> None:
 
 def test_nothing_is_given_before_the_first_turn() -> None:
     assert series_of().drain(NOTHING).frames == []
+
+
+def test_a_window_that_leaves_gives_nothing_until_it_is_turned_again() -> None:
+    book, series, other = book_of(), series_of(), series_of("atm1")
+    book.turn([series], NOON_MS)
+    table = Table(series)
+    table.drain()
+    series.leave()
+    book.turn([other], NOON_MS)  # the rows of the wider window are gone
+    late = Table(series)
+    assert (late.drain(), table.drain()) == ([], [])
+    assert series in book.turn([series, other], NOON_MS)
+    late.drain(), table.drain()
+    assert late.rows == table.rows == told(book, "all")
 
 
 def test_the_figures_are_named_as_the_chain_names_them() -> None:
