@@ -226,7 +226,7 @@ def _chain_json(view: ChainView, strikes: str, state: str, *, stored: bool) -> b
 
 def _strike(row: Row, money: float | None) -> dict[str, Any]:
     ratio = round(row.strike_price / money, 6) if money else None
-    return {"strike": row.strike_price, "moneyness": ratio, "call": _side(row.call), "put": _side(row.put)}
+    return {"strike": row.strike_price, "strike_to_forward": ratio, "call": _side(row.call), "put": _side(row.put)}
 
 
 def _side(side: Side | None) -> dict[str, Any] | None:

@@ -59,7 +59,9 @@ class StrikeSerializer(serializers.Serializer[Fields]):
     """One strike; a side that is not listed is null."""
 
     strike = serializers.FloatField(help_text="INR")
-    moneyness = serializers.FloatField(allow_null=True, help_text="Strike divided by the forward, or by the spot where there is none.")
+    strike_to_forward = serializers.FloatField(
+        allow_null=True, help_text="Strike divided by the forward, or by the spot where there is none."
+    )
     call = SideSerializer(allow_null=True)
     put = SideSerializer(allow_null=True)
 

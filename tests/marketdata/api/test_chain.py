@@ -92,7 +92,7 @@ def test_a_chain_is_ten_strikes_round_the_money_with_sides_by_name(client: APICl
     assert [row["strike"] for row in strikes] == STRIKES
     row = strikes[10]
     assert tuple(row["call"]) == tuple(row["put"]) == SIDE_COLUMNS
-    assert row["moneyness"] == round(25_000 / aggregate["forward"], 6)
+    assert row["strike_to_forward"] == round(25_000 / aggregate["forward"], 6)
     said = row["call"]
     assert (said["instrument"], said["key"], said["last_price"], said["open_interest"]) == (call, made.keys[call], 72.5, 1100.0)
     assert (said["oi_change_day"], said["oi_change_close"]) == (100.0, 300.0)
