@@ -17,7 +17,7 @@ from instruments.followed_chains import chains_followed
 from marketdata import live_state
 from marketdata.calendar import calendar_read
 from marketdata.chain_store import ChainView, snapshot_write
-from marketdata.domain.candle import MINUTE_MS, day_start_ms
+from marketdata.domain.candle import DAY_MS, MINUTE_MS, day_start_ms
 from marketdata.domain.chain import Chain
 from marketdata.domain.chain_rows import InterestBase
 from marketdata.interest import bases_read
@@ -77,17 +77,18 @@ def chains_store() -> Stored:
     market_ms = max((status.data_ms for status in live_state.statuses_read()), default=0)
     if not market_ms:
         return Stored()
-    at = datetime.fromtimestamp(market_ms / 1000, UTC)
+    at, day_ms = datetime.fromtimestamp(market_ms / 1000, UTC), day_start_ms(market_ms)
     chains = chains_followed(at)
     trading = [chain for chain in chains if _trades(chain.segment, market_ms)]
     stored = empty = 0
     for chain in trading:
         listing = chain_listing(chain.underlying, chain.expiry.isoformat(), at)
         options = [option.instrument for option in listing.options]
-        entries = live_state.quotes_read([*options, *([listing.underlying_id] if listing.underlying_id else [])])
+        known = live_state.quotes_read([*options, *([listing.underlying_id] if listing.underlying_id else [])])
+        entries = {each: entry for each, entry in known.items() if entry.broker_ms < day_ms + DAY_MS}  # later: a replay has begun
         newest_ms = max((entries[option].broker_ms for option in options if option in entries), default=0)
-        if newest_ms >= day_start_ms(market_ms):
-            view = chain_view(listing, entries, bases_read(options, day_start_ms(market_ms)))
+        if newest_ms >= day_ms:
+            view = chain_view(listing, entries, bases_read(options, day_ms))
             stored += snapshot_write(view, market_ms)
         else:
             empty += 1

@@ -15,7 +15,7 @@ from marketdata import store
 from marketdata.calendar import calendar_forget
 from marketdata.chain_minutes import Stored, chain_view, chains_store
 from marketdata.chain_store import history_read, snapshot_read, snapshot_write, span_read
-from marketdata.domain.candle import MINUTE_MS
+from marketdata.domain.candle import DAY_MS, MINUTE_MS
 from marketdata.domain.chain import Chain, InterestBase
 from marketdata.interest import bases_write
 from marketdata.models import ChainSnapshot
@@ -148,6 +148,8 @@ def test_without_a_feed_or_without_quotes_nothing_is_stored() -> None:
     tell({made.spot: quotes_of(made, AT)[made.spot]}, AT)
     assert chains_store() == Stored(empty=1)
     tell(quotes_of(made, DAY - 1), AT)  # a feed that has just begun: what is known is of another day
+    assert chains_store() == Stored(empty=1)
+    tell(quotes_of(made, DAY + DAY_MS), AT)  # and where a replay has begun, of one that is still to come
     assert chains_store() == Stored(empty=1)
     assert not ChainSnapshot.objects.exists()
 
