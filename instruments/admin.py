@@ -7,6 +7,7 @@ against 13 ms), so lists come in the order of the index that serves their filter
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -19,7 +20,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 from django.utils.html import format_html_join
 
-from instruments.domain.instrument import PLACEHOLDER_TYPE, Segment
+from instruments.domain.instrument import IST, PLACEHOLDER_TYPE, Segment
 from instruments.domain.universe import Cut
 from instruments.history import states_of
 from instruments.models import Instrument, MasterLoad, SubscriptionRule, UniverseChange
@@ -109,13 +110,10 @@ class InstrumentAdmin(ShownOnlyAdmin):
 
     @admin.display(description="Earlier")
     def earlier(self, instrument: Instrument) -> str:
-        """What it was before, newest first."""
+        """What it was before, newest first; times are in IST, as all of the admin's are."""
         versions = states_of(instrument.pk)[1:]
-        lines = (
-            (f"{state['active_from']:%Y-%m-%d %H:%M}–{state['active_to']:%Y-%m-%d %H:%M} UTC", state["instrument_key"], state["lot_size"])
-            for state in versions
-        )
-        return format_html_join("", "<div>{}: {}, lot {}</div>", lines) or "–"
+        lines = ((_ist(state["active_from"]), _ist(state["active_to"]), state["instrument_key"], state["lot_size"]) for state in versions)
+        return format_html_join("", "<div>{}–{}: {}, lot {}</div>", lines) or "–"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return IndexOrderedChangeList
@@ -218,6 +216,10 @@ class SubscriptionRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[SubscriptionRule]) -> None:
         super().delete_queryset(request, queryset)
         followed_forget()
+
+
+def _ist(moment: datetime) -> str:
+    return f"{moment.astimezone(IST):%Y-%m-%d %H:%M}"
 
 
 def _cuts(now: Followed, rule: FollowedRule) -> list[Cut]:

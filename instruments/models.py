@@ -10,7 +10,7 @@ from django.db.models import Q
 from django_mongodb_backend.fields import ArrayField
 
 from instruments.domain.expiry import check_expiry_word
-from instruments.domain.instrument import split_key
+from instruments.domain.instrument import IST, split_key
 from instruments.domain.strikes import check_strikes_word
 
 EVERY_FILTER = ("lot_size", "active_from", "active_to")
@@ -101,7 +101,7 @@ class MasterLoad(models.Model):
         get_latest_by = "as_of"
 
     def __str__(self) -> str:
-        return f"{self.rows} rows as of {self.as_of:%Y-%m-%d %H:%M}"
+        return f"{self.rows} rows as of {self.as_of.astimezone(IST):%Y-%m-%d %H:%M} IST"
 
 
 class InstrumentVersion(InstrumentState):
@@ -126,7 +126,7 @@ class InstrumentVersion(InstrumentState):
         ]
 
     def __str__(self) -> str:
-        return f"{self.trading_symbol} until {self.active_to:%Y-%m-%d}"
+        return f"{self.trading_symbol} until {self.active_to.astimezone(IST):%Y-%m-%d}"
 
 
 class UniverseChange(models.Model):

@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 
 from instruments.contracts import contracts_for
 from instruments.domain.expiry import Expiry, expiries_of, expiry_words
-from instruments.domain.instrument import FUTURE_TYPE, ms_of, split_key
+from instruments.domain.instrument import FUTURE_TYPE, IST, ms_of, split_key
 from instruments.domain.universe import Cut, Rule, Selection, Universe, resolve
 from instruments.history import Holding, holdings_of, state_of_id, state_of_key, states_as_of, states_of
 from instruments.models import Instrument, SubscriptionRule
@@ -134,7 +134,7 @@ def _check_key(key: str) -> None:
 
 
 def _unknown(name: str, as_of: datetime | None) -> UnknownInstrument:
-    when = "" if as_of is None else f" as of {as_of.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    when = "" if as_of is None else f" as of {as_of.astimezone(IST):%Y-%m-%d %H:%M} IST"
     return UnknownInstrument(f"no instrument is called {name[:80]!r}{when}")
 
 

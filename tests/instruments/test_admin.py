@@ -77,7 +77,7 @@ def test_an_instrument_shows_what_it_was_before(client: Client) -> None:
     assert "lot 75" not in client.get(f"{INSTRUMENTS}{instrument.pk}/change/").content.decode()
     instruments_refresh(rows=[option(1, lot=65)], source="test", as_of=DAY_2)
     page = client.get(f"{INSTRUMENTS}{instrument.pk}/change/").content.decode()
-    assert "<div>2026-11-10 00:30–2026-11-11 00:30 UTC: NSE_FO|1, lot 75</div>" in page
+    assert "<div>2026-11-10 06:00–2026-11-11 06:00: NSE_FO|1, lot 75</div>" in page
 
 
 def test_instruments_and_loads_are_only_shown(client: Client) -> None:

@@ -40,7 +40,7 @@ def test_retired_identities_are_found_by_their_unique_index() -> None:
 
 def test_rows_are_named_for_people() -> None:
     load = instruments_refresh(rows=[option(1)], source="test", as_of=DAY_1)
-    assert str(load) == "1 rows as of 2026-11-10 00:30"
+    assert str(load) == "1 rows as of 2026-11-10 06:00 IST"
     assert str(Instrument.objects.get()) == "NIFTY 25000 CE 17 NOV 26"
     assert MasterLoad.objects.latest() == load
     assert str(SubscriptionRule(name="money")) == "money"

@@ -74,7 +74,7 @@ def test_a_name_that_nobody_has(name: str) -> None:
 def test_a_key_before_its_first_holder_means_nobody() -> None:
     load([option(7)])
     assert instrument_resolve("NSE_FO|7", as_of=DAY_1).strike_price == 25000.0
-    with pytest.raises(UnknownInstrument, match="as of 2026-11-09"):
+    with pytest.raises(UnknownInstrument, match="as of 2026-11-10 05:00 IST"):
         instrument_resolve("NSE_FO|7", as_of=DAY_1 - timedelta(hours=1))
 
 
