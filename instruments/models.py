@@ -126,7 +126,7 @@ class InstrumentVersion(InstrumentState):
         ]
 
     def __str__(self) -> str:
-        return f"{self.trading_symbol} until {self.active_to.astimezone(IST):%Y-%m-%d}"
+        return f"{self.trading_symbol} until {self.active_to:%Y-%m-%d}"
 
 
 class UniverseChange(models.Model):
