@@ -115,10 +115,12 @@ class Following:
         universe = await ask_store(partial(universe_resolve, spots=now.anchors, at_ms=now.market_ms, shards=self._shards))
         wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
         held = await ask_store(partial(held_with_placeholders, list(wanted)))
-        demanded = await ask_store(partial(instruments_named, list(self._demand)))
+        asked = set(self._demand)
+        demanded = await ask_store(partial(instruments_named, list(asked)))
         self._take_rules(universe, wanted, held)
         self.learn({each.key: each.id for each in demanded.values() if each.active})
-        self._held = {**{each.id: each for each in held.values()}, **demanded}
+        come = {each: known for each, known in self._held.items() if each in self._demand and each not in asked}  # meanwhile
+        self._held = {**{each.id: each for each in held.values()}, **come, **demanded}
         self._causes += [cause for cause in causes if cause not in self._causes]
         self._seen = now._replace(next_end_ms=universe.next_end_ms)
 

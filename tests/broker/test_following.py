@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 from websockets.asyncio.server import ServerConnection
 
+from broker import following as following_module
 from broker.following import Following, ids_with_placeholders
 from broker.journal import Journal, JournalReader
 from broker.pipeline import Pipeline
@@ -24,6 +26,7 @@ from broker.upstox.decode import decode
 from broker.upstox.feed import FeedConnection, open_feed
 from broker.upstox.protocol import FeedUnavailable
 from instruments.domain.instrument import ist_date
+from instruments.domain.succession import Held
 from instruments.domain.universe import Universe
 from instruments.models import Instrument, SubscriptionRule
 from instruments.selectors import universe_resolve
@@ -131,7 +134,7 @@ async def test_the_rules_are_subscribed_once_and_again_on_another_connection(jou
         assert {segment: set(ids) for segment, ids in following.by_segment().items()} == {"NSE_FO": set(following.instruments.values())}
         following.disconnected()
         assert following.by_segment() == {}
-        await turn(following, another.connection)
+        assert await turn(following, another.connection) is None, "the broker forgets all, and nothing enters or leaves"
         assert await another.after(1) == [("sub", "full", KEYS)]
         assert broker.requests == []
 
@@ -360,6 +363,32 @@ async def test_without_the_store_what_is_known_is_subscribed_all_the_same(journa
         assert following.subscribed == {KEYS[0]: "full"}
         await turn(following, broker.connection)
         assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "full"}
+
+
+async def test_what_is_demanded_while_the_rules_are_asked_stays_known(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    await asyncio.to_thread(rule, KEYS[0])
+    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    following = follow(journal)
+    asking, goes_on, look_up = threading.Event(), threading.Event(), following_module.instruments_named
+
+    def slowly(instruments: Sequence[int]) -> dict[int, Held]:
+        if not instruments:  # the resolution's own: nothing was demanded when it began
+            asking.set()
+            assert goes_on.wait(60)
+        return look_up(instruments)
+
+    monkeypatch.setattr(following_module, "instruments_named", slowly)
+    async with asked() as broker:
+        resolving = asyncio.create_task(following.resolve())
+        await until(asking.is_set)
+        await live_state.ademand_write("hub", {ids[KEYS[1]]: "full"})
+        await turn(following, broker.connection)
+        goes_on.set()
+        await resolving
+        monkeypatch.setattr(Collection, "find", fail)
+        await turn(following, broker.connection)
+        assert following.subscribed == {KEYS[0]: "full", KEYS[1]: "full"}
+        assert following.refused == {}
 
 
 async def test_a_key_that_passed_to_another_contract_begins_anew_and_the_journal_knows(journal: Journal) -> None:
