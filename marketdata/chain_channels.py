@@ -71,16 +71,16 @@ class _Live:
         bases_due: when that is to be read · monotonic.
     """
 
-    def __init__(self, book: ChainBook) -> None:
+    def __init__(self, listing: ChainListing, encoded: Counter[str]) -> None:
         self.series: set[ChainSeries] = set()
         self.bases: dict[int, InterestBase] = {}
         self.bases_day, self.has_ended = 0, False
-        self.replace(book)
+        self._encoded = encoded
+        self.replace(listing)
 
-    def replace(self, book: ChainBook) -> None:
-        """Begin with another book; the windows stay."""
-        self.book = book
-        listing = book.chain.listing
+    def replace(self, listing: ChainListing) -> None:
+        """Begin anew, with these contracts; the windows stay."""
+        self.book = ChainBook(Chain(listing, interest_rate=settings.INTEREST_RATE), self._encoded)
         self.keys = {option.instrument: option.key for option in listing.options}
         if listing.underlying_id is not None and listing.underlying_key is not None:
             self.keys[listing.underlying_id] = listing.underlying_key
@@ -124,17 +124,14 @@ class ChainChannels:
         self._entries, self._market_ms, self._wake, self._want = entries, market_ms, wake, want
         self._chains: dict[tuple[str, date], _Live] = {}
         self._words: dict[Word, _Live] = {}
-        self._read_at: dict[Word, float] = {}
-        """When each word's listing was read, or tried to be · monotonic."""
-        self._until_ms: dict[Word, float] = {}
-        """Market time at which each word may mean another expiry."""
-        self._of: dict[int, set[_Live]] = {}
-        """Instrument → the chains that it moves."""
+        self._read_at: dict[Word, float] = {}  # when its listing was read, or tried to be · monotonic
+        self._until_ms: dict[Word, float] = {}  # market time at which it may mean another expiry
+        self._of: dict[int, set[_Live]] = {}  # instrument → the chains that it moves
         self._series: dict[ChainChannel, ChainSeries] = {}
         self._followers: dict[ChainSeries, set[Outbox]] = {}
         self._wanted: dict[ChainSeries, frozenset[int]] = {}
         self._idle: dict[ChainSeries, float] = {}
-        self._opening = asyncio.Lock()
+        self._opening: dict[Word, asyncio.Task[tuple[ChainListing, float]]] = {}
         self._changed = asyncio.Event()
         self._is_failing = False
         self._known_ms = 0
@@ -154,9 +151,9 @@ class ChainChannels:
         """
         word = (channel.underlying, channel.expiry)
         if word not in self._words:
-            async with self._opening:
-                if word not in self._words:  # nobody else has read it in the meantime
-                    self._place(word, *await self._listing(word))
+            listing, until_ms = await self._first_listing(word)
+            if word not in self._words:  # nobody else who waited for it was first
+                self._place(word, listing, until_ms)
         live = self._words[word]
         series = self._series.get(channel)
         if series is None:
@@ -250,7 +247,7 @@ class ChainChannels:
         if market_ms < was_ms - BACK_MS:
             for live in self._chains.values():
                 live.bases = {}
-                live.replace(self._book(live.listing))
+                live.replace(live.listing)
             self.read_again()
         for live in self._chains.values():
             has_ended = market_ms >= live.listing.ends_ms
@@ -311,7 +308,8 @@ class ChainChannels:
         now = time.monotonic()
         for series in [series for series, since in self._idle.items() if now - since > IDLE_SECONDS]:
             self._drop(series)
-        words = [word for word, at in self._read_at.items() if now - at >= self._pause(word)]
+        over = {word for word, until_ms in self._until_ms.items() if self._market_ms() >= until_ms}
+        words = [word for word, at in self._read_at.items() if now - at >= (RETRY_SECONDS if word in over else REFRESH_SECONDS)]
         lives = [live for live in self._chains.values() if live.bases_due <= now or live.bases_day != self._day(live)]
         try:
             for word in words:
@@ -326,11 +324,7 @@ class ChainChannels:
             await asyncio.sleep(RETRY_SECONDS)
         if not words and not lives:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._changed.wait()
-
-    def _pause(self, word: Word) -> float:
-        return RETRY_SECONDS if self._market_ms() >= self._until_ms[word] else REFRESH_SECONDS
+                await asyncio.wait_for(self._changed.wait(), 1)
 
     def _day(self, live: _Live) -> int:
         return day_start_ms(live.newest_ms or self._market_ms())
@@ -338,6 +332,13 @@ class ChainChannels:
     async def _listing(self, word: Word) -> tuple[ChainListing, float]:
         at = datetime.fromtimestamp(self._market_ms() / 1000, UTC)
         return await database_sync_to_async(listing_read, thread_sensitive=False)(*word, at)
+
+    async def _first_listing(self, word: Word) -> tuple[ChainListing, float]:
+        """Read a listing once for all who wait for it; no chain waits for another's, and who goes takes it from nobody."""
+        if word not in self._opening:
+            self._opening[word] = asyncio.create_task(self._listing(word))
+            self._opening[word].add_done_callback(lambda _: self._opening.pop(word))
+        return await asyncio.shield(self._opening[word])
 
     async def _read(self, word: Word) -> None:
         if word not in self._words:
@@ -356,11 +357,11 @@ class ChainChannels:
         key = (listing.underlying, listing.expiry)
         live = self._chains.get(key)
         if live is None:
-            live = self._chains[key] = _Live(self._book(listing))
+            live = self._chains[key] = _Live(listing, self.counts)
             self._index(live, (), live.keys)
         elif live.listing != listing:
             before = live.keys
-            live.replace(self._book(listing))
+            live.replace(listing)
             self._index(live, before, live.keys)
         self._read_at.setdefault(word, time.monotonic())
         self._until_ms[word] = until_ms
@@ -374,9 +375,6 @@ class ChainChannels:
             for series in moving:
                 series.leave()
             self._forget(before_live)
-
-    def _book(self, listing: ChainListing) -> ChainBook:
-        return ChainBook(Chain(listing, interest_rate=settings.INTEREST_RATE), self.counts)
 
     async def _read_bases(self, live: _Live) -> None:
         day_ms, chain = self._day(live), live.book.chain

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from typing import Any
@@ -12,6 +15,7 @@ from channels.db import database_sync_to_async
 from pymongo.errors import ServerSelectionTimeoutError
 
 from instruments.chain_listing import NoSuchChain
+from instruments.domain.listing import ChainListing
 from instruments.models import Instrument
 from marketdata import chain_channels, interest
 from marketdata.chain_channels import ChainChannels, listing_read
@@ -425,6 +429,31 @@ async def test_while_the_store_is_away_a_chain_stays_and_another_is_refused(mark
     program.drain()
     assert program.price() == 120.0
     assert len(program.outbox.chains) == 2
+
+
+async def test_who_opens_a_chain_together_reads_it_once_and_waits_for_no_other(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    await listed()
+    hangs, goes_on, read = threading.Event(), threading.Event(), Counter[str]()
+
+    def slowly(underlying: str, expiry: str, at: datetime) -> tuple[ChainListing, float]:
+        read[expiry] += 1
+        if expiry == "@w0":
+            hangs.set()
+            assert goes_on.wait(60)
+        return listing_read(underlying, expiry, at)
+
+    monkeypatch.setattr(chain_channels, "listing_read", slowly)
+    first, second, third, other = (Program(market) for _ in range(4))
+    waiting = [asyncio.create_task(program.follow()) for program in (first, second, third)]
+    while not hangs.is_set():  # noqa: ASYNC110 - set by a thread
+        await asyncio.sleep(0.01)
+    await other.follow("all", "@w1")
+    assert (other.drain(), len(market.chains)) == (NIFTY_STRIKES, 1)
+    waiting[0].cancel()
+    goes_on.set()
+    await asyncio.wait(waiting)
+    assert (waiting[0].cancelled(), waiting[1].result() is waiting[2].result(), read["@w0"]) == (True, True, 1)
+    assert (first.outbox.chains, len(market.chains), market.chains._opening) == ({}, 2, {})
 
 
 def test_a_word_may_mean_another_expiry_when_the_nearest_has_ended(db: None) -> None:
