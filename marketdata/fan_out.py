@@ -23,20 +23,19 @@ from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
 from marketdata import live_state
-from marketdata.bus import BusBatch, Notice, UniverseNotice, batches
+from marketdata.bus import BusBatch, Notice, batches
 from marketdata.chain_channels import ChainChannels
 from marketdata.chain_series import ChainSeries
 from marketdata.domain.candle import Candle
-from marketdata.domain.feed_status import FeedState, FeedStatus
-from marketdata.domain.gap import GapNotice
+from marketdata.domain.feed_status import FeedStatus
 from marketdata.feed_board import FeedBoard
-from marketdata.followers import TOLD, Followers
+from marketdata.followers import Followers
 from marketdata.hub_client import COUNTS, OUTBOX_COUNTS, Client, totals
+from marketdata.hub_notices import HubNotices
 from marketdata.models import LatestQuote
 from marketdata.ohlc_channels import OhlcChannels
 from marketdata.ohlc_series import Series
 from marketdata.outbox import Outbox
-from marketdata.standing import EXPIRED, REASONS, Standing
 from marketdata.wire import (
     FULL,
     FULL_DEPTH,
@@ -46,11 +45,8 @@ from marketdata.wire import (
     QuoteEntry,
     entry_unpack,
     feed_status_push,
-    gap_push,
     market_status_push,
-    subscription_push,
     tick_fragment,
-    universe_push,
 )
 
 logger = logging.getLogger(__name__)
@@ -64,8 +60,6 @@ SETTLE_SECONDS = 1.5
 DEMAND_SECONDS = 5.0
 DEMAND_PAUSE_SECONDS = 0.2
 """Demand is written so often, and at once on change, but not more often than the second."""
-NO_DATA_SECONDS = 10.0
-"""A demanded instrument that has no quote after so long is told to be `no_data`."""
 LEASE_SECONDS = 10.0
 """Connection leases are renewed so often."""
 FORGET_SECONDS = 3600.0
@@ -102,9 +96,9 @@ class Hub:
         self._epochs: dict[int, int] = {}
         self._fragments: tuple[dict[int, bytes], ...] = ({}, {}, {})
         self._followers = Followers()
-        self._standing = Standing()
         self._charts = OhlcChannels(self.market_ms, self._wake_all)
         self._chains = ChainChannels(self.entries, self.market_ms, self._wake_all, self._want)
+        self._notices = HubNotices(self.clients, self.entries, self._followers, self._charts, self._chains, self.unsubscribe)
         self._positions: dict[int, tuple[int, int]] = {}
         self._reading = batches()
         self._touched: set[Outbox] = set()
@@ -204,21 +198,15 @@ class Hub:
         if known:
             client.wake()
         if not is_live:
-            self._await(client.outbox, instrument, key)
+            self._notices.wait(client.outbox, instrument, key, time.monotonic())
         return is_live
 
     def _is_live(self, instrument: int) -> bool:
         """Whether a quote of an instrument has come from a feed that runs, and it has not left since."""
-        return self._epochs.get(instrument, 0) in self._current_epochs() and not self._standing.has_left(instrument)
+        return self._epochs.get(instrument, 0) in self._current_epochs() and not self._notices.has_left(instrument)
 
     def _current_epochs(self) -> set[int]:
         return {epoch for epoch, _ in self._positions.values()} | {status.epoch for status in self.board.statuses.values()}
-
-    def _await(self, outbox: Outbox, instrument: int, key: str) -> None:
-        """Have a client told when the first quote comes, or why none does: with the next look where that is known."""
-        now = time.monotonic()
-        is_refused = self._standing.refusal(instrument, now) is not None
-        self._followers.wait(outbox, instrument, key, now if is_refused else now + NO_DATA_SECONDS)
 
     def unsubscribe(self, client: Client, instrument: int) -> bool:
         """Let a client follow an instrument no more. False: it did not."""
@@ -346,68 +334,8 @@ class Hub:
         self._touched |= self._charts.correct(notice.candles)
         if notice.universe is not None and not LISTING_CAUSES.isdisjoint(notice.universe.causes):
             self._chains.read_again()
-        for gap in notice.gaps:
-            self._tell_gap(gap)
-        now = time.monotonic()
-        if notice.universe is not None:
-            self._tell_universe(notice.universe, now)
-        if notice.refused:
-            self._standing.refuse(notice.refused, now)
-            self._tell_refused(notice.refused, now)
+        self._touched |= self._notices.take(notice, time.monotonic())
         self._wake_touched()
-
-    def _tell_universe(self, universe: UniverseNotice, now: float) -> None:
-        """Tell who follows what left, and the whole to who named `market`."""
-        for key, (instrument, why, follows) in universe.left.items():
-            self._standing.leave(instrument, now)
-            status = EXPIRED if why == EXPIRED else "removed"
-            push = subscription_push(key, instrument, status, REASONS.get(why, why), follows or None)
-            for outbox in [*self._followers.of(instrument, LTPC), *self._followers.of(instrument, FULL)]:
-                if why == EXPIRED:
-                    self.unsubscribe(self.clients[outbox], instrument)  # for ever
-                else:
-                    self._followers.wait(outbox, instrument, key, TOLD)  # it may come back
-                outbox.notice(instrument, push)
-                self._touched.add(outbox)
-            if why == EXPIRED and self._followers.anyone(instrument):
-                self._tell_charts(instrument, push)
-        left = {key: why for key, (_, why, _) in universe.left.items()}
-        whole = universe_push(universe.at_ms, universe.causes, universe.entered, left)
-        for outbox in self.clients:
-            if outbox.all_gaps:
-                outbox.push(whole)
-                self._touched.add(outbox)
-
-    def _tell_charts(self, instrument: int, push: bytes) -> None:
-        """Tell who has a chart of an instrument and does not follow it otherwise; the chart stays, for its history."""
-        for outbox in self.clients:
-            if any(series.instrument == instrument for series in outbox.charts):
-                outbox.notice(instrument, push)
-                self._touched.add(outbox)
-
-    def _tell_refused(self, instruments: Iterable[int], now: float) -> None:
-        """Tell who follows these that nothing comes, and why, once. They may have had it: what says that it left may have been lost."""
-        for instrument in instruments:
-            if self._followers.anyone(instrument):
-                for outbox, key in self._followers.untold(instrument, self._key_of(instrument)):
-                    reason = self._standing.refusal(instrument, now)
-                    outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
-                    self._touched.add(outbox)
-
-    def _tell_gap(self, gap: GapNotice) -> None:
-        """Tell a gap to who follows an instrument in it, and to who asked for all; one of a whole shard to everybody."""
-        concerned = set(gap.instruments)
-        for outbox in self.clients:
-            followed = (outbox.modes.keys() & concerned).union(
-                (series.instrument for series in outbox.charts if series.instrument in concerned), self._chains.concerned(outbox, concerned)
-            )
-            if followed or outbox.all_gaps or not concerned:
-                outbox.push(gap_push(gap, sorted(map(self._key_of, followed)) if concerned else None))
-                self._touched.add(outbox)
-
-    def _key_of(self, instrument: int) -> str:
-        entry = self.entries.get(instrument)
-        return entry.key if entry is not None else self._chains.key_of(instrument) or self._charts.key_of(instrument)
 
     def _follows_on(self, batch: BusBatch) -> bool:
         """Whether the batch is not of an earlier run or moment; notes a loss when it does not come right after the last."""
@@ -452,18 +380,12 @@ class Hub:
         self._chains.mark(instrument)
         for fragments in self._fragments:
             fragments.pop(instrument, None)
-        if (self._followers.is_awaited(instrument) or self._standing.has_left(instrument)) and epoch in self._current_epochs():
-            self._tell_active(entry)
+        if self._notices.is_awaited(instrument) and epoch in self._current_epochs():
+            self._notices.arrive(entry, time.monotonic())
         depth = entry.depth_changed or old is None
         self._give(entry, LTPC, depth)
         self._give(entry, FULL_DEPTH if depth else FULL, depth)
         return True
-
-    def _tell_active(self, entry: QuoteEntry) -> None:
-        """Tell who waited, before they get the quote: this closes their windows."""
-        if self._standing.arrive(entry.instrument, time.monotonic()):
-            for outbox in self._followers.arrived(entry.instrument):
-                outbox.notice(entry.instrument, subscription_push(entry.key, entry.instrument, "active", None))
 
     def _give(self, entry: QuoteEntry, kind: int, depth: bool) -> None:
         """Give an entry to who follows it in one mode: its bytes where they are taken at once, a mark elsewhere."""
@@ -590,12 +512,7 @@ class Hub:
         self._follower = asyncio.create_task(self._for_ever(self._follow), name="hub follow")
 
     def _tell_no_data(self, now: float) -> None:
-        view = self.feed_view()
-        silent = "The broker has sent nothing for it yet." if view.state == FeedState.LIVE else f"The feed is {view.state}."
-        for outbox, instrument, key in self._followers.late(now):
-            reason = self._standing.refusal(instrument, now) or silent
-            outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
-            self.clients[outbox].wake()
+        self._wake_all(self._notices.tell_late(self.feed_view().state, now))
 
     def _forget_old(self) -> None:
         limit = max((entry.broker_ms for entry in self.entries.values()), default=0) - FORGET_MS
@@ -605,7 +522,7 @@ class Hub:
                 for fragments in self._fragments:
                     fragments.pop(entry.instrument, None)
         self._charts.forget_old()
-        self._standing.forget(self.entries, time.monotonic())
+        self._notices.forget(time.monotonic())
 
     async def _renew_leases(self) -> None:
         leases = [client.lease for client in self.clients.values() if client.lease is not None]
