@@ -31,7 +31,7 @@ from instruments.domain.universe import Universe
 from instruments.models import Instrument, SubscriptionRule
 from instruments.selectors import universe_resolve
 from instruments.services import instruments_refresh
-from instruments.universe_changes import instruments_held
+from instruments.universe_changes import instruments_held, instruments_named
 from marketdata import live_state
 from tests.broker.scripted_broker import scripted_broker, until
 from tests.instruments.rows import DAY_1, MONTHLY, WEEKLY, market
@@ -369,7 +369,7 @@ async def test_what_is_demanded_while_the_rules_are_asked_stays_known(journal: J
     await asyncio.to_thread(rule, KEYS[0])
     ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
     following = follow(journal)
-    asking, goes_on, look_up = threading.Event(), threading.Event(), following_module.instruments_named
+    asking, goes_on, look_up = threading.Event(), threading.Event(), instruments_named
 
     def slowly(instruments: Sequence[int]) -> dict[int, Held]:
         if not instruments:  # the resolution's own: nothing was demanded when it began

@@ -17,7 +17,7 @@ from channels.db import database_sync_to_async
 from websockets.asyncio.client import connect
 
 from instruments.models import Instrument
-from marketdata import bus, consumers, fan_out
+from marketdata import bus, consumers, hub_notices
 from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
 from marketdata.domain.tick import Level
@@ -215,7 +215,7 @@ def shown(message: dict[str, Any]) -> str:
 
 async def test_every_example_is_what_the_server_sends(server: WebServer, feed: ScriptedFeed, monkeypatch: Any) -> None:
     monkeypatch.setattr(consumers, "HEARTBEAT_SECONDS", 2.0)
-    monkeypatch.setattr(fan_out, "NO_DATA_SECONDS", 0.2)
+    monkeypatch.setattr(hub_notices, "NO_DATA_SECONDS", 0.2)
     messages = await recorded(server, feed)
     page = PAGE.read_text()
     if os.environ.get("TRADINGOK_WRITE_EXAMPLES"):

@@ -264,9 +264,9 @@ async def test_list_and_unsubscribe_tell_what_is_left(server: WebServer, feed: S
 
 
 async def test_a_wanted_instrument_is_demanded_and_told_when_it_comes(server: WebServer, feed: ScriptedFeed, monkeypatch: Any) -> None:
-    from marketdata import fan_out, live_state
+    from marketdata import hub_notices, live_state
 
-    monkeypatch.setattr(fan_out, "NO_DATA_SECONDS", 0.5)
+    monkeypatch.setattr(hub_notices, "NO_DATA_SECONDS", 0.5)
     secret = await api_key()
     await instruments(1)
     async with market_client(server.url, secret) as client:
