@@ -69,10 +69,13 @@ export class ChainTable {
     this.head.replaceChildren(group, names);
     this.line.firstElementChild.colSpan = 2 * this.columns.length + 1;
     this.size();
+    const held = this.body.contains(document.activeElement) ? document.activeElement.closest("td") : null;
+    const strike = Number(held?.parentElement.dataset.strike);
     this.rows.clear();
     this.body.replaceChildren();
     this.most = null;
     if (this.chain) this.draw(this.chain);
+    if (held) this.goTo(this.rows.get(strike), held.dataset.side);
   }
 
   size() {
@@ -234,17 +237,20 @@ export class ChainTable {
     if (row?.sides[name].known) this.onChoose(row.sides[name].known, row.strike, name);
   }
 
+  goTo(row, name) {
+    row?.sides[name].cells[this.order[name].indexOf("last")].firstElementChild.focus();
+  }
+
   pressed(event) {
     if (event.target.tagName !== "BUTTON" || event.ctrlKey || event.metaKey || event.altKey) return;
     const cell = event.target.closest("td");
     const rows = [...this.rows.values()].sort((a, b) => a.strike - b.strike);
     const at = rows.findIndex(({ element }) => element === cell.parentElement);
     const { side } = cell.dataset;
-    const goTo = (row, name) => this.rows.size && row.sides[name].cells[this.order[name].indexOf("last")].firstElementChild.focus();
     const keys = {
-      ArrowDown: () => goTo(rows[Math.min(rows.length - 1, at + 1)], side), ArrowUp: () => goTo(rows[Math.max(0, at - 1)], side),
-      ArrowLeft: () => goTo(rows[at], "call"), ArrowRight: () => goTo(rows[at], "put"),
-      Home: () => goTo(rows[0], side), End: () => goTo(rows.at(-1), side),
+      ArrowDown: () => this.goTo(rows[Math.min(rows.length - 1, at + 1)], side), ArrowUp: () => this.goTo(rows[Math.max(0, at - 1)], side),
+      ArrowLeft: () => this.goTo(rows[at], "call"), ArrowRight: () => this.goTo(rows[at], "put"),
+      Home: () => this.goTo(rows[0], side), End: () => this.goTo(rows.at(-1), side),
     };
     if (!keys[event.key]) return;
     event.preventDefault();

@@ -41,6 +41,7 @@ chain = new ChainView(at("chain"), at("chain-charts"), feed, {
   nowMs: () => marketMs || status.serverMs(),
 });
 chain.feedIs(...status.state());
+at("strikes").addEventListener("keydown", ({ key }) => key === "Escape" && list.select(null));
 
 /** Show what the address names: the watchlist, or an option chain. */
 function go() {
