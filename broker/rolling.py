@@ -59,7 +59,9 @@ class Roller:
                 self._asking.cancel()
 
     async def step(self) -> None:
-        """One round. Whatever the store does, it ends."""
+        """One round. Whatever the store does, it ends. Nothing is decided before it is known what has expired."""
+        if not self._knows_time():
+            return
         await self._ask_rules()
         change = await self._following.decide()
         if change is not None:
@@ -75,7 +77,7 @@ class Roller:
         return self._following.knows_time or time.monotonic() >= self._clock_by
 
     async def _ask_rules(self) -> None:
-        if self._asking is None and self._knows_time() and time.monotonic() >= self._ask_at:
+        if self._asking is None and time.monotonic() >= self._ask_at:
             self._asking = asyncio.create_task(self._following.resolve(), name="asking the rules")
         if self._asking is None:
             return

@@ -80,21 +80,22 @@ async def test_each_round_asks_decides_tells_and_reconciles_where_there_is_a_con
     assert (wishes.asked, told.changes, report.counts["universe_failed_total"]) == (3, [CHANGE], 0)
 
 
-async def test_the_rules_are_not_asked_before_the_market_has_told_its_time_unless_it_takes_long() -> None:
+async def test_nothing_is_asked_or_decided_before_the_market_has_told_its_time_unless_it_takes_long() -> None:
     wishes = Wishes(lambda: None)
     wishes.knows_time = False
-    loop, _, _, _ = roller(wishes)
-    running = asyncio.create_task(loop.run())
-    await until(lambda: wishes.rounds == 3)
-    assert wishes.asked == 0
+    loop, _, connections, _ = roller(wishes)
+    connections.connection = "whole"
+    loop._clock_by = time.monotonic() + 3600
+    for _ in range(2):
+        await loop.step()
+    assert (wishes.asked, wishes.rounds, wishes.reconciled) == (0, 0, [])
     wishes.knows_time = True
-    await until(lambda: wishes.asked == 1)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await loop.step()
+    assert (wishes.asked, wishes.rounds, wishes.reconciled) == (1, 1, ["whole"])
     wishes.knows_time = False
     loop._clock_by = time.monotonic()
     await loop.step()
-    assert wishes.asked == 2
+    assert (wishes.asked, wishes.rounds) == (2, 2)
 
 
 async def test_a_store_that_hangs_holds_up_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
