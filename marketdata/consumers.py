@@ -32,7 +32,7 @@ from marketdata import live_state, wire
 from marketdata.admission import Scope, WrongOrigin, admit
 from marketdata.client_channels import CHAINS_MAX, CHARTS_MAX, ClientChannels
 from marketdata.hub import Hub, get_hub
-from marketdata.naming import endings, resolve
+from marketdata.naming import resolve_with_endings
 from marketdata.outbox import Outbox
 from marketdata.wire import ClientError, CloseCode, Command, ItemResult
 
@@ -378,8 +378,7 @@ class MarketConnection:
 
     async def _subscribe(self, names: list[str], mode: int, seen: dict[str, int]) -> list[ItemResult]:
         """Follow instruments; `seen` has the seq of those whose quote the client has already."""
-        found = await resolve(names, self._hub)
-        ended = await endings(names, found, self._hub.market_ms())
+        found, ended = await resolve_with_endings(names, self._hub, self._hub.market_ms())
         results = []
         for name in names:
             if name in ended:

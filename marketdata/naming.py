@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from channels.db import database_sync_to_async
 from django.db import DatabaseError
@@ -12,40 +12,50 @@ from instruments.selectors import ID_PREFIX, instrument_ids, instrument_keys
 from instruments.universe_changes import instruments_named, instruments_retired
 from marketdata.hub import Hub
 
+Found = dict[str, tuple[int, str]]
+"""Name → instrument id, key."""
 
-async def resolve(names: Sequence[str], hub: Hub) -> dict[str, tuple[int, str]]:
-    """Return name → (instrument id, key) of those that exist; from the hub's memory while the database is away."""
+
+async def resolve(names: Sequence[str], hub: Hub) -> Found:
+    """Return those that exist; from the hub's memory while the database is away."""
     if not names:
         return {}
     try:
         return await database_sync_to_async(_stored, thread_sensitive=False)(names)
     except (PyMongoError, DatabaseError):
-        entries = list(hub.entries.values())
-        known = {entry.key: (entry.instrument, entry.key) for entry in sorted(entries, key=lambda entry: entry.broker_ms)}
-        known |= {f"{ID_PREFIX}{entry.instrument}": (entry.instrument, entry.key) for entry in entries}
-        return {name: known[name] for name in names if name in known}
+        return _remembered(names, hub)
 
 
-async def endings(names: Sequence[str], found: Mapping[str, tuple[int, str]], market_ms: int) -> dict[str, str]:
-    """Return name → why it cannot be followed any more, for those whose trading has ended or that the exchange lists no more.
+async def resolve_with_endings(names: Sequence[str], hub: Hub, market_ms: int) -> tuple[Found, dict[str, str]]:
+    """Return what `resolve` does, and name → why it cannot be followed any more: a sentence with the day.
+
+    That is of those whose trading has ended or that the exchange lists no more, keys that nobody holds any more among them; of none
+    while the database is away, which is waited for once.
 
     Args:
-        names: as in the command.
-        found: those of them that `resolve` has found; the others may be keys that nobody holds any more.
         market_ms: market time · ms UTC.
-
-    Returns:
-        sentences with the day; none while the database is away.
     """
     if not names:
-        return {}
+        return {}, {}
     try:
-        return await database_sync_to_async(_endings, thread_sensitive=False)(names, found, market_ms)
+        return await database_sync_to_async(_stored_with_endings, thread_sensitive=False)(names, market_ms)
     except (PyMongoError, DatabaseError):
-        return {}
+        return _remembered(names, hub), {}
 
 
-def _endings(names: Sequence[str], found: Mapping[str, tuple[int, str]], market_ms: int) -> dict[str, str]:
+def _remembered(names: Sequence[str], hub: Hub) -> Found:
+    entries = list(hub.entries.values())
+    known = {entry.key: (entry.instrument, entry.key) for entry in sorted(entries, key=lambda entry: entry.broker_ms)}
+    known |= {f"{ID_PREFIX}{entry.instrument}": (entry.instrument, entry.key) for entry in entries}
+    return {name: known[name] for name in names if name in known}
+
+
+def _stored_with_endings(names: Sequence[str], market_ms: int) -> tuple[Found, dict[str, str]]:
+    found = _stored(names)
+    return found, _endings(names, found, market_ms)
+
+
+def _endings(names: Sequence[str], found: Found, market_ms: int) -> dict[str, str]:
     lost = [name for name in names if name not in found and not name.startswith(ID_PREFIX)]
     retired = instruments_retired(lost) if lost else {}
     named = instruments_named({instrument for instrument, _ in found.values()})
@@ -54,7 +64,7 @@ def _endings(names: Sequence[str], found: Mapping[str, tuple[int, str]], market_
     return {name: ending for name, ending in endings.items() if ending is not None}
 
 
-def _stored(names: Sequence[str]) -> dict[str, tuple[int, str]]:
+def _stored(names: Sequence[str]) -> Found:
     keys = [name for name in names if not name.startswith(ID_PREFIX)]
     numbers = {name: number for name in names if (number := _number(name)) is not None}
     found = {key: (int(instrument), key) for key, instrument in (instrument_ids(keys) if keys else {}).items()}

@@ -12,7 +12,7 @@ from instruments.services import instruments_refresh
 from instruments.universe_changes import instruments_retired
 from marketdata import naming
 from marketdata.hub import Hub
-from marketdata.naming import endings, resolve
+from marketdata.naming import resolve, resolve_with_endings
 from tests.instruments.rows import DAY_1, DAY_2, index, option
 from tests.marketdata.way_out import entry_of, instruments
 from tests.zones import ist
@@ -45,22 +45,30 @@ async def test_what_has_ended_is_named_with_its_day(db: None) -> None:
     retired = (await asyncio.to_thread(instruments_retired, ["NSE_FO|1"]))["NSE_FO|1"].id
     names = ["NSE_FO|1", f"id:{retired}", "NSE_FO|2", "NSE_INDEX|Nifty 50", "NSE_FO|404", "id:x"]
     found = await resolve(names, Hub())
+    assert found.keys() == {f"id:{retired}", "NSE_FO|2", "NSE_INDEX|Nifty 50"}
     expired = "NIFTY 24500 CE 10 NOV 26 has expired: trading in it ended on 2026-11-10."
     before = {"NSE_FO|1": expired, f"id:{retired}": expired}
     end = ist("2026-11-17 15:40:00")
-    assert await endings(names, found, end - 1) == before
-    assert await endings(names, found, end) == before | {
+    assert await resolve_with_endings(names, Hub(), end - 1) == (found, before)
+    assert (await resolve_with_endings(names, Hub(), end))[1] == before | {
         "NSE_FO|2": "NIFTY 25000 PE 17 NOV 26 has expired: trading in it ended on 2026-11-17."
     }
-    assert await endings([], {}, end) == {}
+    assert await resolve_with_endings([], Hub(), end) == ({}, {})
 
 
-async def test_nothing_is_said_to_have_ended_while_the_store_is_away(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_said_to_have_ended_while_the_store_is_away_which_is_waited_for_once(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(lambda: instruments_refresh(rows=[index(), option(1)], source="test", as_of=DAY_1))
+    after, hub, tried = ist("2027-01-01 12:00:00"), Hub(), []
+    assert len((await resolve_with_endings(["NSE_FO|1"], hub, after))[1]) == 1
+
     def fail(*_: object) -> None:
+        tried.append(1)
         raise ServerSelectionTimeoutError("no server")
 
-    await asyncio.to_thread(lambda: instruments_refresh(rows=[index(), option(1)], source="test", as_of=DAY_1))
-    found = await resolve(["NSE_FO|1"], Hub())
-    assert len(await endings(["NSE_FO|1"], found, ist("2027-01-01 12:00:00"))) == 1
+    hub.entries = {7: entry_of(7, 1, 10.0, key="NSE_FO|1")}
+    monkeypatch.setattr(naming, "instrument_ids", fail)
     monkeypatch.setattr(naming, "instruments_named", fail)
-    assert await endings(["NSE_FO|1"], found, ist("2027-01-01 12:00:00")) == {}
+    assert await resolve_with_endings(["NSE_FO|1"], hub, after) == ({"NSE_FO|1": (7, "NSE_FO|1")}, {})
+    assert tried == [1]
