@@ -81,7 +81,7 @@ def test_a_pause_holds_without_redis_too_and_what_would_wait_too_long_is_not_not
 def test_two_processes_together_never_exceed_a_window(valkey: Any) -> None:
     program = (
         "import django, sys, time; django.setup(); from broker import rest_pacing; from broker.rest_pacing import RestPacer\n"
-        "rest_pacing.WINDOWS = ((0.5, 4), (3.0, 12)); pacer = RestPacer(); sys.stdin.read(1); end = time.monotonic() + 4\n"
+        "rest_pacing.WINDOWS = ((0.5, 4), (3.0, 12), (60.0, 99)); pacer = RestPacer(); sys.stdin.read(1); end = time.monotonic() + 4\n"
         "while time.monotonic() < end and pacer.acquire(end - time.monotonic()): print(time.time(), flush=True)\n"
     )
     begun = [

@@ -60,6 +60,14 @@ def quote_of(instrument: int, seq: int, price: float, *, depth: Depth | None = N
     return quote
 
 
+def traded_entry(instrument: int, price: float, *, key: str, average: float, interest: float) -> QuoteEntry:
+    """Return an encoded quote that has an average price of the day and an open interest, too."""
+    quote = quote_of(instrument, 1, price)
+    told = {"average_traded_price": average, "open_interest": interest}
+    quote.values = tuple(told.get(name, value) for name, value in zip(FIELDS, quote.values, strict=True))
+    return quote_entry(quote, key, True)
+
+
 def entry_of(instrument: int, seq: int, price: float, *, key: str | None = None, depth_changed: bool = True) -> QuoteEntry:
     """Return an encoded quote of the instrument that the tests call `TEST|<id>`."""
     return quote_entry(quote_of(instrument, seq, price), key or f"TEST|{instrument}", depth_changed)

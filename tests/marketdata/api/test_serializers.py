@@ -13,12 +13,14 @@ from instruments.models import Instrument
 from marketdata.api import serializers
 from marketdata.calendar import sessions_record
 from marketdata.domain.candle import DAY_MS, day_start_ms
+from marketdata.domain.chain import InterestBase
 from marketdata.domain.session import Hours
+from marketdata.interest import bases_write
 from marketdata.models import Gap
 from marketdata.store import market_status_write
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes, store_ticks
 from tests.marketdata.api.test_status import make_gaps
-from tests.marketdata.way_out import entry_of
+from tests.marketdata.way_out import traded_entry
 
 
 def check(documented: Any, value: Any, path: str) -> None:
@@ -57,7 +59,10 @@ def check(documented: Any, value: Any, path: str) -> None:
     ],
 )
 def test_each_answer_is_as_documented(client: APIClient, reliance: Instrument, path: str, serializer: type[BaseSerializer[Any]]) -> None:
-    entries = [entry_of(7, 1, 101.5, key="NSE_EQ|7"), entry_of(8, 1, 99.5, key="NSE_EQ|8")]
+    entries = [
+        traded_entry(number, price, key=f"NSE_EQ|{number}", average=100.0, interest=750.0) for number, price in ((7, 101.5), (8, 99.5))
+    ]
+    bases_write({7: InterestBase(None, 600.0), 8: InterestBase(None, 900.0)}, day_start_ms(entries[0].broker_ms))
     status = status_of(now_ms=time.time_ns() // 1_000_000)
     publish_latest(entries, status)
     today, morning = day_start_ms(status.data_ms), day_start_ms(status.data_ms) + DAY_MS

@@ -17,7 +17,7 @@ from marketdata.selectors import TicksToday
 from marketdata.wire import QuoteEntry, quote_entry
 from tests.instruments.rows import market as small_market
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes, store_ticks
-from tests.marketdata.way_out import entry_of, quote_of
+from tests.marketdata.way_out import entry_of, quote_of, traded_entry
 
 STATS = "/api/marketdata/stats/"
 pytestmark = pytest.mark.usefixtures("valkey")
@@ -28,12 +28,6 @@ def market() -> list[QuoteEntry]:
     prices = {1: 110.0, 2: 95.0, 3: 100.0, 4: 120.0, 5: 80.0}
     segments = {1: "NSE_EQ", 2: "NSE_EQ", 3: "NSE_EQ", 4: "NSE_FO", 5: "NSE_FO"}
     return [entry_of(number, number, price, key=f"{segments[number]}|{number}") for number, price in prices.items()]
-
-
-def option_entry(number: int, interest: float) -> QuoteEntry:
-    quote = quote_of(number, 1, 100.0)
-    quote.values = tuple(interest if name == "open_interest" else value for name, value in zip(FIELDS, quote.values, strict=True))
-    return quote_entry(quote, f"NSE_FO|{number}", True)
 
 
 def test_the_day_is_compared_with_the_previous_close(client: APIClient) -> None:
@@ -75,7 +69,12 @@ def test_it_says_over_which_stretch_it_counts(client: APIClient) -> None:
 
 
 def test_open_interest_is_compared_with_the_day_before(client: APIClient) -> None:
-    publish_latest([option_entry(number, interest) for number, interest in ((1, 900.0), (2, 700.0))])
+    publish_latest(
+        [
+            traded_entry(number, 100.0, key=f"NSE_FO|{number}", average=100.0, interest=interest)
+            for number, interest in ((1, 900.0), (2, 700.0))
+        ]
+    )
     day = day_start_ms(client.get(STATS).json()["market_ms"])
     bases_write({1: InterestBase(None, 400.0), 2: InterestBase(None, 1000.0)}, day)
     body = client.get(STATS).json()
