@@ -19,6 +19,8 @@ from instruments.trading_ends import trading_end_ms
 log = logging.getLogger(__name__)
 
 QUERY_LENGTH_MAX = 60
+CANDIDATES = 1000
+"""So many instruments are looked through where only some of what a query means is wanted."""
 CHECK_SECONDS = 2.0
 """So often it is asked whether there is a newer master."""
 
@@ -36,13 +38,14 @@ _FIELDS = {
 }
 
 
-def search(query: str, *, limit: int, at: datetime) -> list[Document]:
+def search(query: str, *, limit: int, at: datetime, only: Document | None = None) -> list[Document]:
     """Find active instruments.
 
     Args:
         query: what was typed; beyond QUERY_LENGTH_MAX characters nothing is read. A key or `id:<n>` finds exactly that one.
         limit: most results, at least 1.
         at: market time (aware): contracts past their last trading minute are not found.
+        only: conditions on stored fields that results must meet, too; the best CANDIDATES are looked through then.
 
     Returns:
         stored documents, best first; empty when nothing fits.
@@ -53,11 +56,17 @@ def search(query: str, *, limit: int, at: datetime) -> list[Document]:
     query = query[:QUERY_LENGTH_MAX].strip()
     if not query:
         return []
-    if "|" in query or query.startswith(ID_PREFIX):
-        return _named(query)
-    ids = index_current().find(query, limit=limit, at_ms=ms_of(at), spots=spots_read().spots, end_of=trading_end_ms)
-    documents = {document["_id"]: document for document in instruments_collection().find({"_id": {"$in": ids}, "active": True})}
-    return [documents[number] for number in ids if number in documents]
+    named = _named(query) if "|" in query or query.startswith(ID_PREFIX) else None
+    if named is not None and not only:
+        return named
+    if named is not None:
+        ids = [document["_id"] for document in named]
+    else:
+        most = CANDIDATES if only else limit
+        ids = index_current().find(query, limit=most, at_ms=ms_of(at), spots=spots_read().spots, end_of=trading_end_ms)
+    found = instruments_collection().find({"$and": [{"_id": {"$in": ids}, "active": True}, only or {}]})
+    documents = {document["_id"]: document for document in found}
+    return [documents[number] for number in ids if number in documents][:limit]
 
 
 def _named(name: str) -> list[Document]:

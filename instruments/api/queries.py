@@ -103,8 +103,8 @@ class MomentField(serializers.Field[datetime, Any, Any, Any]):
         return round(value.timestamp() * 1000)
 
 
-class ListQuery(QuerySerializer):
-    """Filters and paging of the instrument list."""
+class FilterQuery(QuerySerializer):
+    """What instruments are narrowed to, in the list and in the search."""
 
     segment = NameField("segment", help_text="NSE_EQ, NSE_FO, NSE_INDEX, …")
     instrument_type = NameField("instrument type", help_text="INDEX, EQ, FUT, CE, PE, …")
@@ -116,12 +116,6 @@ class ListQuery(QuerySerializer):
     subscribed = serializers.BooleanField(
         required=False, allow_null=True, default=None, help_text="true: only what the rules follow now; false: only the rest."
     )
-    as_of = MomentField(
-        required=False,
-        help_text="What the master in force then listed, as it was; epoch ms or ISO 8601. `active` says what is so still. Default: now.",
-    )
-    after = serializers.IntegerField(required=False, min_value=0, max_value=2**63 - 1, help_text="Cursor: the last page's last id.")
-    limit = serializers.IntegerField(required=False, default=LIMIT, min_value=1, max_value=LIMIT_MAX, help_text=f"1 to {LIMIT_MAX}.")
 
     def validate_expiry(self, value: str) -> str:
         try:
@@ -138,15 +132,29 @@ class ListQuery(QuerySerializer):
                 raise serializers.ValidationError({name: "Takes a number."})
         if attrs.get("strike_min", 0.0) > attrs.get("strike_max", STRIKE_MAX):
             raise serializers.ValidationError({"strike_min": "Must not be above `strike_max`."})
-        if "as_of" in attrs and attrs.get("subscribed") is not None:
-            raise serializers.ValidationError({"subscribed": "What is followed is known for now only; leave out `as_of`."})
         if attrs.get("expiry", "").startswith("@") and "underlying" not in attrs:
             raise serializers.ValidationError({"expiry": f"{attrs['expiry']} needs `underlying`; without one give YYYY-MM-DD."})
         return attrs
 
 
-class SearchQuery(QuerySerializer):
-    """Parameters of the search."""
+class ListQuery(FilterQuery):
+    """Filters and paging of the instrument list."""
+
+    as_of = MomentField(
+        required=False,
+        help_text="What the master in force then listed, as it was; epoch ms or ISO 8601. `active` says what is so still. Default: now.",
+    )
+    after = serializers.IntegerField(required=False, min_value=0, max_value=2**63 - 1, help_text="Cursor: the last page's last id.")
+    limit = serializers.IntegerField(required=False, default=LIMIT, min_value=1, max_value=LIMIT_MAX, help_text=f"1 to {LIMIT_MAX}.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "as_of" in attrs and attrs.get("subscribed") is not None:
+            raise serializers.ValidationError({"subscribed": "What is followed is known for now only; leave out `as_of`."})
+        return super().validate(attrs)
+
+
+class SearchQuery(FilterQuery):
+    """What was typed, and filters as of the list."""
 
     q = serializers.CharField(max_length=60, help_text="As typed: nifty 25000 ce, banknifty fut, reliance.")
     limit = serializers.IntegerField(required=False, default=20, min_value=1, max_value=100, help_text="1 to 100.")

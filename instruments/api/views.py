@@ -67,7 +67,9 @@ class InstrumentViewSet(viewsets.ViewSet):
     def search(self, request: Request) -> Response:
         """Search as a trader types it: "nifty 25000 ce", "banknifty fut", "reliance"."""
         asked = SearchQuery.read(request)
-        found = search(asked["q"], limit=asked["limit"], at=market_now())
+        narrowed = list_request(asked, market_now)
+        only = {**narrowed.wanted, **({} if asked["subscribed"] is None else {"_id": narrowed.ids})}
+        found = search(asked["q"], limit=asked["limit"], at=market_now(), only=only)
         return Response({"results": [serializers.instrument_row(document) for document in found]})
 
 

@@ -337,10 +337,40 @@ def test_search(get: Get) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "field"),
-    [({}, "q"), ({"q": ""}, "q"), ({"q": "x" * 61}, "q"), ({"q": "a", "limit": 101}, "limit"), ({"q": "a", "p": 1}, "p")],
+    [
+        ({}, "q"),
+        ({"q": ""}, "q"),
+        ({"q": "x" * 61}, "q"),
+        ({"q": "a", "limit": 101}, "limit"),
+        ({"q": "a", "p": 1}, "p"),
+        ({"q": "nifty", "strike_min": 25000}, "strike_min"),
+        ({"q": "nifty", "after": 5}, "after"),
+    ],
 )
 def test_bad_searches(get: Get, parameters: dict[str, object], field: str) -> None:
     assert get(f"{LIST}search/", status=400, **parameters)["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("q", "filters", "first"),
+    [
+        ("nifty", {"segment": "NSE_FO", "instrument_type": "PE"}, "NIFTY 25000 PE 17 NOV 26"),
+        ("nifty 25000", {"expiry": "2026-12-29"}, "NIFTY 25000 CE 29 DEC 26"),
+        ("nifty", {"underlying": "NIFTY", "expiry": "@m1", "strike_min": 25000, "strike_max": 25000}, "NIFTY 25000 CE 29 DEC 26"),
+        ("relaince", {"segment": "NSE_EQ", "lot": 1}, "RELIANCE"),
+        ("NSE_INDEX|Nifty 50", {"segment": "NSE_INDEX"}, "NIFTY"),
+    ],
+)
+def test_a_search_is_narrowed_as_the_list_is(get: Get, q: str, filters: dict[str, object], first: str) -> None:
+    assert symbols(get(f"{LIST}search/", q=q, **filters))[0] == first
+    assert symbols(get(f"{LIST}search/", q=q, segment="NSE_COM")) == []
+
+
+def test_a_search_among_what_is_followed(get: Get) -> None:
+    SubscriptionRule.objects.create(name="index", what="index", underlying="NIFTY")
+    cache.clear()
+    assert symbols(get(f"{LIST}search/", q="nifty", subscribed="true")) == ["NIFTY"]
+    assert "NIFTY" not in symbols(get(f"{LIST}search/", q="nifty", subscribed="false"))
 
 
 def test_expiries(get: Get) -> None:
