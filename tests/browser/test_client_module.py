@@ -19,6 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 import dashboard
+from marketdata.live_state import CONNECTION_SECONDS
 from tests.browser.conftest import OpenPage
 
 MODULES = Path(dashboard.__file__).parent / "static/dashboard"
@@ -97,20 +98,21 @@ def server() -> Iterator[ScriptedServer]:
     scripted.close()
 
 
+START = """async () => {
+    const { connect } = await import("/tradingok.js");
+    window.seen = [];
+    window.feed = connect();
+    const events = ["connection", "hello", "market:tick", "market:ohlc", "gap", "feed:status", "subscribe", "list", "bye", "error"];
+    for (const event of events)
+      feed.on(event, (value) => seen.push([event, value]));
+}"""
+
+
 @pytest.fixture
 def page(open_page: OpenPage, server: ScriptedServer) -> Page:
     """A page with nothing but the module: `feed`, and all that it emitted in `seen`."""
     opened = open_page(f"http://{server.address}/")
-    opened.evaluate(
-        """async () => {
-            const { connect } = await import("/tradingok.js");
-            window.seen = [];
-            window.feed = connect();
-            const events = ["connection", "hello", "market:tick", "market:ohlc", "gap", "feed:status", "subscribe", "list", "bye", "error"];
-            for (const event of events)
-              feed.on(event, (value) => seen.push([event, value]));
-        }"""
-    )
+    opened.evaluate(START)
     return opened
 
 
@@ -167,13 +169,31 @@ def test_levels_from_before_a_reconnect_are_forgotten(page: Page, server: Script
     assert wait_seen(page, "market:tick", 2)[1] == ["A|1", 1, {"last_price": 2}]
 
 
-@pytest.mark.parametrize("code", [4101, 4103, 4104, 4105])
+@pytest.mark.parametrize("code", [4101, 4103, 4105])
 def test_a_refusal_is_final(page: Page, server: ScriptedServer, code: int) -> None:
     server.connection().close(code)
     page.wait_for_function("seen.some(([event, value]) => event === 'connection' && value.state === 'closed')")
     assert seen(page, "connection")[-1]["code"] == code
     page.wait_for_timeout(1500)  # longer than the first wait
     assert server.opened.empty()
+
+
+def test_a_user_with_too_many_connections_is_tried_again_when_those_of_a_dead_server_are_forgotten(
+    open_page: OpenPage, server: ScriptedServer
+) -> None:
+    opened = open_page(f"http://{server.address}/")
+    opened.clock.install()
+    opened.evaluate(START)
+    connection = server.connection()
+    connection.send(json.dumps({"event": "error", "id": None, "code": 406, "retry": True}))
+    connection.close(4104)
+    opened.wait_for_function("seen.some(([event, value]) => event === 'connection' && value.state === 'waiting')")
+    told = seen(opened, "connection")[-1]
+    assert told["code"] == 4104
+    assert CONNECTION_SECONDS * 1000 <= told["wait"] <= CONNECTION_SECONDS * 1500
+    assert server.opened.empty()
+    opened.clock.fast_forward(round(told["wait"]))
+    server.connection()
 
 
 def test_a_bye_says_whether_to_come_back(page: Page, server: ScriptedServer) -> None:

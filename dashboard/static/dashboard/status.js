@@ -66,6 +66,7 @@ export class Status {
   /** The state shown, its word and its reason. A lost connection to the server outweighs what the feed last said. */
   state() {
     if (this.connection.state === "closed") return ["closed", REFUSED[this.connection.code] ?? "Closed", "The server has ended this connection. Reload the page."];
+    if (this.connection.code === 4104) return ["reconnecting", REFUSED[4104], "All connections of this user are taken; the page tries again each half minute."];
     if (this.connection.state !== "open") return ["reconnecting", "Reconnecting", "No connection to the server; the page tries again by itself."];
     if (!this.feed) return ["reconnecting", "Connecting", ""];
     const since = this.feed.since_ms ? `since ${format.clock(this.feed.since_ms)}` : "";

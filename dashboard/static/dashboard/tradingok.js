@@ -7,7 +7,7 @@
  *    feed.subscribeChannels(["ohlc:5m:id:5"], 300);         // the last 300 candles, then each as it changes
  *
  *  Other events: the protocol's pushes ("gap", "market:chain" of the channel "chain:NIFTY:@w0:atm10", …) and replies under their own names, and "connection": {state: "connecting" | "waiting" | "closed", code}. */
-const OPTION = { instruments: "mode", channels: "candles" };
+const OPTION = { instruments: "mode", channels: "candles" }, FULL = 4104, FULL_MS = 30_000; // so long a killed server's connections keep their places
 export function connect({ url = `${location.origin.replace(/^http/, "ws")}/ws/market/`, protocols = [] } = {}) {
   const wanted = { instruments: new Map(), channels: new Map() }, quotes = new Map(), listeners = new Map(); // wanted: items by their option
   let socket, silence, id = 0, failures = 0, ready = false, ended = false, bye, timer = setTimeout(open);
@@ -26,10 +26,10 @@ export function connect({ url = `${location.origin.replace(/^http/, "ws")}/ws/ma
     if (message.event !== "market:tick") return emit(message.event ?? message.op, message);
     for (const [key, seq, part] of message.ticks) emit("market:tick", [key, seq, quotes.set(key, { ...quotes.get(key), ...part }).get(key)]);
   }
-  function closed(code) { // 4100–4199, and a bye that says so, are final; the rest comes back after a growing, jittered wait
+  function closed(code) { // 4100–4199 but FULL, and a bye that says so, are final; the rest comes back after a growing, jittered wait
     clearTimeout(silence); ready = false; if (socket) socket.onmessage = socket.onclose = null;
-    const final = ended || bye?.reconnect === false || (code >= 4100 && code <= 4199);
-    const wait = (bye?.after_ms ?? Math.min(500 * 2 ** failures++, 10_000)) * (1 + Math.random() / 2);
+    const final = ended || bye?.reconnect === false || (code >= 4100 && code <= 4199 && code !== FULL);
+    const wait = (code === FULL ? FULL_MS : bye?.after_ms ?? Math.min(500 * 2 ** failures++, 10_000)) * (1 + Math.random() / 2);
     if (!final) timer = setTimeout(open, wait);
     emit("connection", { state: final ? "closed" : "waiting", code, wait });
   }
