@@ -50,7 +50,7 @@ class ChainView(NamedTuple):
     rows: list[Row]
 
     def window(self, word: str) -> list[Row]:
-        """Return the strikes that a word means, as `Chain.window` does."""
+        """Return the strikes that a word means, as `Chain.window` does of a new chain: round the money itself."""
         count = each_side(word)
         if count is None:
             return self.rows

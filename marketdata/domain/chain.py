@@ -3,15 +3,16 @@
 Laws: a tick replaces one side's quote and marks its strike (`take`); what follows from several sides (forward, the money, computed
 values, the whole's figures) is worked out when somebody reads, once for one state. `seq` counts changes and each strike carries the number
 of its last one, so that a reader who has seen all up to a number is given what is newer: strikes that changed by reading (another money,
-a volatility computed anew) are numbered then. All but computed values depends on the last quotes alone, not on how they came.
+a volatility computed anew) are numbered then. All but computed values and windows depends on the last quotes alone, not on how they
+came.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
 from instruments.domain.listing import ChainListing
+from instruments.domain.strikes import anchored, at_the_money
 from marketdata.domain.chain_figures import chain_figures, chain_forward
 from marketdata.domain.chain_legs import Leg, Strike
 from marketdata.domain.chain_rows import (
@@ -71,6 +72,8 @@ class Chain:
         self._forward: float | None = None
         self._market: Market | None = None
         self._atm: float | None = None
+        self._anchor: float | None = None
+        """What windows are centred on · INR."""
         self._settled = -1
         self._aggregate: tuple[int, Aggregate] | None = None
 
@@ -119,13 +122,19 @@ class Chain:
 
     # --- what is read -------------------------------------------------------------------------------------------------
     def window(self, word: str) -> tuple[float, ...]:
-        """Return the strikes that a word means now, ascending: all, or those round the money (round the middle while it is not known)."""
+        """Return the strikes that a word means now, ascending: all, or those round the money (round the middle while it is not known).
+
+        The money is here an anchor that follows the price when that is 0.75 of a strike step away (`anchored`): a price that trembles
+        between two strikes moves no window, and none is more than one strike off `Aggregate.atm_strike`. A new chain's is on it.
+        """
         count = each_side(word)
         prices = tuple(self._strikes)
         if count is None:
             return prices
         self._settle()
-        middle = len(prices) // 2 if self._atm is None else bisect_left(prices, self._atm)
+        price = self._forward or self._spot
+        self._anchor = anchored(self._anchor, price, prices) if price else None
+        middle = at_the_money(prices, self._anchor) if self._anchor else len(prices) // 2
         return prices[max(0, middle - count) : middle + count + 1]
 
     def rows(self, strikes: Iterable[float] | None = None, *, newer_than: int = -1) -> list[Row]:

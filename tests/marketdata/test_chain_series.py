@@ -220,6 +220,30 @@ def test_a_window_that_moves_gives_everybody_the_whole() -> None:
     assert (table.snapshots, list(table.rows)) == (2, [24_200.0, 24_250.0, 24_300.0])
 
 
+def test_a_forward_that_trembles_between_two_strikes_sends_no_snapshot_and_a_real_move_one() -> None:
+    book, series = book_of(), series_of("atm1")
+    table = Table(series)
+    for turn in range(20):
+        put_forward(book, 24_224.0 if turn % 2 == 0 else 24_226.0)
+        book.turn([series], NOON_MS)
+        table.drain()
+        assert table.aggregate["atm_strike"] == (24_200.0, 24_250.0)[turn % 2]
+        assert (list(table.rows), table.rows) == ([24_150.0, 24_200.0, 24_250.0], told(book, "atm1"))
+    assert (len(table.seqs), table.snapshots) == (20, 1)
+    put_forward(book, 24_262.0)  # 38 from 24,224; 0.75 of a step is 37.5
+    book.turn([series], NOON_MS)
+    table.drain()
+    assert (table.snapshots, table.rows) == (2, told(book, "atm1"))
+    assert list(table.rows) == [24_200.0, 24_250.0, 24_300.0]
+
+
+def put_forward(book: ChainBook, price: float) -> None:
+    """Prices of all options that put-call parity makes this forward of; no interest counts so near to the end of trading."""
+    for option in book.chain.listing.options:
+        intrinsic = price - option.strike_price if option.side == "CE" else option.strike_price - price
+        book.chain.take(option.instrument, quote_at(max(0.0, intrinsic) + 90.0), ENDS_MS - 1000)
+
+
 def test_another_chain_gives_everybody_the_whole() -> None:
     series, first = series_of(), book_of()
     first.turn([series], NOON_MS)

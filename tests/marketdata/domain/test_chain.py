@@ -129,6 +129,38 @@ def test_a_window_is_so_many_strikes_each_side_of_the_money() -> None:
         chain.window("atm0")
 
 
+def test_a_price_that_trembles_between_two_strikes_moves_the_money_and_no_window() -> None:
+    chain = Chain(ladder(STRIKES), interest_rate=0.0)
+    chain.take_spot(25_149.0, NOW_MS)
+    centred = (25_000.0, 25_100.0, 25_200.0)
+    assert chain.window("atm1") == centred
+    for price, money in [(25_151.0, 25_200.0), (25_149.0, 25_100.0), (25_223.0, 25_200.0), (25_075.0, 25_100.0)]:
+        chain.take_spot(price, NOW_MS)
+        assert (chain.window("atm1"), chain.aggregate().atm_strike) == (centred, money)
+        row = next(row for row in chain.rows() if row.strike_price == money)
+        assert row.call is not None
+        assert row.call.moneyness == "atm"
+    for price in (25_225.0, 25_151.0):  # 76 from 25,149, three quarters of a step and more; then 74 back
+        chain.take_spot(price, NOW_MS)
+        assert chain.window("atm1") == (25_100.0, 25_200.0, 25_300.0)
+    chain.take_spot(25_149.0, NOW_MS)  # 76 back
+    assert chain.window("atm1") == centred
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=12),
+    st.lists(st.floats(24_980, 25_500) | st.none(), min_size=1, max_size=30),
+)
+def test_a_window_is_never_more_than_one_strike_off_the_money(gaps: list[int], spots: list[float | None]) -> None:
+    strikes = [25_000.0 + 2.5 * sum(gaps[:number]) for number in range(len(gaps) + 1)]
+    chain = Chain(ladder(strikes), interest_rate=0.0)
+    for spot in spots:
+        chain.take_spot(spot, NOW_MS)
+        window, money = chain.window("atm1"), chain.aggregate().atm_strike
+        assert money in window if spot else money is None
+        assert window == chain.window("atm1"), "asking again moves nothing"
+
+
 def test_a_chain_of_nothing_says_nothing() -> None:
     chain = Chain(chain_listing([]), interest_rate=0.0)
     chain.take_spot(25_000.0, NOW_MS)
