@@ -60,7 +60,7 @@ def modules(open_page: OpenPage, server: ScriptedServer) -> Page:  # noqa: F811
     """A page with what the pure modules export."""
     server.page = '<!doctype html><link rel=icon href="data:,"><script src="/static/vendor/lightweight-charts.js"></script>'
     opened = open_page(f"http://{server.address}/")
-    names = ["route", "chainrows", "chaincolumns", "chainfigures", "oichart", "chain"]
+    names = ["route", "chainrows", "chaincolumns", "chainfigures", "oichart", "daychart", "chain"]
     opened.evaluate("async (names) => { for (const name of names) Object.assign(window, await import(`/${name}.js`)); }", names)
     return opened
 
@@ -76,7 +76,7 @@ def chain_page(open_page: OpenPage, server: ScriptedServer) -> Page:  # noqa: F8
         "/api/marketdata/underlyings/NIFTY/expiries/": {
             "results": [{"expiry": "2026-11-24", "kind": "monthly", "words": ["@w0"], "strikes": 4}]
         },
-        "/api/marketdata/chain/": {"results": [{"underlying": "NIFTY"}]},
+        "/api/marketdata/chain/": {"results": [{"underlying": "NIFTY", "expiry": "2026-11-24"}]},
         "/api/marketdata/chain/NIFTY/": facts(),
         "/api/marketdata/chain/NIFTY/history/": {"results": [], "next": None},
     }
@@ -157,6 +157,8 @@ def test_times_axes_and_choices_are_told_in_words(modules: Page) -> None:
         "remaining(59000)": "0 min",
         "steps(0, 7700000)": [0, 2_000_000, 4_000_000, 6_000_000],
         "steps(-40, 60)": [-25, 0, 25, 50],
+        "widened({ minValue: 800, maxValue: 800 }, 0.01)": {"minValue": 796, "maxValue": 804},
+        "widened({ minValue: 700, maxValue: 800 }, 0.01)": {"minValue": 700, "maxValue": 800},
         "[0, 900, 42000, 500000, 12500000].map(axisText)": ["0", "900", "42 k", "5 L", "1.25 Cr"],
         f"expiryChoices({json.dumps(listed)}).words.map(([word]) => word)": ["@w0", "@w1", "@m0"],
         f"expiryChoices({json.dumps(listed)}).words[1][1]": "Next · 01 Dec · weekly",
@@ -239,6 +241,22 @@ def test_a_day_begins_without_history_and_goes_on_where_it_was_stored(
     assert drawn == [0.8, 0.8, 0.91, 0.92]  # the last day's is gone, and what was seen outweighs what was stored of the same minute
     chain_page.get_by_text("Pain", exact=True).click()
     expect(chain_page.locator("#day-legend")).to_have_text("Max pain 24,450.00Spot 24,486.00")
+
+
+def test_a_chain_that_no_rule_follows_says_why_it_has_no_history_and_no_change(
+    chain_page: Page,
+    connection: ServerConnection,
+    server: ScriptedServer,  # noqa: F811
+) -> None:
+    server.answers["/api/marketdata/chain/"] = {"results": [{"underlying": "NIFTY", "expiry": "2026-12-01"}]}
+    connection.send(push(ROWS, whole=True))
+    expect(chain_page.locator("#day-note")).to_have_text("No history: no rule follows this chain.")
+    legend = chain_page.locator("#oi-legend")
+    expect(legend).to_have_text("Most open calls at 24,400, most open puts at 24,400")
+    chain_page.locator("#oi-what").get_by_text("Change", exact=True).click()
+    expect(legend).to_have_text("No change against the previous close is known.")
+    connection.send(push([row(24_450.0, {"oi_change_close": -65}, {"oi_change_close": 130})]))
+    expect(legend).to_have_text("Most calls added at –, most puts added at 24,450")
 
 
 def test_at_expiry_a_word_moves_on_to_the_next_chain(

@@ -183,8 +183,11 @@ export class ChainView {
   }
 
   async loadHistory(signal) {
+    const { underlying } = this.route;
     const rows = await chainHistory(this.route, signal).catch(() => null);
-    if (rows && !signal.aborted) this.day.takeHistory(rows);
+    const ruled = rows?.length === 0 ? await chains(signal).catch(() => null) : null;
+    if (!rows || signal.aborted) return;
+    this.day.takeHistory(rows, ruled?.some((each) => each.underlying === underlying && each.expiry === this.chain.expiry));
   }
 
   /** Offer the underlyings whose chains the rules follow. */

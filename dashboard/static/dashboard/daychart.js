@@ -10,15 +10,21 @@ const MINUTE_MS = 60_000;
 const inPercent = (value) => `${format.percent(value)} %`;
 const price = (value) => format.number(value);
 const ratio = (value) => format.number(value, 3);
-/** By figure: its lines, each [field of the aggregate, colour, words]; how values are written. */
+/** By figure: its lines, each [field of the aggregate, colour, words]; how values are written; the least range of its scale, as a part of the value. */
 export const FIGURES = {
-  pcr: { lines: [["pcr_oi", "accent", "by OI"], ["pcr_volume", "warn", "by volume"]], text: ratio },
-  straddle: { lines: [["straddle", "accent", "Straddle"]], text: price },
-  pain: { lines: [["max_pain", "warn", "Max pain"]], text: price, withSpot: true },
-  interest: { lines: [["call_oi", "call", "Calls"], ["put_oi", "put", "Puts"]], text: format.short },
-  volatility: { lines: [["atm_iv", "accent", "ATM IV"]], text: inPercent },
+  pcr: { lines: [["pcr_oi", "accent", "by OI"], ["pcr_volume", "warn", "by volume"]], text: ratio, least: 0.01 },
+  straddle: { lines: [["straddle", "accent", "Straddle"]], text: price, least: 0.01 },
+  pain: { lines: [["max_pain", "warn", "Max pain"]], text: price, least: 0.002, withSpot: true },
+  interest: { lines: [["call_oi", "call", "Calls"], ["put_oi", "put", "Puts"]], text: format.short, least: 0.05 },
+  volatility: { lines: [["atm_iv", "accent", "ATM IV"]], text: inPercent, least: 0.02 },
 };
 const SPOT = ["spot", "dim", "Spot"];
+
+/** A range of values, widened to a part of the value, so that no two lines of a scale have the same label. Pure. */
+export function widened({ minValue, maxValue }, part) {
+  const more = Math.max(0, Math.max(Math.abs(minValue), Math.abs(maxValue)) * part - (maxValue - minValue)) / 2;
+  return { minValue: minValue - more, maxValue: maxValue + more };
+}
 
 export class DayChart {
   /**
@@ -44,11 +50,13 @@ export class DayChart {
   forget() {
     this.minutes = new Map(); // start of the minute, ms UTC → aggregate
     this.stored = null; // how many REST has; null: not known yet
+    this.followed = true; // by a rule; minutes of other chains are never stored
     this.draw();
   }
 
-  /** Take a day's past: [{minute, …aggregate}…], minute in ms UTC. Minutes that the page has seen itself stay. */
-  takeHistory(rows) {
+  /** Take a day's past: [{minute, …aggregate}…], minute in ms UTC. Minutes that the page has seen itself stay. @param {boolean} followed by a rule */
+  takeHistory(rows, followed = true) {
+    this.followed = followed;
     for (const row of rows) this.minutes.set(row.minute, row.minute === this.newest ? this.minutes.get(row.minute) : row);
     this.stored = rows.length;
     this.draw();
@@ -71,11 +79,15 @@ export class DayChart {
   show(figure) {
     this.figure = figure;
     for (const { series } of this.lines) this.chart.removeSeries(series);
-    const { lines, text, withSpot } = FIGURES[figure];
+    const { lines, text, least, withSpot } = FIGURES[figure];
+    const autoscaleInfoProvider = (own) => {
+      const info = own();
+      return info?.priceRange ? { ...info, priceRange: widened(info.priceRange, least) } : info;
+    };
     const format = { type: "custom", formatter: text, minMove: 0.0001 };
     this.lines = [SPOT, ...lines].map(([field, colour, words], at) => {
       const isSpot = at === 0;
-      const own = isSpot && !withSpot ? { priceScaleId: "spot" } : {};
+      const own = isSpot && !withSpot ? { priceScaleId: "spot" } : { autoscaleInfoProvider };
       const series = this.chart.addSeries(library.LineSeries, { color: colours[colour], lineWidth: isSpot ? 1 : 2, lineStyle: isSpot ? library.LineStyle.Dashed : library.LineStyle.Solid, priceLineVisible: false, lastValueVisible: !isSpot, priceFormat: format, ...own });
       return { field, colour, words, series, text: isSpot ? price : text };
     });
@@ -98,6 +110,7 @@ export class DayChart {
     const day = format.day(this.newest);
     const isToday = day === format.day(this.nowMs()) || !this.minutes.size;
     if (!isToday) this.say(day);
+    else if (this.stored === 0 && !this.followed) this.say("No history: no rule follows this chain.");
     else this.say(this.stored === 0 && this.minutes.size < 2 ? "No history stored yet for today: the lines begin here." : "");
   }
 

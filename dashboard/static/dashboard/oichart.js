@@ -6,11 +6,11 @@ const NAMESPACE = "http://www.w3.org/2000/svg";
 const HEIGHT = 250;
 const PAD = { left: 46, right: 6, top: 14, bottom: 20 };
 const LABEL_WIDTH = 46;
-/** By what is drawn: its column, and the words of its summary. */
+/** By what is drawn: its column, and the words of its summary; the last where nothing is known. */
 export const INTEREST = {
-  open_interest: ["Most open calls at", "most open puts at"],
-  oi_change_close: ["Most calls added at", "most puts added at"],
-  oi_change_day: ["Most calls added today at", "most puts added today at"],
+  open_interest: ["Most open calls at", "most open puts at", "No open interest is known."],
+  oi_change_close: ["Most calls added at", "most puts added at", "No change against the previous close is known."],
+  oi_change_day: ["Most calls added today at", "most puts added today at", "No change since the day's start is known."],
 };
 
 /** Round steps that divide a range into about four: [0, 50000, 100000 …]. Pure. */
@@ -31,9 +31,10 @@ export function axisText(value) {
 
 /** What the bars say in words. Pure. */
 export function summary(chain, column) {
+  if (!chain.strikes.length) return "";
+  const [calls, puts, nothing] = INTEREST[column];
+  if (chain.sides().every(([, , side]) => side[column] == null)) return nothing;
   const [call, put] = ["call", "put"].map((name) => chain.peak(name, column));
-  const [calls, puts] = INTEREST[column];
-  if (call === null && put === null) return "";
   return `${calls} ${call === null ? "–" : strikeText(call)}, ${puts} ${put === null ? "–" : strikeText(put)}`;
 }
 
