@@ -1,7 +1,8 @@
 /** The columns of an option chain: what each shows of a side, and which of them fit. Pure. */
 import * as format from "./format.js";
 
-const FEW = 0.8; // of the usual width, on a phone
+const FEW = { null: 0.7, last: 0.85 }; // parts of the usual width on a phone, by column; FEW_ELSE of the others: a price of four digits has room
+const FEW_ELSE = 0.8;
 const NARROW = 700;
 
 const signedMany = (value) => (value > 0 ? "+" : "") + format.short(value);
@@ -46,7 +47,7 @@ export function putOrder(names) {
 }
 
 /** How wide a column is in a table of this width, CSS pixels; `null`: the strike's. */
-export const widthOf = (name, width) => (name === null ? STRIKE_WIDTH : COLUMNS[name].width) * (width < NARROW ? FEW : 1);
+export const widthOf = (name, width) => (name === null ? STRIKE_WIDTH : COLUMNS[name].width) * (width < NARROW ? FEW[name] ?? FEW_ELSE : 1);
 
 /** The most important columns that fit into a table of this width. */
 export function fitting(width) {
