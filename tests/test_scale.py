@@ -36,7 +36,7 @@ from tests.tradingok.embedded_runs import PROJECT, environment
 from tests.tradingok.test_supervisor import Run
 from tradingok import ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 FEEDS, WEBS = 2, 3
 CLIENTS = 24
 """Fewer than two of three processes serve so many by chance once in 10¹¹ runs, fewer than three once in 5,000."""

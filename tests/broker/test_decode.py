@@ -343,6 +343,7 @@ def test_real_frames_read_as_the_official_sdk_reads_them() -> None:
     assert with_minutes > 800
 
 
+@pytest.mark.long
 @pytest.mark.realdata
 def test_one_frame_decoded_in_two_fresh_processes_gives_the_same_ids() -> None:
     recorded_frames()  # skips here where they are absent, not in the processes

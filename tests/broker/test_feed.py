@@ -106,6 +106,7 @@ async def test_how_a_connection_ended_is_told() -> None:
                 await connection.request("sub", "full", ["NSE_FO|1"])
 
 
+@pytest.mark.long
 async def test_a_pong_moves_the_latency_and_its_absence_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "PING_SECONDS", 0.2)
     paused = asyncio.Event()

@@ -180,6 +180,7 @@ print(json.dumps([time.monotonic() - began, peak / 1024]))
 """
 
 
+@pytest.mark.long
 @pytest.mark.realdata
 @pytest.mark.slow
 @needs_real_master

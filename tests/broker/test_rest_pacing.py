@@ -78,6 +78,7 @@ def test_a_pause_holds_without_redis_too_and_what_would_wait_too_long_is_not_not
     assert clock.now == pytest.approx(1030)
 
 
+@pytest.mark.long
 def test_two_processes_together_never_exceed_a_window(valkey: Any) -> None:
     program = (
         "import django, sys, time; django.setup(); from broker import rest_pacing; from broker.rest_pacing import RestPacer\n"

@@ -106,6 +106,7 @@ def test_a_dropped_connection_is_made_anew_and_the_hole_is_a_gap(
     assert 0 < (gap.end - gap.start).total_seconds() < 30
 
 
+@pytest.mark.long
 def test_a_connection_lost_while_the_store_hangs_is_made_anew_and_its_hole_is_one_gap(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811
@@ -248,6 +249,7 @@ def test_a_killed_feed_resumes_with_nothing_lost_and_nothing_doubled(
     assert 0 < (gap.end - gap.start).total_seconds() < 60
 
 
+@pytest.mark.long
 def test_an_expired_token_is_no_reconnect_storm_and_another_one_is_taken_up(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811
@@ -314,6 +316,7 @@ def feed_epoch(feed: RunningFeed) -> int:
     return int(feed.log().partition("epoch ")[2].split()[0])
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_nothing_and_is_told_and_all_is_journalled_when_it_takes_again(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811

@@ -15,6 +15,7 @@ def system_class() -> type[ProxiedSystem]:
     return ProxiedSystem
 
 
+@pytest.mark.long
 def test_a_holiday_is_quiet_and_its_connection_is_left_alone_until_the_market_opens(system: ProxiedSystem, full: bool) -> None:
     opened, authorised, mute = system.opened(), system.authorised(), system.counter("mute_total")
     with system.watched() as watcher:

@@ -48,7 +48,7 @@ def test_a_paused_mongod_holds_up_no_client_and_is_caught_up_with(system: System
         system.prove()
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("refusal", [pytest.param(each, marks=pytest.mark.long) if each == "shutting down" else each for each in REFUSALS])
 def test_writes_that_mongod_refuses_are_tried_again(system: System, refusal: str, full: bool) -> None:
     with system.watched() as watcher:
         with system.servers.fail_point(["insert"], namespace="faults.marketdata_markettick", **REFUSALS[refusal]) as failures:

@@ -26,6 +26,7 @@ LENGTHS = {"5m": timedelta(minutes=5), "15m": timedelta(minutes=15), "1h": timed
 FIRST_INSTRUMENT = 10_000_000
 
 
+@pytest.mark.long
 def test_a_worker_killed_half_way_through_a_roll_up_ends_with_the_same_candles(system: System, moments: random.Random, full: bool) -> None:
     candles = system.database["marketdata_ohlc"]
     system.worker.start()

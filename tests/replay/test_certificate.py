@@ -109,6 +109,7 @@ def test_a_replayed_day_is_clean_and_a_spoiled_store_is_caught_and_named(
     print(printed.stdout)
 
 
+@pytest.mark.long
 def test_another_day_than_that_of_receipt_is_not_passed(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811

@@ -143,7 +143,7 @@ def test_a_port_in_use_is_said_before_anything_starts(copies: tuple[Copy, Copy],
     assert not (tmp_path / "third" / "mongod").exists()
 
 
-@pytest.mark.parametrize("name", ["feed", "web"])
+@pytest.mark.parametrize("name", ["feed", pytest.param("web", marks=pytest.mark.long)])
 def test_a_killed_process_comes_back_and_serves(copies: tuple[Copy, Copy], name: str) -> None:
     one, _ = copies
     os.kill(one.run.pid(name), signal.SIGKILL)

@@ -170,6 +170,7 @@ def test_a_giant_request_closes_its_connection_only(exchange: RunningExchange) -
         receive_until(other, lambda got: has(got, INDEX))
 
 
+@pytest.mark.long
 def test_keys_past_the_limit_of_a_mode_are_ignored_and_counted(start_exchange: StartExchange) -> None:  # noqa: F811
     exchange = start_exchange("--seed", "5", "--instruments", "2600")
     rows = [row for row in _master(exchange) if row["segment"] == "NSE_FO"]
