@@ -25,7 +25,6 @@ from accounts.models import User
 from accounts.services import api_key_create
 from broker.services import instruments_refresh_from
 from broker.simulator.ledger import Asked, LedgerReader
-from instruments.domain.instrument import IST
 from instruments.models import UniverseChange
 from instruments.search import index_forget
 from marketdata.calendar import calendar_forget
@@ -159,7 +158,7 @@ class Told:
 
 def is_hiccup(gap: Gap) -> bool:
     """Whether a hole lies within one day's session: at this pace, a host that is busy for a hundredth of a second makes one of a minute."""
-    start, end = gap.start.astimezone(IST), (gap.end or gap.start).astimezone(IST)
+    start, end = gap.start.astimezone(INDIA), (gap.end or gap.start).astimezone(INDIA)
     return start.date() == end.date() and (start.hour, start.minute) >= (9, 15) and (end.hour, end.minute) <= (15, 40)
 
 
