@@ -154,6 +154,7 @@ def _recording(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_candles_close_and_are_confirmed_in_market_time_and_a_leap_of_it_is_a_gap(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811
@@ -219,6 +220,7 @@ def test_a_feed_killed_in_mid_minute_closes_that_minute_whole_and_its_holes_are_
     assert killed.volume == 75 * (int(killed.close * 10) - 1000 - 110), "counted from the minute before"
 
 
+@pytest.mark.long
 def test_a_killed_feed_resumes_with_nothing_lost_and_nothing_doubled(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811

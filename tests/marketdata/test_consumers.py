@@ -462,6 +462,7 @@ async def test_who_takes_nothing_is_aborted_and_nobody_else_waits(server: WebSer
         assert len(server.hub.clients) == 1
 
 
+@pytest.mark.long
 async def test_who_reads_too_slowly_for_too_long_is_told_and_closed(server: WebServer, feed: ScriptedFeed, monkeypatch: Any) -> None:
     monkeypatch.setattr(consumers, "SLOW_SECONDS", 2.0)
     secret, ids = await api_key(), range(1, 201)

@@ -79,6 +79,7 @@ def spoil() -> dict[str, tuple[str, str]]:
     }
 
 
+@pytest.mark.long
 def test_a_replayed_day_is_clean_and_a_spoiled_store_is_caught_and_named(
     start_exchange: StartExchange,  # noqa: F811
     start_feed: StartFeed,  # noqa: F811

@@ -25,7 +25,7 @@ from tradingok import ports
 from tradingok.children import process_ended, processes_with
 
 START_SECONDS = 240  # on a busy machine with two cores
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]  # `tests.first_run`, CI's last step, starts and stops it too
 
 
 class Copy:
