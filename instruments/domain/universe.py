@@ -7,7 +7,7 @@ matched nothing, is said with its reason.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import NamedTuple
@@ -119,9 +119,9 @@ def resolve(
     Raises:
         ValueError: a rule has a word that is no expiry or strikes word.
     """
-    shelf = _Shelf(contracts)
-    market = _Market(spots, now_ms, end_of)
     ordered = sorted(rules, key=lambda rule: (rule.priority, rule.name))
+    shelf = _Shelf(list(contracts), frozenset(rule.underlying for rule in ordered))
+    market = _Market(spots, now_ms, end_of)
     cut: list[Cut] = []
     selections = [_select(rule, shelf, market, cut) for rule in ordered]
     taken: dict[str, str] = {}
@@ -160,9 +160,10 @@ class _Market:
 
 @dataclass
 class _Shelf:
-    """Contracts where rules look for them."""
+    """Contracts where rules look for them; of `names`, what the rules name as their underlyings, and without an underlying."""
 
-    contracts: Iterable[Contract]
+    contracts: Sequence[Contract]
+    names: Collection[str]
     by_key: dict[str, Contract] = field(default_factory=dict)
     indices: dict[str, list[Contract]] = field(default_factory=lambda: defaultdict(list))
     equities: dict[str, list[Contract]] = field(default_factory=lambda: defaultdict(list))
@@ -170,15 +171,19 @@ class _Shelf:
     options: dict[str, list[Contract]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
+        names = self.names
+        self.by_key = {contract.key: contract for contract in self.contracts}
         for contract in self.contracts:
-            self.by_key[contract.key] = contract
+            underlying = contract.underlying_symbol
+            if underlying is not None and underlying not in names and contract.symbol not in names:
+                continue  # most of a master: no rule speaks of it
             kind = contract.instrument_type
             if kind == INDEX_TYPE:
                 self.indices[contract.symbol].append(contract)
             elif kind not in DERIVATIVE_TYPES:
                 self.equities[contract.symbol].append(contract)
-            elif contract.underlying_symbol and contract.expiry_ms is not None:
-                (self.futures if kind == FUTURE_TYPE else self.options)[contract.underlying_symbol].append(contract)
+            elif underlying and contract.expiry_ms is not None:
+                (self.futures if kind == FUTURE_TYPE else self.options)[underlying].append(contract)
 
 
 def _select(rule: Rule, shelf: _Shelf, market: _Market, cut: list[Cut]) -> Selection:
