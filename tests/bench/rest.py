@@ -46,16 +46,16 @@ FILTERS = (
 SEARCHES = (
     *(
         "nifty 25000 ce",
-        "banknifty 58000 pe sep",
+        "banknifty 58000 pe",
         "reliance",
-        "nifty fut",
+        "bank nifty",
         "nifty 25mar 24000 pe",
         "nifty25000ce",
         "tata",
         "n",
         "hdfc bank",
     ),
-    *("bankinfty 58000 pe", "relaince", "hdfc bnak", "nifty 25000 cee", "finifty 27000 ce", "india vx"),
+    *("bankinfty 58000 pe", "relaince", "hdfc bnak", "nifty 25000 cee", "finifty", "india vx"),
 )
 """As they are typed, the last ones with mistakes."""
 SEARCH_P95_MS = 30.0
