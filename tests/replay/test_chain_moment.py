@@ -6,6 +6,7 @@ minute of market time in a second.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ from django.conf import settings
 from django.test import override_settings
 
 from broker import tasks as broker_tasks
-from marketdata import tasks
+from marketdata import live_state, tasks
 from marketdata.domain.candle import MINUTE_MS
 from tests.fakes.stack import Stack, empty_namespace
 
@@ -94,7 +95,7 @@ def test_a_frozen_moments_chain_is_the_brokers_own_and_stays_as_it_was_among_the
     def agrees() -> bool:
         live.update(market.get(CHAIN, strikes="atm5"))
         followed = next(row["followed"] for row in market.get("/api/marketdata/chain/")["results"] if row["expiry"] == expiry)
-        if live["aggregate"]["options_known"] < followed:
+        if live["aggregate"]["options_known"] < followed or live["state"] != "live":
             return False  # the last snapshots are on their way: what is stored now would be another moment
         return not differences(told, our_sides(live)) and live["aggregate"]["spot"] == printed
 
@@ -106,7 +107,10 @@ def test_a_frozen_moments_chain_is_the_brokers_own_and_stays_as_it_was_among_the
     assert not any(side["computed"] for side in our_sides(live).values())
     assert live["aggregate"]["spot"] == printed
     assert abs(live["aggregate"]["atm_strike"] - spot) <= 50
-    assert "stored" in tasks.store_chains()
+    agreed_ms = time.time() * 1000
+    # a worker reads what the feed saves once a second, the web process what it publishes at once
+    market.wait_for(lambda: all(status.reported_ms > agreed_ms for status in live_state.statuses_read()))
+    assert ", 0 as before, 0 without a quote, 0 closed" in tasks.store_chains()
     frozen = market.get(CHAIN, strikes="atm5")
     assert differences(told, our_sides(frozen)) == []
     assert market.get(CHAIN, strikes="atm5", at=frozen["at"]) == frozen | {"stored": True}
