@@ -21,7 +21,7 @@ from pymongo.errors import PyMongoError
 
 from accounts.models import User
 from accounts.services import api_key_user, ticket_use
-from marketdata.wire import ClientError
+from marketdata.client_errors import ClientError
 
 TICKET_PREFIX = "ticket."
 

@@ -28,12 +28,13 @@ from pymongo.errors import PyMongoError
 from instruments.chain_listing import NoSuchChain, chain_listing
 from instruments.domain.listing import ChainListing
 from marketdata.chain_series import ChainBook, ChainSeries
+from marketdata.commands import ChainChannel
 from marketdata.domain.candle import day_start_ms
 from marketdata.domain.chain import Chain, InterestBase
 from marketdata.interest import bases_read
 from marketdata.option_quotes import option_quote
 from marketdata.outbox import Outbox
-from marketdata.wire import ChainChannel, QuoteEntry
+from marketdata.wire import QuoteEntry
 
 logger = logging.getLogger(__name__)
 

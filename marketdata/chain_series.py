@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from marketdata.commands import ChainChannel
 from marketdata.domain.chain import Aggregate, Chain
 from marketdata.ohlc_series import NOTHING, Drained
-from marketdata.wire import ChainChannel, chain_push, chain_row_fragment, chain_snapshot_push
+from marketdata.wire import chain_push, chain_row_fragment, chain_snapshot_push
 
 LATE = 20
 """Who is more turns behind gets the whole: so many different pushes may be kept for one turn."""

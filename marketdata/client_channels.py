@@ -10,11 +10,13 @@ from pymongo.errors import PyMongoError
 
 from instruments.chain_listing import NoSuchChain
 from instruments.selectors import ID_PREFIX
+from marketdata.client_errors import ClientError
+from marketdata.commands import CHAIN, OHLC, ChainChannel, OhlcChannel, parse_channel
 from marketdata.hub import Hub
 from marketdata.hub_client import Client
 from marketdata.naming import resolve
 from marketdata.ohlc_series import Series
-from marketdata.wire import CHAIN, OHLC, ChainChannel, ClientError, ItemResult, OhlcChannel, parse_channel
+from marketdata.wire import ItemResult
 
 CHARTS_MAX = 50
 """Channels of candles that one connection may follow."""

@@ -28,13 +28,15 @@ from typing import Any, Protocol
 from django.conf import settings
 
 from instruments.selectors import ID_PREFIX
-from marketdata import live_state, wire
+from marketdata import commands, live_state, wire
 from marketdata.admission import Scope, WrongOrigin, admit
 from marketdata.client_channels import CHAINS_MAX, CHARTS_MAX, ClientChannels
+from marketdata.client_errors import ClientError, CloseCode
+from marketdata.commands import Command, parse_command
 from marketdata.hub import Hub, get_hub
 from marketdata.naming import resolve_with_endings
 from marketdata.outbox import Outbox
-from marketdata.wire import ClientError, CloseCode, Command, ItemResult
+from marketdata.wire import ItemResult
 
 logger = logging.getLogger(__name__)
 
@@ -337,7 +339,7 @@ class MarketConnection:
             self._spend(None)
             raise ClientError(400, "Commands are text frames of JSON; this was a binary frame.")
         try:
-            command = wire.parse_command(text)
+            command = parse_command(text)
         except ClientError as error:
             self._spend(error.command)
             raise
@@ -359,20 +361,20 @@ class MarketConnection:
 
     async def _obey(self, command: Command) -> None:
         match command:
-            case wire.Subscribe():
+            case commands.Subscribe():
                 results = await self._subscribe(command.instruments, wire.MODES[command.mode], {})
                 results += await self._channels.subscribe(command.channels, command.candles)
                 reply = wire.subscribe_reply(command.id, results)
-            case wire.Resume():
+            case commands.Resume():
                 same_run = command.epoch == self._hub.feed_view().epoch
                 results = await self._subscribe(list(command.seq), wire.MODES[command.mode], command.seq if same_run else {})
                 reply = wire.resume_reply(command.id, self._hub.feed_view().epoch, results)
-            case wire.Unsubscribe():
+            case commands.Unsubscribe():
                 await self._unsubscribe(command)
                 reply = self._list(command.id, "unsubscribe")
-            case wire.List():
+            case commands.List():
                 reply = self._list(command.id, "list")
-            case wire.Ping():
+            case commands.Ping():
                 reply = wire.pong_reply(command.id, _now_ms())
         self._answer(reply)
 
@@ -400,7 +402,7 @@ class MarketConnection:
             results.append(ItemResult(key, name, "active" if known else "accepted", instrument))
         return results
 
-    async def _unsubscribe(self, command: wire.Unsubscribe) -> None:
+    async def _unsubscribe(self, command: commands.Unsubscribe) -> None:
         held = {key: instrument for instrument, key in self._keys.items()}
         held |= {f"{ID_PREFIX}{instrument}": instrument for instrument in self._keys}
         for name in command.instruments:

@@ -26,6 +26,7 @@ from marketdata import live_state
 from marketdata.bus import BusBatch, Notice, batches
 from marketdata.chain_channels import ChainChannels
 from marketdata.chain_series import ChainSeries
+from marketdata.commands import ChainChannel
 from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.feed_board import FeedBoard
@@ -36,18 +37,7 @@ from marketdata.models import LatestQuote
 from marketdata.ohlc_channels import OhlcChannels
 from marketdata.ohlc_series import Series
 from marketdata.outbox import Outbox
-from marketdata.wire import (
-    FULL,
-    FULL_DEPTH,
-    LTPC,
-    ChainChannel,
-    FeedView,
-    QuoteEntry,
-    entry_unpack,
-    feed_status_push,
-    market_status_push,
-    tick_fragment,
-)
+from marketdata.wire import FULL, FULL_DEPTH, LTPC, FeedView, QuoteEntry, entry_unpack, feed_status_push, market_status_push, tick_fragment
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from channels.db import database_sync_to_async
 from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
+from marketdata.commands import CANDLES_MAX
 from marketdata.domain.candle import Candle
 from marketdata.ohlc_series import BY_DAYS, Series, Stored, first_part_ms, supersedes
 from marketdata.outbox import Outbox
 from marketdata.selectors import calendar_read, candles_of
-from marketdata.wire import CANDLES_MAX
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from itertools import takewhile
 from typing import NamedTuple
 
+from marketdata.commands import CANDLES_MAX
 from marketdata.domain.candle import (
     CERTAINTY,
     MINUTE_MS,
@@ -25,7 +26,7 @@ from marketdata.domain.candle import (
 )
 from marketdata.domain.chart import bucket_end_ms, bucket_start_ms, in_session
 from marketdata.domain.session import Calendar
-from marketdata.wire import CANDLES_MAX, candle_fragment, ohlc_push, ohlc_snapshot_push
+from marketdata.wire import candle_fragment, ohlc_push, ohlc_snapshot_push
 
 BY_DAYS = ("1w", "1M")
 """Intervals that are folded from days."""

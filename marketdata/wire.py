@@ -1,20 +1,18 @@
-"""The only place that knows client bytes: quotes, candles, frames and pushes of `/ws/market/` as JSON. Pure.
+"""What clients are sent, as JSON: the only place that knows the bytes of quotes, candles, chains, frames, pushes and replies. Pure.
 
 A quote is encoded once, by the feed, into a `QuoteEntry`; hubs and REST join its parts and encode nothing of it again.
-Commands are parsed here too, into typed structs, or refused with a `ClientError` that names the field.
+What clients say is in `commands`, how they are refused in `client_errors`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from instruments.domain.expiry import check_expiry_word
-from marketdata.domain.candle import INTERVAL_MINUTES, Candle
-from marketdata.domain.chain_rows import SIDE_COLUMNS, Aggregate, Row, check_window
+from marketdata.domain.candle import Candle
+from marketdata.domain.chain_rows import SIDE_COLUMNS, Aggregate, Row
 from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
 
@@ -204,221 +202,6 @@ def entry_unpack(packed: bytes) -> tuple[int, QuoteEntry]:
         return _unpack_stamped(packed)
     except msgspec.DecodeError as error:
         raise ValueError("not a packed quote entry") from error
-
-
-# --- errors ---------------------------------------------------------------------------------------------------------------
-ERRORS: dict[int, str] = {
-    400: "bad_request",
-    401: "not_authenticated",
-    403: "forbidden",
-    405: "symbol_limit",
-    406: "connection_limit",
-    407: "slow_client",
-    411: "unknown_instrument",
-    412: "expired_instrument",
-    413: "too_large",
-    429: "rate_limited",
-    500: "internal",
-    503: "feed_down",
-}
-"""Errors are words with numbers. Source: CLIENT_PROTOCOL.md, version 1."""
-RETRY_CODES = frozenset({406, 407, 429, 500, 503})
-"""Errors after which the same command may succeed later."""
-
-
-class CloseCode:
-    """WebSocket close codes: 4000–4099 come back, 4100–4199 do not."""
-
-    TRY_AGAIN = 4000
-    RESTART = 4001
-    SLOW = 4008
-    BAD_CREDENTIALS = 4101
-    FORBIDDEN = 4103
-    CONNECTION_LIMIT = 4104
-    BAD_PROTOCOL = 4105
-
-
-class ClientError(Exception):
-    """A command or connection that is refused.
-
-    Attributes:
-        code: one of ERRORS.
-        field: the field of the command that is wrong, None when it is the whole of it.
-        message: one sentence for a person.
-        command: the command's id where it could be read.
-    """
-
-    def __init__(self, code: int, message: str, field: str | None = None, command: int | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.field = field
-        self.message = message
-        self.command = command
-
-    def push(self) -> bytes:
-        """Return the `error` push that tells the client."""
-        return _encode(
-            {
-                "event": "error",
-                "id": self.command,
-                "code": self.code,
-                "error": ERRORS[self.code],
-                "retry": self.code in RETRY_CODES,
-                "message": self.message,
-                "field": self.field,
-            }
-        )
-
-
-# --- commands -------------------------------------------------------------------------------------------------------------
-CommandId = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
-"""Integers that JavaScript holds exactly."""
-
-
-class _Command(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, frozen=True):
-    id: CommandId
-
-
-CANDLES_MAX = 500
-"""A channel of candles begins with so many at the most."""
-
-
-class Subscribe(_Command, tag="subscribe", frozen=True):
-    """Follow instruments or channels; a channel of candles begins with the newest `candles`."""
-
-    instruments: list[str] = []
-    channels: list[str] = []
-    mode: Literal["ltpc", "full"] = "full"
-    candles: Annotated[int, msgspec.Meta(ge=1, le=CANDLES_MAX)] = 300
-
-
-class Unsubscribe(_Command, tag="unsubscribe", frozen=True):
-    """Stop following them; what is not followed is no error."""
-
-    instruments: list[str] = []
-    channels: list[str] = []
-    mode: Literal["ltpc", "full"] = "full"
-
-
-class Resume(_Command, tag="resume", frozen=True):
-    """Follow instruments again after a reconnect: whole quotes come only of those that moved."""
-
-    epoch: int
-    seq: dict[str, int]
-    mode: Literal["ltpc", "full"] = "full"
-
-
-class List(_Command, tag="list", frozen=True):
-    """Ask what is followed."""
-
-
-class Ping(_Command, tag="ping", frozen=True):
-    """Ask for a sign of life."""
-
-
-Command = Subscribe | Unsubscribe | Resume | List | Ping
-
-_parse = msgspec.json.Decoder(Command).decode
-_FIELD = re.compile(r"`\$\.([^.`\[]+)|field `([^`]+)`")
-
-
-class _Identified(msgspec.Struct):
-    id: CommandId | None = None
-
-
-def parse_command(text: str) -> Command:
-    """Parse one command.
-
-    Raises:
-        ClientError: 400, with the field that is wrong and, where it could be read, the command's id. Not worth a retry.
-    """
-    try:
-        command: Command = _parse(text)
-    except msgspec.ValidationError as error:
-        raise _invalid(text, str(error)) from error
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ClientError(400, f"Not JSON: {error}.") from error
-    if isinstance(command, Subscribe | Unsubscribe) and not command.instruments and not command.channels:
-        raise ClientError(400, "Name at least one instrument or channel.", "instruments", command.id)
-    return command
-
-
-def _invalid(text: str, reason: str) -> ClientError:
-    found = _FIELD.search(reason)
-    field = (found.group(1) or found.group(2)) if found else None
-    if field == "op":
-        reason = "op must be one of subscribe, unsubscribe, resume, list, ping"
-    try:
-        command = msgspec.json.decode(text, type=_Identified).id
-    except msgspec.DecodeError:
-        command = None
-    return ClientError(400, f"{reason}.", field, command)
-
-
-OHLC = "ohlc"
-CHAIN = "chain"
-
-
-class OhlcChannel(NamedTuple):
-    """The channel `ohlc:<interval>:<name>`.
-
-    Attributes:
-        interval: one of INTERVAL_MINUTES.
-        name: of the instrument: its key, or `id:<n>`.
-    """
-
-    interval: str
-    name: str
-
-
-class ChainChannel(NamedTuple):
-    """The channel `chain:<underlying>:<expiry>:<strikes>`.
-
-    Attributes:
-        underlying: symbol, upper case.
-        expiry: @w0, @m1 … or YYYY-MM-DD, as asked: a word moves on at expiry.
-        strikes: all, or atm10.
-    """
-
-    underlying: str
-    expiry: str
-    strikes: str
-
-    @property
-    def name(self) -> str:
-        """The channel's name in pushes."""
-        return f"{CHAIN}:{self.underlying}:{self.expiry}:{self.strikes}"
-
-
-def parse_channel(channel: str) -> OhlcChannel | ChainChannel:
-    """Parse the name of a channel of candles or of an option chain.
-
-    Raises:
-        ClientError: 400, it is none. Not worth a retry.
-    """
-    kind, _, rest = channel.partition(":")
-    if kind == CHAIN:
-        return _chain_channel(rest)
-    interval, _, name = rest.partition(":")
-    if kind != OHLC or not name:
-        channels = "market, feed, ohlc:<interval>:<key or id:n>, chain:<underlying>:<expiry>:<strikes>"
-        raise ClientError(400, f"No channel is called so: {channels}.", "channels")
-    if interval not in INTERVAL_MINUTES:
-        raise ClientError(400, f"There is no such interval; there are {', '.join(INTERVAL_MINUTES)}.", "channels")
-    return OhlcChannel(interval, name)
-
-
-def _chain_channel(rest: str) -> ChainChannel:
-    parts = rest.split(":")
-    if len(parts) != 3 or not parts[0]:
-        raise ClientError(400, "An option chain is chain:<underlying>:<expiry>:<strikes>, as in chain:NIFTY:@w0:atm10.", "channels")
-    underlying, expiry, strikes = parts
-    try:
-        check_expiry_word(expiry)
-        check_window(strikes)
-    except ValueError as error:
-        raise ClientError(400, f"{error}.", "channels") from error
-    return ChainChannel(underlying.upper(), expiry, strikes)
 
 
 # --- replies --------------------------------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ from instruments.models import Instrument
 from marketdata import chain_channels, interest
 from marketdata.chain_channels import ChainChannels, listing_read
 from marketdata.chain_series import ChainSeries
+from marketdata.commands import ChainChannel
 from marketdata.domain.candle import DAY_MS, day_start_ms
 from marketdata.domain.chain import SIDE_COLUMNS, InterestBase
 from marketdata.followers import Followers
 from marketdata.outbox import Outbox
-from marketdata.wire import ChainChannel, QuoteEntry, quote_entry
+from marketdata.wire import QuoteEntry, quote_entry
 from tests.marketdata.way_out import MINUTE_MS, NIFTY, NIFTY_STRIKES, NOON_MS, nifty_options, option_of, quote_of
 
 pytestmark = pytest.mark.django_db

@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from instruments.domain.expiry import ExpiryKind
 from instruments.domain.listing import ChainListing, ListedOption
 from marketdata.chain_series import LATE, ChainBook, ChainSeries
+from marketdata.commands import ChainChannel
 from marketdata.domain.chain import SIDE_COLUMNS, Aggregate, Chain, InterestBase, OptionQuote
 from marketdata.ohlc_series import NOTHING
-from marketdata.wire import ChainChannel
 
 NOON_MS = 1_790_750_000_000
 ENDS_MS = NOON_MS + 3 * 86_400_000

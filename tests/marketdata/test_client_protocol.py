@@ -18,10 +18,12 @@ from websockets.asyncio.client import connect
 
 from instruments.models import Instrument
 from marketdata import bus, consumers, hub_notices
+from marketdata.client_errors import ERRORS
+from marketdata.commands import Command
 from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
 from marketdata.domain.tick import Level
-from marketdata.wire import ERRORS, Command, quote_entry
+from marketdata.wire import quote_entry
 from tests.marketdata.way_out import (
     MINUTE_MS,
     Levels,

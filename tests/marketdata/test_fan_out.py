@@ -16,11 +16,12 @@ from channels.db import database_sync_to_async
 from instruments.models import Instrument
 from marketdata import ohlc_channels
 from marketdata.bus import Batches, BusBatch, Notice, UniverseNotice
+from marketdata.commands import ChainChannel
 from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.fan_out import TOGETHER_BATCHES
 from marketdata.hub import Hub, close_hub, get_hub
-from marketdata.wire import FULL, LTPC, ChainChannel
+from marketdata.wire import FULL, LTPC
 from tests.marketdata.recording import batch, charted, client_of
 from tests.marketdata.way_out import (
     MINUTE_MS,

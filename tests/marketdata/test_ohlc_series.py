@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marketdata.commands import CANDLES_MAX
 from marketdata.domain.candle import MINUTE_MS, NSE_ANCHORS, Candle, day_start_ms
 from marketdata.domain.session import Calendar, Hours
 from marketdata.ohlc_series import LATE_MS, MANY, NOTHING, Series, Stored, first_part_ms, supersedes
-from marketdata.wire import CANDLES_MAX
 from tests.zones import host_zone  # noqa: F401
 
 INDIA = ZoneInfo("Asia/Kolkata")

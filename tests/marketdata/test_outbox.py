@@ -13,12 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from instruments.domain.expiry import ExpiryKind
 from instruments.domain.listing import ChainListing, ListedOption
 from marketdata.chain_series import ChainBook, ChainSeries
+from marketdata.commands import ChainChannel
 from marketdata.domain.candle import Candle
 from marketdata.domain.chain import Chain, OptionQuote
 from marketdata.domain.session import Calendar
 from marketdata.ohlc_series import Series, Stored
 from marketdata.outbox import CONTROL_BYTES, CONTROL_MESSAGES, Outbox
-from marketdata.wire import FULL, FULL_DEPTH, LTPC, ChainChannel
+from marketdata.wire import FULL, FULL_DEPTH, LTPC
 
 instruments = st.integers(1, 6)
 

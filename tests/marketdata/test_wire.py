@@ -1,4 +1,4 @@
-"""Client bytes: entries, frames, commands, errors."""
+"""Client bytes: entries, frames, pushes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata import wire
+from marketdata.commands import CANDLES_MAX
 from marketdata.domain.candle import Candle
 from marketdata.domain.gap import GapNotice
 from marketdata.domain.quote import FIELDS, Quote
@@ -103,101 +104,6 @@ def test_foreign_bytes_are_no_entry(packed: bytes) -> None:
         wire.entry_unpack(packed)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            '{"op":"subscribe","id":1,"instruments":["A"],"mode":"ltpc"}',
-            wire.Subscribe(id=1, instruments=["A"], mode="ltpc"),
-        ),
-        ('{"op":"subscribe","id":1,"channels":["feed"]}', wire.Subscribe(id=1, channels=["feed"])),
-        ('{"op":"subscribe","id":1,"channels":["ohlc:1m:A"],"candles":7}', wire.Subscribe(id=1, channels=["ohlc:1m:A"], candles=7)),
-        ('{"id":2,"op":"unsubscribe","instruments":["A"]}', wire.Unsubscribe(id=2, instruments=["A"])),
-        ('{"op":"list","id":-3}', wire.List(id=-3)),
-        ('{"op":"ping","id":0}', wire.Ping(id=0)),
-        ('{"op":"resume","id":4,"epoch":9,"seq":{"A":1}}', wire.Resume(id=4, epoch=9, seq={"A": 1})),
-    ],
-)
-def test_commands_are_parsed(text: str, expected: wire.Command) -> None:
-    assert wire.parse_command(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "field", "command"),
-    [
-        ("", None, None),
-        ("{", None, None),
-        ("[" * 100_000, None, None),
-        ("[]", None, None),
-        ('"subscribe"', None, None),
-        ("null", None, None),
-        ("{}", "op", None),
-        ('{"op":"subscribe"}', "id", None),
-        ('{"op":"shout","id":5}', "op", 5),
-        ('{"op":7,"id":5}', "op", 5),
-        ('{"op":"list","id":"5"}', "id", None),
-        ('{"op":"list","id":1.5}', "id", None),
-        ('{"op":"list","id":true}', "id", None),
-        ('{"op":"list","id":9007199254740993}', "id", None),
-        ('{"op":"subscribe","id":5}', "instruments", 5),
-        ('{"op":"subscribe","id":5,"instruments":[]}', "instruments", 5),
-        ('{"op":"subscribe","id":5,"instruments":"A"}', "instruments", 5),
-        ('{"op":"subscribe","id":5,"instruments":["A",1]}', "instruments", 5),
-        ('{"op":"subscribe","id":5,"instruments":["A"],"mode":"depth"}', "mode", 5),
-        ('{"op":"subscribe","id":5,"instrument":["A"]}', "instrument", 5),
-        ('{"op":"resume","id":5,"epoch":1,"seq":{"A":"1"}}', "seq", 5),
-        ('{"op":"resume","id":5,"seq":{}}', "epoch", 5),
-        ('{"op":"subscribe","id":5,"channels":"A"}', "channels", 5),
-        ('{"op":"subscribe","id":5,"channels":["ohlc:1m:A"],"candles":0}', "candles", 5),
-        ('{"op":"subscribe","id":5,"channels":["ohlc:1m:A"],"candles":501}', "candles", 5),
-        ('{"op":"unsubscribe","id":5,"channels":["ohlc:1m:A"],"candles":5}', "candles", 5),
-    ],
-)
-def test_bad_commands_are_refused_with_the_field_and_the_id(text: str, field: str | None, command: int | None) -> None:
-    with pytest.raises(wire.ClientError) as caught:
-        wire.parse_command(text)
-    push = json.loads(caught.value.push())
-    assert (push["event"], push["code"], push["error"], push["retry"]) == ("error", 400, "bad_request", False)
-    assert (push["field"], push["id"]) == (field, command)
-    assert push["message"].endswith(".")
-
-
-@given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")))
-def test_whatever_comes_is_parsed_or_refused(text: str) -> None:
-    try:
-        outcome: object = wire.parse_command(text)
-    except wire.ClientError as error:
-        outcome = error
-    assert isinstance(outcome, wire.Command) or (isinstance(outcome, wire.ClientError) and outcome.code == 400)
-
-
-def test_every_error_has_its_word_and_can_be_told() -> None:
-    for code, word in wire.ERRORS.items():
-        push = json.loads(wire.ClientError(code, "Why.", "field", 3).push())
-        assert (push["code"], push["error"], push["field"], push["id"]) == (code, word, "field", 3)
-
-
-@pytest.mark.parametrize(
-    ("channel", "interval", "name"),
-    [
-        ("ohlc:1m:NSE_INDEX|Nifty 50", "1m", "NSE_INDEX|Nifty 50"),
-        ("ohlc:1M:id:5", "1M", "id:5"),
-        ("ohlc:4h:A:B:C", "4h", "A:B:C"),
-    ],
-)
-def test_channels_of_candles_are_parsed(channel: str, interval: str, name: str) -> None:
-    assert wire.parse_channel(channel) == wire.OhlcChannel(interval, name)
-
-
-@pytest.mark.parametrize(
-    "channel", ["", "ohlc", "ohlc:", "ohlc:1m", "ohlc:1m:", "ohlc:7m:A", "ohlc::A", "OHLC:1m:A", "chain:NIFTY", "gossip"]
-)
-def test_other_channels_are_refused_with_the_field(channel: str) -> None:
-    with pytest.raises(wire.ClientError) as caught:
-        wire.parse_channel(channel)
-    assert (caught.value.code, caught.value.field) == (400, "channels")
-
-
 def test_a_candle_is_told_alone_or_among_others() -> None:
     candle = Candle(5, "5m", 1_789_972_200_000, 100.0, 101.5, 99.95, 100.05, Int64(75), 12.0, "closed", 2, ticks=8)
     fragment = wire.candle_fragment(candle)
@@ -211,7 +117,7 @@ def test_a_candle_is_told_alone_or_among_others() -> None:
 
 def test_the_longest_snapshot_is_one_frame() -> None:
     candle = Candle(5, "5m", 1_789_972_200_000, 123456.05, 123456.05, 123456.05, 123456.05, 10**9, 123456789.0, "backfilled", 10)
-    assert len(wire.ohlc_snapshot_push("K", "5m", 10**6, [wire.candle_fragment(candle)] * wire.CANDLES_MAX)) < 80_000
+    assert len(wire.ohlc_snapshot_push("K", "5m", 10**6, [wire.candle_fragment(candle)] * CANDLES_MAX)) < 80_000
 
 
 def test_a_gap_is_told_with_what_it_concerns() -> None:
