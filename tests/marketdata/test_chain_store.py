@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,16 +13,18 @@ from django.conf import settings
 from instruments.chain_listing import chain_listing
 from instruments.domain.expiry import ExpiryKind
 from instruments.domain.listing import ChainListing, ListedOption
-from marketdata import store
-from marketdata.calendar import calendar_forget
+from marketdata import live_state, store
+from marketdata.calendar import calendar_forget, sessions_record
 from marketdata.chain_minutes import Stored, chain_view, chains_store
 from marketdata.chain_store import history_read, snapshot_read, snapshot_write, span_read
 from marketdata.domain.candle import DAY_MS, MINUTE_MS
 from marketdata.domain.chain import Chain, InterestBase
+from marketdata.domain.session import Hours
 from marketdata.interest import bases_write
 from marketdata.models import ChainSnapshot
 from tests.instruments.explain import assert_by_index, profiled
 from tests.instruments.rows import WEEKLY
+from tests.marketdata.api.fixtures import store_ticks
 from tests.marketdata.option_market import (
     CLOSE_MS,
     DAY,
@@ -131,6 +135,50 @@ def test_chains_are_stored_while_their_segment_trades_and_at_its_close(market_ms
     made = option_market()
     tell(quotes_of(made, market_ms - 1000), market_ms)
     assert chains_store() == wanted
+
+
+def test_the_last_minute_of_an_expiring_chain_is_told_by_its_ticks_as_nobody_follows_it_any_more() -> None:
+    made = option_market()
+    end_ms = CLOSE_MS + DAY_MS
+    sessions_record([Hours("NFO", DAY + DAY_MS, OPEN_MS + DAY_MS, end_ms)])
+    quotes = quotes_of(made, end_ms - 30_000)
+    tell(quotes, end_ms - 57_000)
+    assert chains_store() == Stored(stored=1)
+    live_state_forget(made.options.values())
+    call, put = made.options[25_000.0, "CE"], made.options[25_000.0, "PE"]
+    book = {"bid_price": 14.0, "bid_quantity": 65}
+    store_ticks(call, [end_ms - 9_000], open_interest=900.0, **book, ask_price=15.0)
+    store_ticks(call, [end_ms - 200], open_interest=None, **book)  # prices count from 100; this book has one side
+    store_ticks(put, [end_ms - DAY_MS, end_ms - 9_000, end_ms - 100], implied_volatility=0.2)
+    tell({made.spot: quotes[made.spot]}, end_ms + 2_000)
+    assert chains_store() == Stored(stored=1)
+    found = snapshot_read("NIFTY", EXPIRY, end_ms)
+    assert found is not None
+    assert (found.minute_ms, found.view.aggregate.spot, found.view.aggregate.options_known) == (end_ms, SPOT, 1)
+    sides = {side.instrument: side for row in found.view.rows for side in (row.call, row.put) if side is not None}
+    assert (len(sides), {side.last_price for each, side in sides.items() if each not in (call, put)}) == (42, {None})
+    first, last = sides[call], sides[put]
+    assert (first.key, first.last_price, first.open_interest, first.bid_price, first.ask_price) == (
+        made.keys[call],
+        100.0,
+        900.0,
+        14.0,
+        None,
+    )
+    assert (last.last_price, last.volume, last.implied_volatility) == (102.0, 2, 0.2)
+    assert [minute for minute, _ in history_read("NIFTY", EXPIRY, from_ms=0, to_ms=2**45, limit=10)] == [end_ms - MINUTE_MS, end_ms]
+    tell({}, end_ms + MINUTE_MS)
+    assert chains_store() == Stored(closed=1)
+
+
+def live_state_forget(instruments: Iterable[int]) -> None:
+    """Do what the feed does as it ends a subscription."""
+
+    async def remove() -> None:
+        await live_state.aquotes_remove(instruments)
+        await live_state.aclose()
+
+    asyncio.run(remove())
 
 
 def test_on_a_day_without_trading_nothing_is_stored_and_on_an_unknown_day_it_is() -> None:
