@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from broker.journal import segment_paths, segment_stamp
+from broker.journal_segments import segment_paths, segment_stamp
 
 DAY_SECONDS = 86_400
 

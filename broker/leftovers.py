@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from broker.journal import Journal, JournalBusy, segment_paths
+from broker.journal import Journal, JournalBusy
 from broker.journal_keeping import JournalLimits, journal_keep
+from broker.journal_segments import segment_paths
 from broker.store_writer import StoreWriter
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from broker.candles import ShardCandles
 from broker.following import Following
-from broker.journal import Journal, Record
+from broker.journal import Journal
+from broker.journal_reading import Record
 from broker.liveness import Liveness
 from broker.pipeline import Pipeline
 from broker.store_writer import StoreWriter

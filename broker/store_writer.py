@@ -22,7 +22,7 @@ from django.db import Error as DjangoError
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from broker.journal import JournalReader, Record
+from broker.journal_reading import JournalReader, Record
 from broker.position import journal_id, position_read, position_write
 from broker.upstox.decode import Frame, decode
 from broker.upstox.protocol import ProtocolViolation

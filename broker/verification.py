@@ -25,7 +25,8 @@ from pymongo import ASCENDING
 
 from broker.certificate import NAMED, Certificate, Finding, InstrumentProof, ShardProof
 from broker.hours import TradingHours
-from broker.journal import JournalReader, Record, segment_paths
+from broker.journal_reading import JournalReader, Record
+from broker.journal_segments import segment_paths
 from broker.liveness import segment_of
 from broker.position import position_read
 from broker.upstox.decode import Frame, decode

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from broker.candles import ShardCandles
-from broker.journal import JournalReader, segment_paths, segment_stamp
+from broker.journal_reading import JournalReader
+from broker.journal_segments import segment_paths, segment_stamp
 from broker.pipeline import Pipeline
 from broker.upstox.decode import decode
 from marketdata.domain.candle import MINUTE_MS, Candle

@@ -14,6 +14,7 @@ TRIED_BY = {
     "accounts/sessions.py": "accounts/test_queries.py",
     "broker/candle_fetches.py": "broker/test_backfill.py",
     "broker/certificate.py": "broker/test_verification.py",
+    "broker/journal_segments.py": "broker/test_journal_reading.py",
     "broker/management/commands/brokerlogin.py": "broker/test_sessions.py",
     "broker/management/commands/refresh_instruments.py": "broker/test_master_refresh.py",
     "broker/management/commands/runexchange.py": "broker/simulator/test_runexchange.py",

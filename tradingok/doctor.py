@@ -28,7 +28,7 @@ from django.utils import timezone
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from broker.journal import segment_paths, segment_stamp
+from broker.journal_segments import segment_paths, segment_stamp
 from broker.sessions import token_current
 from broker.upstox.protocol import AuthExpired
 from instruments.models import Instrument, MasterLoad

@@ -29,7 +29,7 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from broker.journal import segment_paths
+from broker.journal_segments import segment_paths
 from instruments.search import index_built
 from instruments.selectors import market_now
 from marketdata import live_state

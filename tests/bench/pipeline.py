@@ -19,7 +19,8 @@ from unittest.mock import patch
 
 from broker import store_writer
 from broker.candles import HORIZON_MS
-from broker.journal import Journal, JournalReader, Record
+from broker.journal import Journal
+from broker.journal_reading import JournalReader, Record
 from broker.pipeline import Pipeline
 from broker.receiving import spare_the_collector
 from broker.store_writer import StoreWriter

@@ -18,7 +18,8 @@ from websockets.asyncio.server import ServerConnection
 
 from broker import following as following_module
 from broker.following import Following, ids_with_placeholders
-from broker.journal import Journal, JournalReader
+from broker.journal import Journal
+from broker.journal_reading import JournalReader
 from broker.pipeline import Pipeline
 from broker.resolving import Change, Left
 from broker.universe import Limits

@@ -17,7 +17,9 @@ import pytest
 from mcap.exceptions import EndOfFile
 from mcap.reader import NonSeekingReader
 
-from broker.journal import Journal, JournalReader, segment_paths
+from broker.journal import Journal
+from broker.journal_reading import JournalReader
+from broker.journal_segments import segment_paths
 
 NOW_US = 1_769_160_569_400_000
 START = """

@@ -11,8 +11,10 @@ from random import Random
 
 import pytest
 
-from broker.journal import Journal, JournalReader, segment_paths
+from broker.journal import Journal
 from broker.journal_keeping import JournalLimits, journal_keep
+from broker.journal_reading import JournalReader
+from broker.journal_segments import segment_paths
 
 NOW_US = 1_769_160_569_400_000
 ALL_KEPT = JournalLimits(days=7, most_bytes=1 << 60, floor_bytes=0)

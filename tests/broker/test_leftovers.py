@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from broker import leftovers as module
-from broker.journal import Journal, segment_paths
+from broker.journal import Journal
 from broker.journal_keeping import JournalLimits
+from broker.journal_segments import segment_paths
 from broker.leftovers import Leftovers
 from broker.position import position_read, position_write
 from marketdata import store

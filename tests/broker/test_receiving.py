@@ -11,7 +11,8 @@ import pytest
 from broker.candles import ShardCandles
 from broker.following import Following
 from broker.hours import TradingHours
-from broker.journal import Journal, JournalReader
+from broker.journal import Journal
+from broker.journal_reading import JournalReader
 from broker.liveness import Liveness
 from broker.pipeline import Pipeline
 from broker.receiving import Receiver

@@ -17,7 +17,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from broker import sessions
-from broker.journal import segment_paths
+from broker.journal_segments import segment_paths
 from broker.management.commands.runfeed import feed_config
 from broker.runner import FeedRunner
 from broker.upstox import MarketDataFeedV3_pb2 as pb

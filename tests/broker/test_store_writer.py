@@ -11,7 +11,8 @@ import pytest
 from django.db import InterfaceError
 from pymongo.errors import AutoReconnect
 
-from broker.journal import Journal, Record
+from broker.journal import Journal
+from broker.journal_reading import Record
 from broker.position import position_read, position_write
 from broker.store_writer import StoreWriter
 from broker.upstox import MarketDataFeedV3_pb2 as pb

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.journal import Journal, JournalReader, segment_paths
+from broker.journal import Journal
 from broker.journal_keeping import JournalLimits
+from broker.journal_reading import JournalReader
+from broker.journal_segments import segment_paths
 from broker.tending import JournalTender
 from tests.broker.scripted_broker import until
 

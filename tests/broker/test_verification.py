@@ -12,7 +12,9 @@ import pytest
 from bson.datetime_ms import DatetimeMS
 
 from broker.certificate import Certificate
-from broker.journal import Journal, Record, segment_paths
+from broker.journal import Journal
+from broker.journal_reading import Record
+from broker.journal_segments import segment_paths
 from broker.position import position_write
 from broker.store_writer import StoreWriter
 from broker.upstox.decode import decode
