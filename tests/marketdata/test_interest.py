@@ -9,6 +9,7 @@ from marketdata.domain.candle import DAY_MS, MINUTE_MS, Candle, day_start_ms
 from marketdata.domain.chain import InterestBase
 from marketdata.interest import bases_read, bases_write, closes_stored
 from marketdata.models import InterestBase as Stored
+from tests.instruments.explain import profiled
 from tests.marketdata.api.fixtures import OPEN_MS
 
 pytestmark = pytest.mark.django_db
@@ -29,6 +30,15 @@ def test_the_day_begins_with_its_first_candle_that_knows_its_open_interest() -> 
         [minute(1, 4, 900.0), minute(1, 2, 750.0), minute(1, 1, None), minute(1, 0, 600.0, day=-1), minute(1, 0, 99.0, day=1)]
     )
     assert bases_read([1, 2], DAY) == {1: InterestBase(750.0, None)}
+
+
+def test_a_whole_chain_is_read_by_three_queries_and_each_first_minute_by_its_key() -> None:
+    store.candles_write([minute(each, number, 100.0 * each + number) for each in range(1, 61) for number in range(1, 9)])
+    with profiled("$cmd.aggregate", store.candles_collection().name, Stored._meta.db_table) as entries:
+        found = bases_read(range(1, 61), DAY)
+    assert found == {each: InterestBase(100.0 * each + 1, None) for each in range(1, 61)}
+    assert len(entries) == 3
+    assert sum(entry["docsExamined"] for entry in entries) <= 60
 
 
 def test_the_previous_close_is_the_brokers_where_it_told_one_else_that_of_the_last_daily_candle() -> None:
