@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from broker.pacing import seconds_to_wait
-from marketdata import live_state
+from marketdata import call_limits, live_state
 
 WINDOWS = ((1.0, 8), (60.0, 400), (1800.0, 1700))
 """(seconds, calls). 8 a second, because faster ones only spend the longer windows."""
@@ -66,13 +66,13 @@ class RestPacer:
         """The broker said 429: nobody calls it for so long."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
         try:
-            live_state.calls_pause(NAME, seconds)
+            call_limits.calls_pause(NAME, seconds)
         except live_state.Unavailable:
             return  # this process keeps to it by itself
 
     @staticmethod
     def _shared_wait(windows: Sequence[tuple[float, int]]) -> float:
         try:
-            return live_state.call_take(NAME, windows)
+            return call_limits.call_take(NAME, windows)
         except live_state.Unavailable:
             return 0.0

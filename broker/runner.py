@@ -42,11 +42,11 @@ from broker.sessions import Token
 from broker.store_calls import STORE_ERRORS, ask_store
 from broker.store_writer import StoreWriter
 from broker.tending import JournalTender
-from broker.universe import Limits
 from broker.warming import warm_up
 from instruments.domain.instrument import INDEX_TYPE
+from instruments.domain.limits import Limits
 from instruments.models import Instrument
-from marketdata import bus, live_state
+from marketdata import bus, leases, live_state
 from marketdata.domain.candle import day_start_ms
 from marketdata.domain.feed_status import FeedState, FeedStatus
 from marketdata.domain.session import EXCHANGES
@@ -127,7 +127,7 @@ class FeedRunner:
         self._recorder = Recorder(self.pipeline, self.candles, self.holes, self.report, shard=config.shard)
         self.writer: StoreWriter
         self._receiver: Receiver
-        self._lease: live_state.ShardLease | None = None
+        self._lease: leases.ShardLease | None = None
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._tell_state = False
@@ -225,7 +225,7 @@ class FeedRunner:
         file = self.config.folder / "lease"
         if not file.exists():
             file.write_text(secrets.token_hex(16))
-        self._lease = live_state.ShardLease(self.config.shard, self.config.shards, LEASE_SECONDS, token=file.read_text())
+        self._lease = leases.ShardLease(self.config.shard, self.config.shards, LEASE_SECONDS, token=file.read_text())
         try:
             if not (await self._lease.renew() or await self._lease.acquire()):
                 raise ShardTaken(

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from django.conf import settings
 
 from instruments.selectors import ID_PREFIX
-from marketdata import commands, live_state, wire
+from marketdata import commands, leases, live_state, wire
 from marketdata.admission import Scope, WrongOrigin, admit
 from marketdata.client_channels import CHAINS_MAX, CHARTS_MAX, ClientChannels
 from marketdata.client_errors import ClientError, CloseCode
@@ -139,7 +139,7 @@ class MarketConnection:
         limit = settings.WS_CONNECTIONS_PER_USER
         lease = (user, secrets.token_hex(8))
         try:
-            free = await live_state.aconnection_acquire(*lease, limit)
+            free = await leases.aconnection_acquire(*lease, limit)
         except live_state.Unavailable:
             here = sum(1 for client in self._hub.clients.values() if client.lease is not None and client.lease[0] == user)
             free = here < limit  # nobody knows of the other processes now
@@ -163,7 +163,7 @@ class MarketConnection:
             await asyncio.gather(self._writer, return_exceptions=True)
             if self.lease is not None:
                 with contextlib.suppress(live_state.Unavailable):  # it ends by itself
-                    await live_state.aconnection_release(*self.lease)
+                    await leases.aconnection_release(*self.lease)
 
     # --- the hub's side -------------------------------------------------------------------------------------------------
     def wake(self) -> None:

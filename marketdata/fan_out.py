@@ -22,7 +22,7 @@ from channels.db import database_sync_to_async
 from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
-from marketdata import live_state
+from marketdata import leases, live_state
 from marketdata.bus import BusBatch, Notice, batches
 from marketdata.chain_channels import ChainChannels
 from marketdata.chain_series import ChainSeries
@@ -515,10 +515,10 @@ class Hub:
         self._notices.forget(time.monotonic())
 
     async def _renew_leases(self) -> None:
-        leases = [client.lease for client in self.clients.values() if client.lease is not None]
-        if leases:
+        held = [client.lease for client in self.clients.values() if client.lease is not None]
+        if held:
             try:
-                await live_state.aconnection_renew(leases)
+                await leases.aconnection_renew(held)
             except live_state.Unavailable:
                 logger.debug("connection leases were not renewed")
 

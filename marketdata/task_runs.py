@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from pymongo.errors import PyMongoError
 
-from marketdata import live_state
+from marketdata import leases, live_state
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def run_once(name: str, work: Callable[[], str], *, expected: tuple[type[Excepti
     foreseen: tuple[type[Exception], ...] = (PyMongoError, live_state.Unavailable, *expected)
     begin = time.monotonic()
     try:
-        with live_state.Lock(f"task.{name}", LOCK_SECONDS) as lock:
+        with leases.Lock(f"task.{name}", LOCK_SECONDS) as lock:
             if not lock.acquired:
                 return BUSY
             begin = time.monotonic()

@@ -96,7 +96,7 @@ def test_two_processes_together_never_exceed_a_window(valkey: Any) -> None:
     told = [process.communicate(timeout=60)[0].split() for process in begun]
     assert all(told), "both had a turn"
     assert 12 <= sum(map(len, told)) <= 24
-    noted = sorted(score / 1000 for _, score in valkey.zrange(live_state._key("calls.broker.rest"), 0, -1, withscores=True))
+    noted = sorted(score / 1000 for _, score in valkey.zrange(live_state.key("calls.broker.rest"), 0, -1, withscores=True))
     assert most_within(noted, 0.5) <= 4
     assert most_within(noted, 3.0) <= 12
 

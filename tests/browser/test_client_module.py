@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 import dashboard
-from marketdata.live_state import CONNECTION_SECONDS
+from marketdata.leases import CONNECTION_SECONDS
 from tests.browser.conftest import OpenPage
 
 MODULES = Path(dashboard.__file__).parent / "static/dashboard"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from marketdata import live_state
-from marketdata.live_state import ALease, Lock, ShardLease, ShardsDisagree, Unavailable
-from tests.marketdata.way_out import ScriptedFeed, entry_of, hung, own_valkey, until
+from marketdata import leases, live_state
+from marketdata.leases import ALease, Lock
+from marketdata.live_state import Unavailable
+from tests.marketdata.way_out import ScriptedFeed, entry_of, hung, own_valkey
 from tradingok.embedded import start_server, stop_server
 
 pytestmark = pytest.mark.usefixtures("valkey")
@@ -85,97 +85,6 @@ async def test_the_counters_of_each_hub_are_read_until_it_is_silent(valkey: Any,
     await live_state.aclose()
 
 
-async def test_a_user_has_so_many_connections_and_no_more(valkey: Any, settings: Any) -> None:
-    assert [await live_state.aconnection_acquire("u", name, 2) for name in "abc"] == [True, True, False]
-    assert await live_state.aconnection_acquire("v", "c", 2)
-    assert await live_state.aconnection_acquire("u", "a", 2)  # renewing
-    await live_state.aconnection_release("u", "a")
-    assert await live_state.aconnection_acquire("u", "c", 2)
-    valkey.zadd(f"{settings.NAMESPACE}.connections.u", {"b": 1})  # its process died and its lease has ended
-    assert await live_state.aconnection_acquire("u", "d", 2)
-    await live_state.aconnection_renew([("u", "c"), ("u", "lost"), ("v", "c")])
-    assert valkey.zcard(f"{settings.NAMESPACE}.connections.u") == 3
-    await live_state.aclose()
-
-
-def test_a_lock_is_held_by_one_and_free_afterwards() -> None:
-    with Lock("roll", 5) as first, Lock("roll", 5) as second, Lock("other", 5) as other:
-        assert (first.acquired, second.acquired, other.acquired) == (True, False, True)
-    with Lock("roll", 5) as third:
-        assert third.acquired
-
-
-def test_a_lock_is_renewed_while_it_is_held(valkey: Any, settings: Any) -> None:
-    key = f"{settings.NAMESPACE}.lock.roll"
-    with Lock("roll", 0.6) as lock:
-        token = valkey.get(key)
-        deadline = time.monotonic() + 1.5
-        while time.monotonic() < deadline:
-            assert valkey.get(key) == token
-            time.sleep(0.05)
-        assert lock.acquired
-    assert valkey.get(key) is None
-
-
-def test_a_lock_that_was_lost_says_so_and_does_not_release_anothers(valkey: Any, settings: Any) -> None:
-    key = f"{settings.NAMESPACE}.lock.roll"
-    with Lock("roll", 0.6) as lock:
-        valkey.set(key, "another's")
-        until(lambda: not lock.acquired)
-    assert valkey.get(key) == b"another's"
-
-
-def test_only_one_of_many_threads_gets_the_lock() -> None:
-    winners: list[int] = []
-    inside = threading.Barrier(8)
-
-    def compete(number: int) -> None:
-        with Lock("roll", 5) as lock:
-            if lock.acquired:
-                winners.append(number)
-            inside.wait(10)
-
-    threads = [threading.Thread(target=compete, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert len(winners) == 1
-
-
-async def test_a_lease_is_held_renewed_and_released_by_its_owner_only() -> None:
-    mine, other = ALease("shard.0", 5), ALease("shard.0", 5)
-    assert await mine.acquire()
-    assert not await other.acquire()
-    assert await mine.renew()
-    assert not await other.renew()
-    await other.release()
-    assert await mine.renew()
-    await mine.release()
-    assert await other.acquire()
-    assert not await mine.renew()
-    await live_state.aclose()
-
-
-async def test_feeds_that_split_the_instruments_otherwise_are_refused_and_disturb_nobody() -> None:
-    first, second = ShardLease(0, 2, 5, "a"), ShardLease(1, 2, 5, "b")
-    assert await first.acquire()
-    assert await second.acquire()
-    for wrong in (ShardLease(2, 3, 5, "c"), ShardLease(0, 1, 5, "d")):
-        with pytest.raises(ShardsDisagree, match=r"feed [12] of 2 runs"):
-            await wrong.acquire()
-    assert not await ShardLease(0, 2, 5, "e").acquire()
-    assert await first.renew()
-    assert await second.renew()
-    await first.agree()
-    await first.release()
-    with pytest.raises(ShardsDisagree, match="feed 2 of 2 runs"):
-        await ShardLease(0, 1, 5, "d").acquire()
-    await second.release()
-    assert await ShardLease(0, 1, 5, "d").acquire()
-    await live_state.aclose()
-
-
 def test_the_last_run_of_each_task_is_remembered() -> None:
     live_state.task_run_write("roll_up", ok=True, detail="12 candles", seconds=0.25)
     live_state.task_run_write("roll_up", ok=False, detail="no store", seconds=1.5)
@@ -223,8 +132,8 @@ WAITING: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
     "ademand_write": lambda: live_state.ademand_write("a", {1: "full"}),
     "ahub_counters_read": live_state.ahub_counters_read,
     "ahub_counters_write": lambda: live_state.ahub_counters_write("a", {"n": 1}),
-    "aconnection_acquire": lambda: live_state.aconnection_acquire("u", "a", 1),
-    "aconnection_renew": lambda: live_state.aconnection_renew([("u", "a")]),
+    "aconnection_acquire": lambda: leases.aconnection_acquire("u", "a", 1),
+    "aconnection_renew": lambda: leases.aconnection_renew([("u", "a")]),
     "lease": lambda: ALease("t", 1).acquire(),
 }
 

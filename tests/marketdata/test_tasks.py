@@ -15,7 +15,7 @@ import pytest
 from django.conf import settings
 from django.test import override_settings
 
-from marketdata import live_state, services, store, tasks
+from marketdata import leases, live_state, services, store, tasks
 from marketdata.domain.candle import SESSION_OPEN_MS, Candle, day_start_ms
 from marketdata.task_runs import BUSY, run_once
 from tradingok.celery import app
@@ -66,7 +66,7 @@ def test_retention_and_quotes_note_what_they_did() -> None:
 
 
 def test_a_task_that_runs_elsewhere_is_left_alone() -> None:
-    with live_state.Lock("task.roll_up", 30) as lock:
+    with leases.Lock("task.roll_up", 30) as lock:
         assert lock.acquired
         write_minute(0)
         assert tasks.roll_up() == BUSY

@@ -17,8 +17,9 @@ from broker.journal import JournalBusy
 from broker.journal_keeping import JournalLimits
 from broker.leftovers import Leftovers
 from broker.runner import FeedConfig, FeedRunner, ShardTaken
-from broker.universe import Limits
-from marketdata.live_state import MAX_SHARDS, ShardsDisagree
+from instruments.domain.limits import Limits
+from marketdata.leases import ShardsDisagree
+from marketdata.live_state import MAX_SHARDS
 
 log = logging.getLogger(__name__)
 
