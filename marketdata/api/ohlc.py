@@ -11,7 +11,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from marketdata.api.parameters import Parameters
+from instruments.selectors import market_now
+from marketdata.api.parameters import LATEST_MS, Parameters
 from marketdata.api.serializers import CandlePageSerializer
 from marketdata.api.series import SERIES_NAMES, SERIES_PARAMETERS, SERIES_RENDERERS, Asked, Series, asked_for, series_response
 from marketdata.api.status import feed_now
@@ -27,7 +28,7 @@ class CandleView(APIView):
     """Session-anchored candles of one instrument, finished ones and the one that forms, each with its state and revision.
 
     "confirmed" is the broker's own bar; "backfilled" was fetched later; "closed" is finished and may still be corrected; "live" is
-    forming. Without `fill`, where nobody traded there is no candle. `fill=prev` puts one of state "filled" there: flat at the close
+    forming. The newest first means: up to market time, also in a replay of a past day, unless `to` says otherwise. Without `fill`, where nobody traded there is no candle. `fill=prev` puts one of state "filled" there: flat at the close
     before it, volume 0; between two candles of a day, and behind its last one as far as the session has gone; never before the day's
     first trade, never days, weeks or months. It cannot tell silence from a hole in the data: see `/api/marketdata/gaps/`.
 
@@ -76,9 +77,12 @@ def _candle_series(asked: Asked, interval: str, *, fill: bool) -> Series:
     """The cursor is the start of the last candle."""
     instrument = asked.instrument
     market_ms, recent = newest_known(instrument.pk)
+    until_ms = asked.to_ms
+    if asked.newest_first and until_ms == LATEST_MS:  # a replay's future may be in the store
+        until_ms = max([market_ms, round(market_now().timestamp() * 1000), *(minute.start_ms for minute in recent)]) + 1
 
     def read(last_ms: int | None, count: int) -> list[Row]:
-        start, end = asked.from_ms, asked.to_ms
+        start, end = asked.from_ms, until_ms
         if last_ms is not None:
             start, end = (start, last_ms) if asked.newest_first else (last_ms + 1, end)
         found = candles_of(

@@ -12,8 +12,9 @@ from channels.db import database_sync_to_async
 from rest_framework.test import APIClient
 
 from instruments.models import Instrument
+from instruments.store import spots_write
 from marketdata import store
-from marketdata.domain.candle import MINUTE_MS, STORED_INTERVALS, Candle, candle_id
+from marketdata.domain.candle import DAY_MS, MINUTE_MS, STORED_INTERVALS, Candle, candle_id
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes
 from tests.marketdata.way_out import ScriptedFeed, api_key, auntil, market_client, minute_of, web_server
 
@@ -54,6 +55,17 @@ def test_candles_are_cut_and_ordered_as_asked(client: APIClient, reliance: Instr
     store_minutes(7, 10)
     store_minutes(8, 10)  # another's
     assert starts(client.get(OHLC, {"instrument": "id:7", **query}).json()) == minutes
+
+
+def test_in_a_replay_of_a_past_day_the_newest_are_those_of_its_time(client: APIClient, reliance: Instrument) -> None:
+    store_minutes(7, 10)
+    store_minutes(7, 3, start_ms=OPEN_MS + DAY_MS)  # a real day, after the one that is replayed
+    now_ms = OPEN_MS + 5 * MINUTE_MS + 30_000
+    publish_latest([], status_of(now_ms=now_ms))
+    spots_write({}, now_ms, shard=0, shards=1, priced=False, underlyings=())
+    assert starts(client.get(OHLC, {"instrument": "id:7", "limit": 3}).json()) == [5, 4, 3]
+    asked = {"instrument": "id:7", "limit": 3, "to": OPEN_MS + 2 * DAY_MS}
+    assert starts(client.get(OHLC, asked).json())[0] == 1442, "who says until when is obeyed"
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])
