@@ -68,6 +68,13 @@ MOST_SECONDS = 1e11
 ALL_DAY = "24x7"
 EXCHANGES = {"": "All exchanges", "NSE": "NSE", "BSE": "BSE", "MCX": "MCX"}
 TYPES = {"": "All", "index": "Indices", "stock": "Shares", "futures": "Futures", "option": "Options"}
+CALLS = {
+    "config": "config",
+    "symbols": "symbols?symbol=NIFTY",
+    "search": "search?query=nifty",
+    "history": "history?symbol=NIFTY&resolution=5&countback=100",
+    "time": "time",
+}
 _TYPES = {INDEX_TYPE: "index", FUTURE_TYPE: "futures", "CE": "option", "PE": "option"}
 
 
@@ -259,6 +266,17 @@ class UDFView(APIView):
         return udf_error
 
 
+class RootView(UDFView):
+    """What there is to call: a person looks here, a chart's library does not."""
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> Response:
+        base = request.build_absolute_uri("/udf/")
+        return Response(
+            {"protocol": "TradingView UDF", "datafeed": base.rstrip("/")} | {call: base + example for call, example in CALLS.items()}
+        )
+
+
 class ConfigView(UDFView):
     """What this server can do."""
 
@@ -365,6 +383,7 @@ def _number(parameters: Parameters, name: str) -> int | None:
 
 
 urlpatterns = [
+    path("", RootView.as_view(), name="udf"),
     path("config", ConfigView.as_view(), name="udf-config"),
     path("symbols", SymbolView.as_view(), name="udf-symbols"),
     path("search", SearchView.as_view(), name="udf-search"),

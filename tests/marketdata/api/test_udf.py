@@ -402,6 +402,15 @@ def test_time_is_the_markets_in_seconds_as_text(market: APIClient) -> None:
     assert OPEN <= int(answer.content) < OPEN + 600
 
 
+def test_who_looks_at_the_root_finds_calls_that_answer(market: APIClient) -> None:
+    found = market.get("/udf/").json()
+    calls = {found[call] for call in ("config", "symbols", "search", "history", "time")}
+    assert {market.get(address).status_code for address in calls} == {200}
+    assert {address.removeprefix(found["datafeed"]).partition("?")[0] for address in calls} == {
+        "/config", "/symbols", "/search", "/history", "/time",
+    }  # fmt: skip
+
+
 def test_config_lists_what_is_there(client: APIClient) -> None:
     config = udf(client, "config")
     assert config["supported_resolutions"] == ["1", "3", "5", "10", "15", "30", "60", "120", "240", "1D", "1W", "1M"]
