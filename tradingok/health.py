@@ -30,6 +30,9 @@ READY_SECONDS = 1.0
 """An answer of `ready` is given again for so long: anybody may ask, as often as they like."""
 WORKER_SILENT_MS = 10 * 60_000
 """The schedule has a task every few minutes: without a run for so long, worker or beat is not at work."""
+STARTING_MS = 3 * 60_000
+"""The schedule has tasks each minute: for so long after this process began, a worker that has not run one yet is no alarm."""
+_BEGAN_MS = time.time_ns() // 1_000_000
 
 WELL = {FeedState.LIVE, FeedState.QUIET, FeedState.CLOSED}
 OPEN = "NORMAL_OPEN"
@@ -56,7 +59,7 @@ class TaskRunSerializer(serializers.Serializer[dict[str, Any]]):
 class HealthSerializer(serializers.Serializer[dict[str, Any]]):
     """All parts."""
 
-    state = serializers.ChoiceField(["ok", "degraded", "down"])
+    state = serializers.ChoiceField(["ok", "starting", "degraded", "down"])
     time = serializers.IntegerField()
     components = serializers.DictField(child=ComponentSerializer())
     tasks = serializers.DictField(child=TaskRunSerializer())
@@ -85,13 +88,23 @@ def _feed(now_ms: int) -> dict[str, Any]:
 def _worker(runs: dict[str, dict[str, Any]] | None, now_ms: int) -> dict[str, Any]:
     if runs is None:
         return {"state": "unknown", "detail": "Redis does not answer."}
+    newest_ms = max((run["at_ms"] for run in runs.values()), default=0)
+    age_ms = now_ms - newest_ms
+    if age_ms > WORKER_SILENT_MS and now_ms - _BEGAN_MS < STARTING_MS:
+        return {"state": "starting", "detail": "No task has run since the start; the first ones come within a minute or two."}
     if not runs:
         return {"state": "unknown", "detail": "No task has run yet."}
-    age_ms = now_ms - max(run["at_ms"] for run in runs.values())
     failed = sorted(name for name, run in runs.items() if not run["ok"])
     state = "silent" if age_ms > WORKER_SILENT_MS else "failing" if failed else "ok"
     detail = f"Failed last: {', '.join(failed)}." if failed else f"Last run {age_ms // 1000} s ago."
     return {"state": state, "detail": detail}
+
+
+def _whole(components: dict[str, dict[str, Any]]) -> str:
+    states = {component["state"] for component in components.values()} - {"ok"}
+    if components["mongodb"]["state"] != "ok":
+        return "down"
+    return "degraded" if states - {"starting"} else "starting" if states else "ok"
 
 
 def _task_runs() -> dict[str, dict[str, Any]] | None:
@@ -114,9 +127,7 @@ class HealthView(APIView):
             "feed": _feed(now_ms),
             "worker": _worker(runs, now_ms),
         }
-        states = [component["state"] for component in components.values()]
-        state = "down" if components["mongodb"]["state"] != "ok" else "ok" if set(states) == {"ok"} else "degraded"
-        return Response({"state": state, "time": now_ms, "components": components, "tasks": runs or {}})
+        return Response({"state": _whole(components), "time": now_ms, "components": components, "tasks": runs or {}})
 
 
 @csrf_exempt

@@ -60,7 +60,19 @@ def test_a_quiet_or_closed_market_is_well(program: APIClient, state: str) -> Non
     assert program.get("/api/health").json()["components"]["feed"]["state"] == "ok"
 
 
+def test_a_fresh_start_is_no_alarm_until_its_first_tasks_are_overdue(program: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_latest([], status_of("live", now_ms=now_ms()))
+    monkeypatch.setattr(health, "_BEGAN_MS", now_ms())
+    body = program.get("/api/health").json()
+    assert (body["state"], body["components"]["worker"]["state"]) == ("starting", "starting")
+    publish_latest([], status_of("stale", now_ms=now_ms()))
+    assert program.get("/api/health").json()["state"] == "degraded", "a start hides no other trouble"
+    monkeypatch.setattr(health, "_BEGAN_MS", now_ms() - health.STARTING_MS)
+    assert program.get("/api/health").json()["components"]["worker"]["state"] == "unknown"
+
+
 def test_a_task_that_failed_or_none_for_long_is_named(program: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_BEGAN_MS", now_ms() - health.STARTING_MS)
     assert program.get("/api/health").json()["components"]["worker"]["state"] == "unknown"
     live_state.task_run_write("roll_up", ok=False, detail="the database was away", seconds=1)
     assert program.get("/api/health").json()["components"]["worker"] == {"state": "failing", "detail": "Failed last: roll_up."}
