@@ -84,6 +84,17 @@ def states_of(instrument: int) -> list[Document]:
     return [*([] if row is None else [row]), *map(_as_state, found)]
 
 
+def former_symbols() -> dict[int, tuple[str, ...]]:
+    """Return the trading symbols that shares and indices had before, also those that they have again; by instrument."""
+    what = {"_id": {"instrument": "$instrument", "symbol": "$trading_symbol"}}
+    shares: list[Document] = [{"$match": {"underlying_symbol": None}}, {"$group": what}]
+    found: dict[int, tuple[str, ...]] = {}
+    for row in versions_collection().aggregate(shares, hint="instrument_version_underlying"):
+        instrument, symbol = row["_id"]["instrument"], row["_id"]["symbol"]
+        found[instrument] = (*found.get(instrument, ()), symbol)
+    return found
+
+
 class Holding(NamedTuple):
     """A time in which one instrument held a key. `state`: what it was at the end of it · `until`: None while it holds it."""
 

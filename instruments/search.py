@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pymongo.errors import PyMongoError
 
 from instruments.domain.instrument import ms_of
+from instruments.history import former_symbols
 from instruments.search_index import Listed, SearchIndex
 from instruments.selectors import ID_PREFIX, UnknownInstrument, instrument_state
 from instruments.store import Document, instruments_collection, loads_collection, spots_read
@@ -150,13 +151,14 @@ def _build() -> Built:
     global _built, _checked_at
     began, version = time.perf_counter(), _version()
     found = instruments_collection().find({"active": True, "placeholder": False}, _FIELDS, hint="instrument_active", batch_size=10_000)
-    index = SearchIndex(map(_listed, found))
+    former = former_symbols()
+    index = SearchIndex(_listed(document, former.get(document["_id"], ())) for document in found)
     _built, _checked_at = Built(index, version, time.perf_counter() - began), time.monotonic()
     log.info("search: %d instruments in %.1f MB, read in %.1f s", index.size, index.memory_bytes / 1e6, _built.seconds)
     return _built
 
 
-def _listed(document: Document) -> Listed:
+def _listed(document: Document, former: tuple[str, ...]) -> Listed:
     expiry = document["expiry"]
     return Listed(
         document["_id"],
@@ -170,4 +172,5 @@ def _listed(document: Document) -> Listed:
         None if expiry is None else ms_of(expiry),
         document["weekly"],
         document["strike_price"],
+        former,
     )

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from instruments.domain.expiry import TradingEnd
+from instruments.domain.expiry import TradingEnd, expiries_of, resolve_expiry
 from instruments.domain.instrument import FUTURE_TYPE, INDEX_TYPE, OptionType, day_end, ist_date, ms_of
-from instruments.domain.search_words import OPTION, SearchWords, read_search, spellings, strike_ranges
+from instruments.domain.search_words import OPTION, SearchWords, read_search, shortened, spellings, strike_ranges
 
 SERIES_RANK = {INDEX_TYPE: 0, "EQ": 1, "BE": 2, "SM": 2, "BZ": 2, "ST": 2}
 DEBT_RANK = 3
@@ -33,6 +33,8 @@ MANY = 500
 """Of more names than these ("l" begins every LIMITED), only symbols that begin so are looked at."""
 LIKE_MAX = 5
 """Names that are only alike."""
+CUT_MIN = 3
+"""Letters that a master leaves of a longer word at least."""
 NEAR_STRIKE = 0.01
 """A strike that is not listed stands for listed ones that are so near, as a share of it."""
 _TYPES = {FUTURE_TYPE: 0, OptionType.CALL.value: 1, OptionType.PUT.value: 2}
@@ -44,7 +46,7 @@ Mask = NDArray[np.bool_]
 
 
 class Listed(NamedTuple):
-    """What of an instrument a search goes by. `expiry_ms`: ms UTC · `strike_price`: INR · the rest as in `Instrument`."""
+    """What of an instrument a search goes by: as in `Instrument`. `expiry_ms`: ms UTC · `strike_price`: INR · `former`: earlier symbols."""
 
     instrument: int
     segment: str
@@ -57,6 +59,7 @@ class Listed(NamedTuple):
     expiry_ms: int | None
     weekly: bool | None
     strike_price: float | None
+    former: tuple[str, ...] = ()
 
 
 class Contracts(NamedTuple):
@@ -102,6 +105,7 @@ class SearchIndex:
         self._by_isin: dict[str, int] = {}
         """Only whole: nobody types the beginning of one, and every share's begins alike."""
         words: dict[str, list[int]] = defaultdict(list)
+        former: dict[str, tuple[str, ...]] = {}
         self.size = 0
         for each in listed:
             self.size += 1
@@ -111,9 +115,11 @@ class SearchIndex:
                 rank = SERIES_RANK.get(each.instrument_type, DEBT_RANK)
                 if each.isin is not None:
                     self._by_isin[each.isin] = len(self._subjects)
-                self._add(Subject(each.symbol, each.name.upper(), rank, each.instrument, None), words)
+                if each.former:
+                    former[each.symbol] = each.former
+                self._add(Subject(each.symbol, shortened(each.name), rank, each.instrument, None), each.former, words)
         for (symbol, _), members in contracts.items():
-            self._add(Subject(symbol, members[0].name.upper(), 0, 0, _contracts(members)), words)
+            self._add(Subject(symbol, shortened(members[0].name), 0, 0, _contracts(members)), former.get(symbol, ()), words)
         self._underlyings = frozenset(symbol for symbol, _ in contracts)
         self._words = sorted(words)
         self._subjects_of = [array("I", words[word]) for word in self._words]
@@ -123,10 +129,10 @@ class SearchIndex:
             self._by_length[len(word)][place] = word
         self.memory_bytes = self._measured()
 
-    def _add(self, subject: Subject, words: dict[str, list[int]]) -> None:
+    def _add(self, subject: Subject, former: tuple[str, ...], words: dict[str, list[int]]) -> None:
         number = len(self._subjects)
         self._subjects.append(subject)
-        for word in {subject.symbol, *_WORD.findall(subject.symbol), *_WORD.findall(subject.name)}:
+        for word in {subject.symbol, *former, *_WORD.findall(subject.symbol), *_WORD.findall(subject.name)}:
             words[word].append(number)
 
     def _measured(self) -> int:
@@ -239,9 +245,17 @@ class SearchIndex:
         return Found([], [self._subjects[number] for number in nearest[:LIKE_MAX]])
 
     def _near(self, word: str, *, beginning: bool = False) -> dict[int, int]:
-        """Subject → fewest edits from a word to one of its own; with `beginning`, words that begin so are at none."""
+        """Subject → fewest edits from a word to one of its own.
+
+        With `beginning`, words that begin so are at none, and those that it begins with at two: masters cut SERVICES to SERV.
+        """
         most = 0 if len(word) < 4 else 1 if len(word) < 7 else 2
-        found = dict.fromkeys(self._beginning(word), 0) if beginning else {}
+        found: dict[int, int] = {}
+        if beginning:
+            shorter = (bisect_left(self._words, word[:length]) for length in range(CUT_MIN, len(word)))
+            cut = [place for place in shorter if place < len(self._words) and word.startswith(self._words[place])]
+            found = dict.fromkeys(chain.from_iterable(self._subjects_of[place] for place in cut), 2)
+            found |= dict.fromkeys(self._beginning(word), 0)
         for length in range(len(word) - most, len(word) + most + 1):
             alike = process.extract(word, self._by_length.get(length, {}), scorer=OSA.distance, score_cutoff=most, limit=None)
             for _, distance, place in alike:
@@ -284,6 +298,8 @@ def _derivatives(subject: Subject, words: SearchWords, asked: _Asked) -> list[in
         fits &= own.types == _TYPES[words.instrument_type]
     if words.weekly is not None:
         fits &= own.weekly == words.weekly
+    if words.slot is not None:
+        fits = _of_slot(own, fits, words.slot, asked)
     fits = _of_expiry(own, fits, words)
     if words.strike is not None and words.instrument_type != FUTURE_TYPE:
         fits = _of_strike(own, fits, words.strike)
@@ -295,13 +311,24 @@ def _derivatives(subject: Subject, words: SearchWords, asked: _Asked) -> list[in
     return [int(number) for number in own.instruments[places[: asked.limit]]]
 
 
+def _of_slot(own: Contracts, fits: Mask, slot: str, asked: _Asked) -> Mask:
+    """Narrow to the living expiry that a word means."""
+    flags = set(zip(own.expiries.tolist(), own.weekly.tolist(), strict=True))
+    meant = resolve_expiry(slot, expiries_of(flags, now_ms=asked.at_ms, segment=own.segment, end_of=asked.end_of))
+    return np.zeros_like(fits) if meant is None else fits & (own.expiries == meant.expiry_ms)
+
+
 def _of_expiry(own: Contracts, fits: Mask, words: SearchWords) -> Mask:
-    """Narrow to the expiries that were named; a number before a month may be its day, else its year, and one without a month either."""
+    """Narrow to the expiries that were named; a number beside a month may be its day or its year, and one without a month either."""
     if not (words.day or words.month or words.year):
         return fits
     listed = {int(expiry): ist_date(int(expiry)) for expiry in np.unique(own.expiries[fits])}
-    as_year = words._replace(day=None, year=2000 + words.day) if words.day and not words.year else words
-    dated = ([words], [as_year]) if words.month else ([words, as_year],)
+    other = words
+    if words.day and not words.year:
+        other = words._replace(day=None, year=2000 + words.day)
+    elif words.year and words.month and not words.day:
+        other = words._replace(day=words.year - 2000, year=None)
+    dated = ([words], [other]) if words.month else ([words, other],)
     for wanted in (*dated, [words._replace(day=None)]):
         named = [expiry for expiry, day in listed.items() if any(each.expiry_matches(day) for each in wanted)]
         if named:

@@ -28,9 +28,15 @@ TYPE_WORDS = {
 }
 OPTION = "OPT"
 """A call or a put."""
-OPTION_WORDS = frozenset({"OPT", "OPTION", "OPTIONS", "ATM"})
+OPTION_WORDS = frozenset({"OPT", "OPTION", "OPTIONS", "ATM", "CHAIN", "STRADDLE", "STRIKE"})
 """Beside a word of TYPE_WORDS they say nothing more; contracts are ranked from the money outwards anyway."""
 SLOT_WORDS = {"WEEKLY": True, "MONTHLY": False}
+NEXT_WORDS = {"THIS": 0, "CURRENT": 0, "NEAR": 0, "NEAREST": 0, "NEXT": 1, "FAR": 2}
+"""How many expiries further, before "week", "month" and "future", as the exchange speaks of its near, next and far month."""
+FILLERS = frozenset(
+    {"LTD", "AND", "EXPIRY", "SERIES", "CONTRACT", "CONTRACTS"} | {"EQ", "EQUITY", "SHARE", "SHARES", "STOCK", "CASH", "SPOT", "INDEX"}
+)
+"""Words that say nothing where no name holds them."""
 MONTHS = {name[number].upper(): number for name in (calendar.month_abbr, calendar.month_name) for number in range(1, 13)} | {"SEPT": 9}
 NICKNAMES = {
     "BN": "BANKNIFTY",
@@ -51,9 +57,19 @@ NICKNAMES = {
     "NIFTYNEXT": "NIFTYNXT50",
     "NIFTYJUNIOR": "NIFTYNXT50",
     "JUNIORNIFTY": "NIFTYNXT50",
+    "NXT50": "NIFTYNXT50",
+    "BOB": "BANKBARODA",
+    "BOI": "BANKINDIA",
+    "HPCL": "HINDPETRO",
     "HUL": "HINDUNILVR",
     "L&T": "LT",
+    "LTIM": "LTM",
+    "LTIMINDTREE": "LTM",
+    "MNM": "M&M",
+    "POLICYBAZAAR": "POLICYBZR",
     "RIL": "RELIANCE",
+    "TATAMOTORS": "TMPV",
+    "ZOMATO": "ETERNAL",
 }
 """What traders call an underlying, without blanks → its symbol at the exchange. None of them is a symbol itself (master of July 2026)."""
 NICKNAME_WORDS_MAX = 3
@@ -73,13 +89,24 @@ _GLUED = tuple(
 _WEEKLY_SYMBOL = re.compile(r"([A-Z&-]{2,})(\d\d)([1-9OND])(\d\d)(\d+(?:\.\d+)?)(CE|PE)")
 """How other brokers call a weekly contract: NIFTY2671425000CE is that of 2026, month 7, day 14 (O, N, D are the last months)."""
 _WEEKLY_MONTHS = "123456789OND"
-_IGNORED_COMMA, _SLASH_IN_DATE = re.compile(r"(?<=\d),(?=\d)"), re.compile(r"(?<=\d)/(?=\d)")
+_WRITTEN_OTHERWISE = (
+    (re.compile(r"^\s*(?:NSE|BSE|NFO|BFO|CDS|MCX):|(?<=\w)\.(?:NS|BO)\s*$"), ""),
+    (re.compile(r"(?<=\d),(?=\d)"), ""),
+    (re.compile(r"(?<=\d)/(?=\d)"), "-"),
+    (re.compile(r"\b(\d\d?)\.(\d\d?)\.(\d{4}|\d\d)\b"), r"\1-\2-\3"),
+    (re.compile(rf"(?<=\d)(?:ST|ND|RD|TH)(?=\b|{_SHORT_MONTH})"), ""),
+)
+"""NSE:RELIANCE and RELIANCE.NS, "25,000", "14/7/2026", "14.7.2026", "28th jul"."""
+_LIMITED = re.compile(r"\bLIMITED\b")
+_THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d+)?)K(?=\b|CE|PE)")
+_SLOT_PHRASE = re.compile(rf"\b({'|'.join(NEXT_WORDS)})[\s-]*(?:(WEEK|MONTH)(?:LY|'?S)?\b|(?=FUT))")
+_SLOT = re.compile(r"@([WM]\d\d?)|([WM]\d)")
 _SEPARATORS = re.compile(r"[\s,/_]+")
 _STRIKE_WITH_SIDE = re.compile(r"(\d+(?:\.\d+)?)(CE|PE|CALL|PUT|C|P)")
 _NUMBER = re.compile(r"\d+(?:\.\d*)?")
 _DAY_MONTH = re.compile(rf"(?:(\d{{1,2}})-?)?({_MONTH})(?:-?(\d{{2}}|\d{{4}}))?")
 _ISO_DAY = re.compile(r"(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})")
-_INDIAN_DAY = re.compile(r"(?P<day>\d{1,2})-(?P<month>\d{1,2})-(?P<year>\d{4}|\d{2})")
+_INDIAN_DAY = re.compile(r"(?P<day>0?[1-9]|[12]\d|3[01])-(?P<month>0?[1-9]|1[0-2])(?:-(?P<year>\d{4}|\d{2}))?")
 
 
 class SearchWords(NamedTuple):
@@ -91,6 +118,7 @@ class SearchWords(NamedTuple):
         strike: as typed ("25000", "250": the beginning of one); None where none was.
         instrument_type: CE, PE, FUT, or OPTION for either of the first two.
         weekly: True for "weekly", False for "monthly".
+        slot: an expiry's word: "@w0", "@m1"; see `instruments.domain.expiry`.
         day, month, year: parts of an expiry date, as far as given.
     """
 
@@ -99,6 +127,7 @@ class SearchWords(NamedTuple):
     strike: str | None = None
     instrument_type: str | None = None
     weekly: bool | None = None
+    slot: str | None = None
     day: int | None = None
     month: int | None = None
     year: int | None = None
@@ -106,7 +135,7 @@ class SearchWords(NamedTuple):
     @property
     def asks_for_derivatives(self) -> bool:
         """True when a word makes sense for futures and options only."""
-        return self.instrument_type is not None or self.month is not None or self.weekly is not None
+        return any(said is not None for said in (self.instrument_type, self.month, self.weekly, self.slot))
 
     def expiry_matches(self, expiry: date) -> bool:
         """True unless a given part of the date differs."""
@@ -130,16 +159,18 @@ def spellings(query: str) -> list[str]:
     """Return the ways in which a query may have been meant: as it was typed first, but a nickname's symbol before it.
 
     Written together ("nifty25000ce", "NIFTY25MAR24000PE") it is taken apart; what was typed before the name ("25000 ce nifty") is put
-    behind it; a word behind the name that is one edit from one that says something ("nifty 25000 cee", "nifty fyt") is that one.
+    behind it; a word behind the name that is one edit from one that says something ("nifty 25000 cee", "nifty fyt") is that one; last,
+    words that say nothing are left out ("reliance share").
     """
     tokens, words = _tokens(query), read_search(query)
     if not tokens:
         return [query]
     first, rest = tokens[0], tokens[1:]
     found = [query]
-    for glued in (pattern.fullmatch(first) for pattern in _GLUED):
-        if glued and any(glued.groups()[1:]):
-            found.append(" ".join([*filter(None, glued.groups()), *rest]))
+    for together, others in ((first, rest), ("".join(tokens), [])):
+        for glued in (pattern.fullmatch(together) for pattern in _GLUED):
+            if glued and any(glued.groups()[1:]):
+                found.append(" ".join([*filter(None, glued.groups()), *others]))
     if weekly := _WEEKLY_SYMBOL.fullmatch(first):
         name, year, month, day, strike, side = weekly.groups()
         found.append(" ".join([name, f"20{year}-{_WEEKLY_MONTHS.index(month) + 1}-{day}", strike, side, *rest]))
@@ -152,13 +183,24 @@ def spellings(query: str) -> list[str]:
         likest = process.extractOne(word, KEYWORDS, scorer=OSA.distance, score_cutoff=1) if len(word) >= LIKE_LENGTH_MIN else None
         if likest is not None:
             found.append(" ".join(likest[0] if token == word else token for token in tokens))
+    found += [_without_fillers(spelling) for spelling in found]
     return list(dict.fromkeys(each for spelling in found for each in (_in_full(spelling), spelling)))
 
 
 def _tokens(query: str) -> list[str]:
-    """Words in upper case; "25,000" is one number, "14/7/2026" one date."""
-    text = _SLASH_IN_DATE.sub("-", _IGNORED_COMMA.sub("", query.upper()))
+    """Words in upper case; "25,000" is one number, "14/7/2026" one date, "25.5k" is 25500 and "next week" is @W1."""
+    text = shortened(query)
+    for pattern, usual in _WRITTEN_OTHERWISE:
+        text = pattern.sub(usual, text)
+    text = _THOUSANDS.sub(lambda match: f"{float(match[1]) * 1000:.10g}", text)
+    text = _SLOT_PHRASE.sub(lambda match: f"@{(match[2] or 'M')[0]}{NEXT_WORDS[match[1]]} ", text)
     return [token for token in _SEPARATORS.split(text) if token]
+
+
+def _without_fillers(query: str) -> str:
+    tokens = _tokens(query)
+    kept = tokens[:1] + [token for token in tokens[1:] if token not in FILLERS]
+    return query if kept == tokens else " ".join(kept)
 
 
 def _in_full(query: str) -> str:
@@ -176,15 +218,19 @@ def _read_token(token: str, following: str, named: bool, found: dict[str, int | 
     if not named:
         return False
     if token in TYPE_WORDS:
-        found["instrument_type"] = TYPE_WORDS[token]
+        both = {found.get("instrument_type"), TYPE_WORDS[token]} == {each.value for each in OptionType}
+        found["instrument_type"] = OPTION if both else TYPE_WORDS[token]
     elif token in OPTION_WORDS:
         found.setdefault("instrument_type", OPTION)
     elif token in SLOT_WORDS:
         found["weekly"] = SLOT_WORDS[token]
+    elif slot := _SLOT.fullmatch(token):
+        found["slot"] = f"@{slot[1] or slot[2]}".lower()
     elif glued := _STRIKE_WITH_SIDE.fullmatch(token):
         found["strike"], found["instrument_type"] = glued[1], TYPE_WORDS[glued[2]]
     elif whole := _ISO_DAY.fullmatch(token) or _INDIAN_DAY.fullmatch(token):
-        found["year"], found["month"], found["day"] = _year(whole["year"]), int(whole["month"]), int(whole["day"])
+        found["month"], found["day"] = int(whole["month"]), int(whole["day"])
+        found["year"] = _year(whole["year"]) if whole["year"] else found.get("year")
     elif dated := _DAY_MONTH.fullmatch(token):
         found["month"] = MONTHS[dated[2]]
         found["day"] = int(dated[1]) if dated[1] else found.get("day")
@@ -197,7 +243,7 @@ def _read_token(token: str, following: str, named: bool, found: dict[str, int | 
 
 
 def _read_number(token: str, following: str, found: dict[str, int | str | bool | None]) -> None:
-    """A number is a day before a month, a year behind one, else a strike; but behind a whole strike a day where it is short, or a year."""
+    """A number is a day before a month, a year behind one, else a strike; but beside a whole strike a day where it is short, or a year."""
     number = float(token)
     has_strike = len(str(found.get("strike", ""))) > 2
     if _DAY_MONTH.fullmatch(following) and not following[0].isdigit() and 1 <= number <= 31:
@@ -209,11 +255,19 @@ def _read_number(token: str, following: str, found: dict[str, int | str | bool |
     elif has_strike and token.isdecimal() and 2020 <= number <= 2099:
         found["year"] = _year(token)
     else:
+        before = str(found.get("strike", ""))
+        if before.isdecimal() and 1 <= int(before) <= 31:
+            found["day"] = found.get("day") or int(before)
         found["strike"] = token
 
 
 def _year(text: str) -> int:
     return int(text) if len(text) == 4 else 2000 + int(text)
+
+
+def shortened(name: str) -> str:
+    """Return a name in upper case, and as short as masters have it at times: LTD for LIMITED."""
+    return _LIMITED.sub("LTD", name.upper())
 
 
 def strike_ranges(typed: str) -> list[tuple[float, float]]:

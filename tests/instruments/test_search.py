@@ -10,7 +10,7 @@ import pytest
 from instruments.models import Instrument
 from instruments.search import index_built, index_current, index_forget, search
 from instruments.services import instrument_placeholder_create, instruments_refresh
-from tests.instruments.rows import DAY_1, market
+from tests.instruments.rows import DAY_1, DAY_2, equity, market
 
 pytestmark = pytest.mark.django_db
 AFTER_TRADING = datetime.fromisoformat("2026-11-17T15:40:00+05:30")
@@ -92,6 +92,16 @@ def test_a_newer_master_is_searched_without_a_restart() -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert found("relinfra") == []
+
+
+def test_a_renamed_share_is_still_found_by_its_former_symbol() -> None:
+    renamed = equity("ETERNAL2", "ETERNAL TWO LTD", "INE040A01034")  # HDFCBANK until now
+    rows = [row for row in market() if row.trading_symbol != "HDFCBANK"]
+    instruments_refresh(rows=[*rows, renamed], source="test", as_of=DAY_2)
+    index_forget()
+    assert found("hdfcbank") == ["ETERNAL2"]
+    assert found("hdfcb") == ["ETERNAL2"]
+    assert found("eternal two") == ["ETERNAL2"]
 
 
 def test_its_memory_is_told_and_is_what_it_takes() -> None:

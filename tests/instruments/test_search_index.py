@@ -128,10 +128,75 @@ NIFTY_25000 = [f"NIFTY 25000 CE {day} 26" for day in ("07 JUL", "14 JUL", "21 JU
         ("nifty 25000 cee", NIFTY_25000),
         ("nifty fyt", ["NIFTY FUT 28 JUL 26"]),
         ("nifty 25010 ce", NIFTY_25000),
+        # days, weeks and months in other words
+        ("nifty 28th jul 25000 ce", ["NIFTY 25000 CE 28 JUL 26"]),
+        ("1st sept nifty fut", ["NIFTY FUT 29 SEP 26"]),
+        ("nifty jul 28 25000 ce", ["NIFTY 25000 CE 28 JUL 26"]),
+        ("nifty july 14 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty 14 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty 14/7 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty 14.07.2026 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty 14jul25000ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty july expiry 25000 ce", NIFTY_25000[:4]),
+        ("next week nifty 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("banknifty this month 58000 pe", ["BANKNIFTY 58000 PE 28 JUL 26"]),
+        ("nifty far month fut", ["NIFTY FUT 29 SEP 26"]),
+        ("nifty next fut", ["NIFTY FUT 25 AUG 26"]),
+        # strikes and sides in other words
+        ("nifty 25k ce", NIFTY_25000),
+        ("banknifty 57.5k pe", ["BANKNIFTY 57500 PE 28 JUL 26"]),
+        ("bnf 58k", ["BANKNIFTY 58000 CE 28 JUL 26", "BANKNIFTY 58000 PE 28 JUL 26"]),
+        ("nifty25kce", NIFTY_25000),
+        ("nifty 25000 ce pe", ["NIFTY 25000 CE 07 JUL 26", "NIFTY 25000 PE 07 JUL 26"]),
+        ("nifty 25000 straddle", ["NIFTY 25000 CE 07 JUL 26", "NIFTY 25000 PE 07 JUL 26"]),
+        ("nifty option chain", ["NIFTY 25000 CE 07 JUL 26", "NIFTY 25000 PE 07 JUL 26"]),
+        # as other programs and people call them
+        ("NFO:NIFTY26JUL25000CE", NIFTY_25000[:4]),
+        ("NSE:RELIANCE-EQ", ["RELIANCE"]),
+        ("RELIANCE.NS", ["RELIANCE"]),
+        ("NSE:NIFTY50-INDEX", ["NIFTY"]),
+        ("reliance share", ["RELIANCE"]),
+        ("nifty spot", ["NIFTY"]),
+        ("infosys ltd", ["INFY"]),
+        ("tcs limited", ["TCS"]),
+        ("larsen and toubro", ["LT"]),
+        ("bob", ["BANKBARODA"]),
+        ("tata consultancy services", ["TCS"]),
+        ("jio financial services", ["JIOFIN"]),
+        ("21st century", ["21STCENMGM"]),
+        ("usdinr 86.2500 ce", ["USDINR 86.25 CE 28 SEP 26"]),
     ],
 )
 def test_what_is_meant_comes_first(index: SearchIndex, symbols: list[str], query: str, first: list[str]) -> None:
     assert found(index, symbols, query)[: len(first)] == first
+
+
+@pytest.mark.parametrize(
+    ("query", "all_of_it"),
+    [
+        ("nifty @w0 25000 ce", ["NIFTY 25000 CE 07 JUL 26"]),
+        ("nifty w1 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty this week 25000 ce", ["NIFTY 25000 CE 07 JUL 26"]),
+        ("nifty next week's 25000 ce", ["NIFTY 25000 CE 14 JUL 26"]),
+        ("nifty @w3 25000 ce", ["NIFTY 25000 CE 28 JUL 26"]),  # the month's slot is its week's
+        ("nifty @m1 25000 ce", ["NIFTY 25000 CE 25 AUG 26"]),
+        ("banknifty next month fut", ["BANKNIFTY FUT 25 AUG 26"]),
+        ("banknifty next week 58000 ce", []),  # it has no weeklies
+    ],
+)
+def test_a_word_for_an_expiry_means_that_one_alone(index: SearchIndex, symbols: list[str], query: str, all_of_it: list[str]) -> None:
+    assert found(index, symbols, query) == all_of_it
+
+
+def test_contracts_on_a_renamed_share_are_found_by_its_former_symbol(master: list[dict[str, Any]], symbols: list[str]) -> None:
+    rows = [row._replace(former=("OLDNAME",)) if row.symbol == "RELIANCE" else row for row in listed(master)]
+    renamed = SearchIndex(row for row in rows if "RELIANCE" in (row.symbol, row.underlying_symbol))
+    assert found(renamed, symbols, "oldname 1400 ce", limit=1) == ["RELIANCE 1400 CE 28 JUL 26"]
+    assert found(renamed, symbols, "oldname", limit=2) == ["RELIANCE", "RELIANCE FUT 28 JUL 26"]
+
+
+def test_this_week_ends_with_its_last_trade(index: SearchIndex, symbols: list[str]) -> None:
+    assert found(index, symbols, "nifty @w0 25000 ce", at_ms=AFTER_TRADING) == ["NIFTY 25000 CE 14 JUL 26"]
 
 
 @pytest.mark.parametrize("query", ["zzz", "(((", "nifty 99 ce", "qqqqqqqqqqq fut", "\x00", "nifty 25000 ce nov 2031"])
