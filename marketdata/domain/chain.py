@@ -3,8 +3,8 @@
 Laws: a tick replaces one side's quote and marks its strike (`take`); what follows from several sides (forward, the money, computed
 values, the whole's figures) is worked out when somebody reads, once for one state. `seq` counts changes and each strike carries the number
 of its last one, so that a reader who has seen all up to a number is given what is newer: strikes that changed by reading (another money,
-a volatility computed anew) are numbered then. All but computed values and windows depends on the last quotes alone, not on how they
-came.
+a volatility computed anew) are numbered then. All but computed values, windows and a forward that is held (`HOLD_MS`) depends on the last
+quotes alone, not on how they came.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from instruments.domain.listing import ChainListing
 from instruments.domain.strikes import anchored, at_the_money
-from marketdata.domain.chain_figures import chain_figures, chain_forward
+from marketdata.domain.chain_figures import Parity, books_forward, chain_figures, parity_held, trades_forward
 from marketdata.domain.chain_legs import Leg, Strike
 from marketdata.domain.chain_rows import (
     ALL,
@@ -70,6 +70,7 @@ class Chain:
         self._ladder = list(self._strikes.values())
         self._spot: float | None = None
         self._forward: float | None = None
+        self._parity: Parity | None = None
         self._market: Market | None = None
         self._atm: float | None = None
         self._anchor: float | None = None
@@ -169,13 +170,22 @@ class Chain:
             return
         years = years_left(self.listing.ends_ms, self.market_ms)
         discount = discount_factor(self._interest_rate, years)
-        self._forward = chain_forward(self._ladder, self._spot, discount)
+        self._forward = self._find_forward(discount)
         self._market = Market(self._forward, years, discount) if self._forward and years else None
         self._place_money()
         for leg in self._legs.values():
             if leg.revalue(self._market, self.market_ms):
                 self._mark(leg)
         self._settled = self.seq
+
+    def _find_forward(self, discount: float) -> float | None:
+        """By put-call parity: of books; where none tells, as they told a moment ago; else of last prices."""
+        forward = books_forward(self._ladder, self._spot, discount)
+        if forward is not None:
+            self._parity = Parity(forward, self._spot, self.market_ms)
+            return forward
+        held = parity_held(self._parity, self._spot, self.market_ms) if self._parity else None
+        return held or trades_forward(self._ladder, self._spot, discount)
 
     def _place_money(self) -> None:
         """Find the strike at the money; mark those whose word changes: all between the old one and the new."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from marketdata.domain.chain_legs import Strike
 from marketdata.domain.chain_rows import Aggregate
@@ -15,11 +16,28 @@ _NEAR = 2 * PARITY_STRIKES
 WIDEST_BOOKS = 0.02
 """Part of the strike that the spreads of its call and put may be together for their middles to be prices: half of it is the most by which
 the forward is wrong. The first orders of a day lie hundreds of INR apart."""
+HOLD_MS = 30_000
+"""So long, in market time, a forward that books told is held when none tells any more: a book that is away for a moment moves no money."""
 
 
-def chain_forward(ladder: Sequence[Strike], spot: float | None, discount: float) -> float | None:
+class Parity(NamedTuple):
+    """A forward that put-call parity told. `forward`, `spot`: then · INR · `market_ms`: when · ms UTC."""
+
+    forward: float
+    spot: float | None
+    market_ms: int
+
+
+def parity_held(parity: Parity, spot: float | None, market_ms: int) -> float | None:
+    """Where a forward lies that books told a moment ago: as far from the spot as then; None when that is more than HOLD_MS ago."""
+    if market_ms - parity.market_ms > HOLD_MS:
+        return None
+    return parity.forward + (spot - parity.spot if spot and parity.spot else 0.0)
+
+
+def books_forward(ladder: Sequence[Strike], spot: float | None, discount: float) -> float | None:
     """The forward by put-call parity: the median over the PARITY_STRIKES strikes nearest the money of which both sides have a two-sided
-    quote, within WIDEST_BOOKS and taken in the middle; where no strike has, by last prices. Only the ten nearest strikes are looked at.
+    quote, within WIDEST_BOOKS and taken in the middle. Only the ten nearest strikes are looked at.
 
     Args:
         ladder: ascending.
@@ -27,25 +45,42 @@ def chain_forward(ladder: Sequence[Strike], spot: float | None, discount: float)
         discount: worth of INR 1 paid at expiry.
 
     Returns:
-        INR; None where no strike near the money has both prices.
+        INR; None where no strike near the money has such quotes.
     """
-    traded = [
-        (strike.price, call, put)
-        for strike in (ladder if not spot else _nearest(ladder, spot))
-        if strike.call and strike.put and (call := strike.call.last_price) and (put := strike.put.last_price)
-    ]
     if not spot:
+        traded = _traded(ladder)
         if not traded:
             return None
-        spot = min(traded, key=lambda row: abs(row[1] - row[2]))[0]
-        traded.sort(key=lambda row: abs(row[0] - spot))
+        spot = _money(traded)
     quoted = [
         (strike.price, call, put)
         for strike in _nearest(ladder, spot)
         if strike.call and strike.put and (call := strike.call.middle_price) and (put := strike.put.middle_price)
         if strike.call.spread + strike.put.spread <= WIDEST_BOOKS * strike.price
     ]
-    return parity_forward((quoted or traded)[:PARITY_STRIKES], discount)
+    return parity_forward(quoted[:PARITY_STRIKES], discount)
+
+
+def trades_forward(ladder: Sequence[Strike], spot: float | None, discount: float) -> float | None:
+    """The same by last prices; None where no strike near the money has both."""
+    traded = _traded(_nearest(ladder, spot) if spot else ladder)
+    if traded and not spot:
+        money = _money(traded)
+        traded.sort(key=lambda row: abs(row[0] - money))
+    return parity_forward(traded[:PARITY_STRIKES], discount)
+
+
+def _traded(strikes: Iterable[Strike]) -> list[tuple[float, float, float]]:
+    """Strike, last price of the call, and of the put, where both are known."""
+    return [
+        (strike.price, call, put)
+        for strike in strikes
+        if strike.call and strike.put and (call := strike.call.last_price) and (put := strike.put.last_price)
+    ]
+
+
+def _money(traded: Iterable[tuple[float, float, float]]) -> float:
+    return min(traded, key=lambda row: abs(row[1] - row[2]))[0]
 
 
 def _nearest(ladder: Sequence[Strike], price: float) -> list[Strike]:

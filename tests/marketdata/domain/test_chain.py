@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.domain.chain import Chain, InterestBase, OptionQuote, Row, Side
+from marketdata.domain.chain_figures import HOLD_MS
 from marketdata.domain.chain_legs import FORWARD_MOVED, VALUES_MS
 from marketdata.domain.option_values import CALL, PUT, Market, discount_factor, implied_volatility, years_left
 from tests.marketdata.domain.hand_chains import (
@@ -266,6 +267,8 @@ class Played:
         self.seen_seq = -1
         for step in done:
             getattr(self, f"do_{step[0]}")(*step[1:])
+        for spot in (1.0, self.spot):
+            self.chain.take_spot(spot, self.now_ms + HOLD_MS + 1)  # no forward is held any more
         self.do_read()
 
     def do_quote(self, instrument: int, quote: OptionQuote) -> None:

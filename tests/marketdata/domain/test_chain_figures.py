@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.domain.chain import Aggregate, Chain, InterestBase, OptionQuote
-from marketdata.domain.chain_figures import chain_figures, chain_forward, max_pain, volatility_at_delta
+from marketdata.domain.chain_figures import HOLD_MS, books_forward, chain_figures, max_pain, trades_forward, volatility_at_delta
 from marketdata.domain.option_values import CALL, PUT
 from tests.marketdata.domain.hand_chains import CAPTURED, captured_frames, captured_listing, captured_quote, chain_listing, ladder
 from tests.payloads import real_data
@@ -71,8 +71,35 @@ def test_the_forward_prefers_two_sided_quotes_to_last_prices() -> None:
     chain.take(5, quoted(4.0), 2)
     chain.take(6, quoted(9.0), 2)  # the only strike with books says 115
     assert chain.aggregate().forward == 115
-    chain.take(6, OptionQuote(bid_price=9.5, ask_price=8.5), 3)  # crossed
+    chain.take(6, OptionQuote(bid_price=9.5, ask_price=8.5), 3 + HOLD_MS)  # crossed
     assert chain.aggregate().forward == 112
+
+
+def test_a_forward_that_books_told_is_held_for_a_moment_and_goes_with_the_spot() -> None:
+    """The only books go; last prices are of another time of the day and say 50 more, which is another strike."""
+    strikes = [24_900.0, 24_950.0, 25_000.0, 25_050.0, 25_100.0]
+    chain = Chain(ladder(strikes), interest_rate=0.0)
+    chain.take_spot(25_000.0, 1_000)
+    chain.take(5, quoted(130.0)._replace(last_price=180.0), 1_000)
+    chain.take(6, quoted(120.0)._replace(last_price=120.0), 1_000)
+
+    def told() -> tuple[float | None, float | None, tuple[float, ...]]:
+        return chain.aggregate().forward, chain.aggregate().atm_strike, chain.window("atm1")
+
+    assert told() == (25_010.0, 25_000.0, tuple(strikes[1:4]))
+    chain.take(5, OptionQuote(last_price=180.0), 2_000)
+    assert told() == (25_010.0, 25_000.0, tuple(strikes[1:4]))
+    chain.take_spot(25_004.0, 1_000 + HOLD_MS)
+    assert told() == (25_014.0, 25_000.0, tuple(strikes[1:4]))
+    chain.take_spot(25_006.0, 1_001 + HOLD_MS)
+    assert told() == (25_060.0, 25_050.0, tuple(strikes[2:]))
+    chain.take(5, quoted(130.0), 1_002 + HOLD_MS)
+    assert told() == (25_010.0, 25_000.0, tuple(strikes[1:4]))
+    chain.take(5, OptionQuote(), 1_003 + HOLD_MS)
+    chain.take_spot(None, 1_004 + HOLD_MS)
+    assert told() == (25_010.0, 25_000.0, tuple(strikes[1:4]))
+    chain.take_spot(25_070.0, 1_003 + 2 * HOLD_MS)
+    assert told() == (None, 25_050.0, tuple(strikes[2:]))
 
 
 def test_books_as_wide_as_before_the_open_say_nothing_of_the_forward() -> None:
@@ -103,8 +130,8 @@ def test_the_forward_hears_only_the_strikes_nearest_the_spot() -> None:
 
 
 def test_without_prices_there_is_no_forward() -> None:
-    assert chain_forward([], None, 1.0) is None
-    assert chain_forward([], 100.0, 1.0) is None
+    for spot in (None, 100.0):
+        assert books_forward([], spot, 1.0) is trades_forward([], spot, 1.0) is None
     empty = chain_figures([], None, None, None, None)
     counted = {"call_oi", "put_oi", "call_volume", "put_volume", "options", "options_known"}
     assert {name: value for name, value in empty._asdict().items() if value is not None} == dict.fromkeys(counted, 0)
