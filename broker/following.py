@@ -20,9 +20,10 @@ from broker.liveness import segment_of
 from broker.pipeline import Pipeline
 from broker.resolving import Change, Followed, Seen, causes_of, change_of
 from broker.store_calls import STORE_ERRORS, ask_store
-from broker.universe import Limits, fit, reconcile
+from broker.universe import fit, reconcile
 from broker.upstox.feed import FeedConnection
 from instruments.domain.instrument import INDEX_TYPE, PLACEHOLDER_TYPE
+from instruments.domain.limits import Limits
 from instruments.domain.succession import Held
 from instruments.domain.universe import Universe
 from instruments.selectors import instrument_ids, universe_resolve

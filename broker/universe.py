@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from instruments.domain.universe import STRENGTH
+from instruments.domain.limits import STRENGTH, Limits, shift
 
 
 class Request(NamedTuple):
@@ -15,29 +15,6 @@ class Request(NamedTuple):
     method: str
     mode: str
     keys: list[str]
-
-
-class Limits(NamedTuple):
-    """The broker's limits of one connection, mode → keys; a mode not named has none.
-
-    Attributes:
-        alone: while no other mode is in use.
-        mixed: while several are; never more than `alone`.
-    """
-
-    alone: Mapping[str, int]
-    mixed: Mapping[str, int]
-
-    def of(self, counts: Mapping[str, int]) -> Mapping[str, int]:
-        """Return the limits in force while so many keys are followed by mode."""
-        if sum(count > 0 for count in counts.values()) < 2:
-            return self.alone
-        return {mode: min(limit, self.mixed.get(mode, 0)) for mode, limit in self.alone.items()}
-
-    def hold(self, counts: Mapping[str, int]) -> bool:
-        """Whether a connection may follow so many keys by mode."""
-        limits = self.of(counts)
-        return all(count <= limits.get(mode, 0) for mode, count in counts.items() if count)
 
 
 class Fitted(NamedTuple):
@@ -66,24 +43,18 @@ def fit(rules: Mapping[str, str], demanded: Mapping[str, str], limits: Limits) -
             continue
         taken = next((each for each in dict.fromkeys((mode, "full")) if _has_room(counts, present, each, limits)), None)
         if taken is not None:
-            _move(counts, present, taken)
+            shift(counts, present, taken)
             wanted[key] = taken
         elif present is None:
-            present_limit = limits.of(counts | {mode: counts[mode] + 1}).get(mode, 0)
-            refused[key] = f"The broker's limit of {present_limit} instruments in {mode} mode on one connection is reached."
+            reason = limits.refusal(counts, mode)
+            refused[key] = f"{reason[0].upper()}{reason[1:]}."
     return Fitted(wanted, refused)
 
 
 def _has_room(counts: Counter[str], present: str | None, mode: str, limits: Limits) -> bool:
     moved = counts.copy()
-    _move(moved, present, mode)
+    shift(moved, present, mode)
     return limits.hold(moved)
-
-
-def _move(counts: Counter[str], present: str | None, mode: str) -> None:
-    if present is not None:
-        counts[present] -= 1
-    counts[mode] += 1
 
 
 def reconcile(actual: Mapping[str, str], wanted: Mapping[str, str], limits: Limits) -> list[Request]:
@@ -101,7 +72,7 @@ def reconcile(actual: Mapping[str, str], wanted: Mapping[str, str], limits: Limi
         if present is None or present == mode:
             continue
         if _has_room(counts, present, mode, limits):
-            _move(counts, present, mode)
+            shift(counts, present, mode)
             moving[mode].append(key)
         else:
             counts[present] -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from django.core.exceptions import ValidationError
 from instruments.contracts import contracts_for
 from instruments.domain.expiry import Expiry, expiries_of, expiry_words
 from instruments.domain.instrument import FUTURE_TYPE, IST, ms_of, split_key
+from instruments.domain.limits import Limits
 from instruments.domain.universe import Cut, Rule, Selection, Universe, resolve
 from instruments.history import Holding, holdings_of, state_of_id, state_of_key, states_as_of, states_of
 from instruments.models import Instrument, SubscriptionRule
@@ -231,7 +233,7 @@ def universe_resolve(*, spots: Mapping[str, float], at_ms: int, shards: int = 1)
 
 def _resolve_rules(checked: Sequence[Rule | Cut], spots: Mapping[str, float], at_ms: int, shards: int) -> Universe:
     rules = [rule for rule in checked if isinstance(rule, Rule)]
-    universe = resolve(contracts_for(rules, shards), spots, rules, mode_limits(rules), now_ms=at_ms, end_of=trading_end_ms)
+    universe = resolve(contracts_for(rules, shards), spots, rules, broker_limits(), now_ms=at_ms, end_of=trading_end_ms)
     return universe._replace(cut=[*(wrong for wrong in checked if isinstance(wrong, Cut)), *universe.cut])
 
 
@@ -309,7 +311,6 @@ def rule_preview(rule: SubscriptionRule, at: datetime) -> tuple[Followed, Follow
 def _followed_by(rows: Iterable[SubscriptionRule], at: datetime, *, preview: SubscriptionRule | None = None) -> Followed:
     rows = sorted(rows, key=lambda row: (row.priority, row.name))
     checked = [_checked(row) if row.enabled or row is preview else None for row in rows]
-    rules = [rule for rule in checked if isinstance(rule, Rule)]
     recorded = spots_read()
     universe = _resolve_rules([rule for rule in checked if rule is not None], recorded.spots, ms_of(at), recorded.shards)
     selections = iter(universe.selections)  # in the order of `rules`, which is sorted as `resolve` sorts
@@ -318,7 +319,7 @@ def _followed_by(rows: Iterable[SubscriptionRule], at: datetime, *, preview: Sub
         at,
         recorded.at_ms,
         [FollowedRule(row, next(selections) if isinstance(rule, Rule) else None) for row, rule in zip(rows, checked, strict=True)],
-        {mode: limit * recorded.shards for mode, limit in mode_limits(rules).items()},
+        _limits_together(universe, recorded.shards),
         universe,
         sorted(ids.values()),
     )
@@ -333,16 +334,17 @@ def market_now() -> datetime:
     return datetime.fromtimestamp(recorded.at_ms / 1000, UTC) + (now - recorded.written_at)
 
 
-def mode_limits(rules: Iterable[Rule]) -> dict[str, int]:
-    """The broker's limits per mode: the larger ones when one mode is used alone, the smaller ones when modes are mixed.
+def broker_limits() -> Limits:
+    """The settings' limits of one connection: what the feed keeps to, and what the rules are resolved with."""
+    return Limits(settings.BROKER_MODE_LIMITS, settings.BROKER_MIXED_MODE_LIMITS)
 
-    A mode that has no room at all (full_d30 without Plus) is not used, whatever rules ask for it.
-    """
-    alone: dict[str, int] = settings.BROKER_MODE_LIMITS
-    modes = {rule.mode for rule in rules if alone.get(rule.mode)}
-    if len(modes) < 2:
-        return dict(alone)
-    return {mode: min(limit, settings.BROKER_MIXED_MODE_LIMITS[mode]) for mode, limit in alone.items()}
+
+def _limits_together(universe: Universe, shards: int) -> dict[str, int]:
+    """The limits in force on all connections together, each by what the rules follow on it."""
+    together: Counter[str] = Counter()
+    for connection in range(shards):
+        together.update(broker_limits().of(universe.used.get(connection, {})))
+    return dict(together)
 
 
 def rule_of(row: SubscriptionRule) -> Rule:

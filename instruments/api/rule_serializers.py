@@ -8,7 +8,8 @@ from rest_framework import serializers
 
 from instruments.api.queries import MomentField, QuerySerializer
 from instruments.domain.instrument import KEY_LENGTH_MAX, ms_of
-from instruments.domain.universe import MODES, WHATS, Cut
+from instruments.domain.limits import MODES
+from instruments.domain.universe import WHATS, Cut
 from instruments.models import MOST_EXPIRIES, MOST_KEYS, TOO_MANY, SubscriptionRule
 from instruments.selectors import Followed, FollowedRule
 from instruments.store import Document

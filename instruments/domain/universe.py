@@ -6,7 +6,7 @@ matched nothing, is said with its reason.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -14,11 +14,9 @@ from typing import NamedTuple
 
 from instruments.domain.expiry import TradingEnd, expiries_of, resolve_expiry, usual_end_ms
 from instruments.domain.instrument import DERIVATIVE_TYPES, FUTURE_TYPE, INDEX_TYPE, ist_date
+from instruments.domain.limits import MODES, Limits, Room, Wish
 from instruments.domain.strikes import INDEX_VOLATILITY, OTHER_VOLATILITY, at_the_money, check_strikes_word, strikes_window
 
-MODES = ("ltpc", "option_greeks", "full", "full_d30")
-"""What a subscription carries, from little to much."""
-STRENGTH = {mode: rank for rank, mode in enumerate(MODES)}
 WHATS = ("index", "equity", "futures", "options", "keys")
 """What a rule may ask for."""
 
@@ -83,6 +81,7 @@ class Universe(NamedTuple):
     by_mode: mode → keys, each key in one mode only; most important first; never more on one connection than the mode's limit.
     cut: what was asked for and left out.
     selections: rule by rule in order of priority, before any limit.
+    used: connection → mode → how many keys.
     next_end_ms: when trading next ends in an expiry of what the rules speak of, followed or not, since words such as @w1 then move on:
         resolve again then · ms UTC; None when nothing of it expires.
     """
@@ -90,6 +89,7 @@ class Universe(NamedTuple):
     by_mode: dict[str, list[str]]
     cut: list[Cut]
     selections: list[Selection]
+    used: Mapping[int, Mapping[str, int]]
     next_end_ms: int | None = None
 
 
@@ -97,7 +97,7 @@ def resolve(
     contracts: Iterable[Contract],
     spots: Mapping[str, float],
     rules: Iterable[Rule],
-    limits: Mapping[str, int],
+    limits: Limits,
     *,
     now_ms: int,
     end_of: TradingEnd = usual_end_ms,
@@ -105,14 +105,15 @@ def resolve(
     """Turn rules into keys per mode.
 
     A key that several rules want is followed once, in the strongest mode that has room. Within a rule, what is nearest to the money
-    and to expiry comes first, so a limit cuts the wings.
+    and to expiry comes first, so a limit cuts the wings. What a rule gets, none after it takes away: a rule in a second mode, which lowers
+    the limits of the first, gets what is left under the lower ones.
 
     Args:
         contracts: active instruments; at least those of the rules' underlyings.
         spots: price of each underlying by its key (or symbol) · INR. Without one, the middle of the strike list stands for the money
             until it is known: resolve again then.
         rules: the enabled ones, in any order.
-        limits: mode → most keys on one connection; a mode not named has none.
+        limits: of each connection.
         now_ms: market time · ms UTC; contracts past their last trading minute are not followed.
         end_of: when that is: the calendar.
 
@@ -124,14 +125,16 @@ def resolve(
     market = _Market(spots, now_ms, end_of)
     cut: list[Cut] = []
     selections = [_select(rule, shelf, market, cut) for rule in ordered]
-    taken: dict[str, str] = {}
-    used: Counter[tuple[int, str]] = Counter()
-    for selection in selections:
-        _take(selection, shelf, taken, used, limits, cut)
+    room = Room(limits)
+    left: list[Wish] = []
+    for number, (rule, keys, *_) in enumerate(selections):
+        left = room.give([Wish(number, key, rule.mode, shelf.by_key[key].connection) for key in keys], left)
+    cut += _cut_by_limits(left, selections, room, limits)
     by_mode: dict[str, list[str]] = {mode: [] for mode in MODES}
-    for key, mode in taken.items():
+    for key, mode in room.taken.items():
         by_mode[mode].append(key)
-    return Universe({mode: keys for mode, keys in by_mode.items() if keys}, cut, selections, market.next_end_ms)
+    by_mode = {mode: keys for mode, keys in by_mode.items() if keys}
+    return Universe(by_mode, cut, selections, room.used, market.next_end_ms)
 
 
 @dataclass
@@ -266,29 +269,13 @@ def _select_expiry(selection: Selection, day: date, contracts: Sequence[Contract
         selection.keys.extend(contract.key for contract in sorted(by_strike[strikes[place]], key=lambda each: each.instrument_type))
 
 
-def _take(
-    selection: Selection,
-    shelf: _Shelf,
-    taken: dict[str, str],
-    used: Counter[tuple[int, str]],
-    limits: Mapping[str, int],
-    cut: list[Cut],
-) -> None:
-    """Give a rule's keys the room that there is; `used` counts by connection and mode."""
-    mode = selection.rule.mode
-    left_out = []
-    for key in selection.keys:
-        present = taken.get(key)
-        if present is not None and STRENGTH[present] >= STRENGTH[mode]:
-            continue
-        connection = shelf.by_key[key].connection
-        if used[connection, mode] >= limits.get(mode, 0):
-            left_out.append(key)
-            continue
-        used[connection, mode] += 1
-        if present is not None:
-            used[connection, present] -= 1
-        taken[key] = mode
-    if left_out:
-        reason = f"the broker's limit of {limits.get(mode, 0)} keys in {mode} mode is reached"
-        cut.append(Cut(selection.rule.name, mode, reason, left_out))
+def _cut_by_limits(left: Iterable[Wish], selections: Sequence[Selection], room: Room, limits: Limits) -> list[Cut]:
+    """Say what had no room, rule by rule, and why; the reasons of several connections may differ. A later rule may have served a wish."""
+    reasons: dict[tuple[int, str], str] = {}
+    keys: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for wish in (wish for wish in left if not room.serves(wish)):
+        place = wish.connection, wish.mode
+        if place not in reasons:
+            reasons[place] = limits.refusal(room.used[wish.connection], wish.mode)
+        keys[wish.who, reasons[place]].append(wish.key)
+    return [Cut(selections[who].rule.name, selections[who].rule.mode, reason, cut) for (who, reason), cut in sorted(keys.items())]

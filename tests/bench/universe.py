@@ -20,7 +20,7 @@ from instruments.contracts import contract_of
 from instruments.domain.instrument import IST, ms_of
 from instruments.domain.universe import resolve
 from instruments.models import SubscriptionRule
-from instruments.selectors import mode_limits, rule_of, universe_resolve
+from instruments.selectors import broker_limits, rule_of, universe_resolve
 from instruments.services import rules_default_create, spots_record
 from instruments.store import instruments_collection
 from tests.bench.table import Row
@@ -46,7 +46,7 @@ def run() -> list[Row]:
     spots = spots_record(spots=PRICES, at_ms=AT_MS).spots
     rules = [rule_of(row) for row in SubscriptionRule.objects.all()]
     contracts = [contract_of(row, 1) for row in instruments_collection().find({"active": True})]
-    limits = mode_limits(rules)
+    limits = broker_limits()
     followed = resolve(contracts, spots, rules, limits, now_ms=AT_MS)
     if not followed.by_mode.get("full"):
         raise RuntimeError("the default rules select nothing of the real master")

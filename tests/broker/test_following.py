@@ -22,11 +22,11 @@ from broker.journal import Journal
 from broker.journal_reading import JournalReader
 from broker.pipeline import Pipeline
 from broker.resolving import Change, Left
-from broker.universe import Limits
 from broker.upstox.decode import decode
 from broker.upstox.feed import FeedConnection, open_feed
 from broker.upstox.protocol import FeedUnavailable
 from instruments.domain.instrument import ist_date
+from instruments.domain.limits import Limits
 from instruments.domain.succession import Held
 from instruments.domain.universe import Universe
 from instruments.models import Instrument, SubscriptionRule
@@ -265,7 +265,7 @@ async def test_rules_take_room_from_demand_and_give_it_back_to_who_came_first(jo
         await live_state.ademand_write("hub", {ids[KEYS[2]]: "full", ids[KEYS[3]]: "full", ids[KEYS[4]]: "full"})
         await turn(following, broker.connection)
         assert set(following.subscribed) == {KEYS[0], KEYS[2], KEYS[3]}
-        reason = "The broker's limit of 3 instruments in full mode on one connection is reached."
+        reason = "The broker's limit of 3 keys in full mode is reached."
         assert following.refused == {ids[KEYS[4]]: reason}
         await asyncio.to_thread(lambda: SubscriptionRule.objects.update(keys=[KEYS[0], KEYS[1]]))
         await following.resolve()

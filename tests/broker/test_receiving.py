@@ -18,8 +18,8 @@ from broker.pipeline import Pipeline
 from broker.receiving import Receiver
 from broker.report import COUNTS
 from broker.store_writer import StoreWriter
-from broker.universe import Limits
 from broker.upstox import MarketDataFeedV3_pb2 as pb
+from instruments.domain.limits import Limits
 from tests.payloads import frame, option_feed
 
 IDS = {"NSE_FO|1": 1, "NSE_FO|2": 2}

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.universe import Limits, Request, fit, reconcile
+from broker.universe import Request, fit, reconcile
 from broker.upstox.feed import KEYS_PER_REQUEST
+from instruments.domain.limits import Limits
 
 WIDE = Limits({"ltpc": 100, "full": 100}, {"ltpc": 100, "full": 100})
 NARROW = Limits({"ltpc": 6, "full": 4}, {"ltpc": 3, "full": 2})
@@ -90,8 +91,8 @@ def test_demand_fills_up_to_the_limit_and_rules_keep_at_least_their_mode() -> No
     fitted = fit(rules, {"A": "ltpc", "C": "full", "D": "full", "E": "ltpc"}, limits)
     assert fitted.wanted == {"A": "full", "B": "full", "R": "ltpc", "C": "full"}
     assert fitted.refused == {
-        "D": "The broker's limit of 3 instruments in full mode on one connection is reached.",
-        "E": "The broker's limit of 1 instruments in ltpc mode on one connection is reached.",
+        "D": "The broker's limit of 3 keys in full mode is reached.",
+        "E": "The broker's limit of 1 keys in ltpc mode is reached.",
     }
     assert fit({"R": "ltpc"}, {"R": "full"}, limits).wanted == {"R": "full"}, "what a client asks for beyond the rule's mode"
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from pyvolr import bs
 
 from instruments.domain.instrument import IST, day_end, ms_of
+from instruments.domain.limits import Limits
 from instruments.domain.universe import Contract, Rule, Universe, resolve
 from instruments.models import SubscriptionRule
 from instruments.selectors import rule_of
@@ -27,7 +28,7 @@ from tests.instruments.rows import DAY_1, REAL_MASTER, index, needs_real_master,
 CALENDAR = REAL_MASTER.with_name("nifty_actual_expiry_calendar_2021_2026.json")
 NIFTY = "NSE_INDEX|Nifty 50"
 SPOTS = {NIFTY: 25_312.0, "NSE_INDEX|Nifty Bank": 57_230.0, "NSE_INDEX|Nifty Fin Service": 26_800.0, "NSE_INDEX|NIFTY MID SELECT": 13_310.0}
-LIMITS = {"ltpc": 5000, "option_greeks": 3000, "full": 2000, "full_d30": 0}
+LIMITS = Limits({"ltpc": 5000, "option_greeks": 3000, "full": 2000}, {"ltpc": 2000, "option_greeks": 2000, "full": 1500})
 
 ON_THE_CALENDAR = """
 2024-12-26 15:29 | 2024-12-26 2025-01-02 | 2024-12-26 | monthly expiry day, a minute before the end of trading
@@ -205,7 +206,7 @@ def test_a_smaller_limit_cuts_the_wings_from_the_outside() -> None:
     near = resolve(contracts_of_the_file(), SPOTS, [rule for rule in rules if "wings" not in rule.name], LIMITS, now_ms=ms_of(at)).by_mode[
         "full"
     ]
-    universe = resolve(contracts_of_the_file(), SPOTS, rules, {"full": len(near) + 41}, now_ms=ms_of(at))
+    universe = resolve(contracts_of_the_file(), SPOTS, rules, Limits({"full": len(near) + 41}, {}), now_ms=ms_of(at))
     assert universe.by_mode["full"][: len(near)] == near
     extra = universe.by_mode["full"][len(near) :]
     assert len(extra) == 41

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from instruments.domain.expiry import usual_end_ms
 from instruments.domain.instrument import InstrumentRow, ist_date, ms_of
+from instruments.domain.limits import Limits
 from instruments.domain.strikes import at_the_money, check_strikes_word
 from instruments.domain.universe import Contract, Rule, Universe, resolve
 from tests.instruments.rows import DAY_1, MONTHLY, NEXT_WEEKLY, WEEKLY, index, market, option
 
 NOW = ms_of(DAY_1)
 LIMITS = {"ltpc": 5000, "option_greeks": 3000, "full": 2000, "full_d30": 0}
+BROKERS = Limits(LIMITS, {**LIMITS, "ltpc": 2000, "option_greeks": 2000, "full": 1500})
 SPOTS = {"NSE_INDEX|Nifty 50": 25012.0, "NSE_INDEX|Nifty Bank": 50190.0}
 
 
@@ -50,7 +52,7 @@ def rule(
 
 
 def resolved(*rules: Rule, spots: dict[str, float] = SPOTS, limits: dict[str, int] = LIMITS) -> Universe:
-    return resolve(CONTRACTS, spots, rules, limits, now_ms=NOW)
+    return resolve(CONTRACTS, spots, rules, Limits(limits, limits), now_ms=NOW)
 
 
 def symbols(universe: Universe, mode: str = "full") -> list[str]:
@@ -139,7 +141,7 @@ def test_a_key_is_followed_once_in_its_strongest_mode() -> None:
 
 def test_dead_contracts_are_not_followed() -> None:
     after = ms_of(DAY_1.replace(month=12, day=30))
-    universe = resolve(CONTRACTS, SPOTS, [rule("options", "NIFTY", "@w0")], LIMITS, now_ms=after)
+    universe = resolve(CONTRACTS, SPOTS, [rule("options", "NIFTY", "@w0")], BROKERS, now_ms=after)
     assert universe.by_mode == {}
     assert universe.cut[0].reason == "NIFTY has no living expiry @w0 in NSE_FO"
 
@@ -147,9 +149,9 @@ def test_dead_contracts_are_not_followed() -> None:
 def test_a_key_whose_trading_has_ended_is_cut_with_the_reason() -> None:
     rules = [rule("keys", "", keys=("NSE_FO|1000", "NSE_FO|1042", "NSE_INDEX|India VIX"))]  # of the weekly, of the monthly, an index
     end_ms = ms_of(datetime(2026, 11, 17, 10, 10, tzinfo=UTC))  # 15:40 IST
-    before = resolve(CONTRACTS, SPOTS, rules, LIMITS, now_ms=end_ms - 1)
+    before = resolve(CONTRACTS, SPOTS, rules, BROKERS, now_ms=end_ms - 1)
     assert (before.by_mode["full"], before.cut) == (["NSE_FO|1000", "NSE_FO|1042", "NSE_INDEX|India VIX"], [])
-    after = resolve(CONTRACTS, SPOTS, rules, LIMITS, now_ms=end_ms)
+    after = resolve(CONTRACTS, SPOTS, rules, BROKERS, now_ms=end_ms)
     assert after.by_mode["full"] == ["NSE_FO|1042", "NSE_INDEX|India VIX"]
     assert [(cut.reason, cut.keys) for cut in after.cut] == [("trading in this contract has ended", ["NSE_FO|1000"])]
 
@@ -182,7 +184,7 @@ def test_the_calendar_decides_when_trading_ends() -> None:
 
     rules = [rule("options", "NIFTY", "@w0", strikes="atm0"), rule("options", "NIFTY", "@w1", strikes="atm0", priority=101)]
     for moment, expiries, next_end in ((-1, [WEEKLY, MONTHLY], WEEKLY), (0, [MONTHLY, NEXT_WEEKLY], MONTHLY)):
-        universe = resolve(CONTRACTS, SPOTS, rules, LIMITS, now_ms=ms_of(close) + moment, end_of=end_of)
+        universe = resolve(CONTRACTS, SPOTS, rules, BROKERS, now_ms=ms_of(close) + moment, end_of=end_of)
         assert [day for selection in universe.selections for day in selection.expiries] == expiries
         assert universe.next_end_ms == (ms_of(close) if next_end == WEEKLY else usual_end_ms("NSE_FO", next_end))
     assert usual.count(WEEKLY) == 2  # asked once a resolution: it may be a look-up
@@ -200,7 +202,7 @@ MOMENTS = [ms_of(datetime.combine(day, time(10, 10), UTC)) + off for day in (WEE
 def test_nothing_whose_trading_has_ended_is_ever_selected(now_ms: int, strikes: str, expiries: list[str], spot: float) -> None:
     every = tuple(each.key for each in CONTRACTS)
     rules = [rule("options", "NIFTY", *expiries, strikes=strikes), rule("futures", "NIFTY", *expiries), rule("keys", "", keys=every)]
-    universe = resolve(CONTRACTS, {"NSE_INDEX|Nifty 50": spot}, rules, LIMITS, now_ms=now_ms)
+    universe = resolve(CONTRACTS, {"NSE_INDEX|Nifty 50": spot}, rules, BROKERS, now_ms=now_ms)
     by_key = {each.key: each for each in CONTRACTS}
     ends = [
         usual_end_ms(by_key[key].segment, ist_date(by_key[key].expiry_ms or 0)) for key in universe.by_mode["full"] if by_key[key].expiry_ms
@@ -217,14 +219,14 @@ def test_every_mode_has_its_own_limit_and_greeks_may_be_asked_for() -> None:
         rule("index", "", mode="ltpc", priority=3),
         limits={"option_greeks": 5, "full_d30": 2, "ltpc": 1},
     )
-    assert {mode: len(keys) for mode, keys in universe.by_mode.items()} == {"ltpc": 1, "option_greeks": 4, "full_d30": 2}
-    assert universe.by_mode["full_d30"][0] == "NSE_INDEX|Nifty 50"  # moved up from greeks, which keeps the place that it gave up
-    assert [(cut.mode, len(cut.keys)) for cut in universe.cut] == [("option_greeks", 10), ("full_d30", 13), ("ltpc", 1)]
+    assert {mode: len(keys) for mode, keys in universe.by_mode.items()} == {"ltpc": 1, "option_greeks": 5, "full_d30": 2}
+    assert universe.by_mode["full_d30"][0] == "NSE_INDEX|Nifty 50"  # moved up from greeks; the first that had no room there has its place
+    assert [(cut.mode, len(cut.keys)) for cut in universe.cut] == [("option_greeks", 9), ("full_d30", 13), ("ltpc", 1)]
 
 
 def test_an_underlying_that_is_not_listed_is_not_followed() -> None:
     alone = [each for each in CONTRACTS if each.underlying_symbol == "NIFTY"]
-    universe = resolve(alone, SPOTS, [rule("options", "NIFTY", "@w0", strikes="atm0")], LIMITS, now_ms=NOW)
+    universe = resolve(alone, SPOTS, [rule("options", "NIFTY", "@w0", strikes="atm0")], BROKERS, now_ms=NOW)
     assert symbols(universe) == ["NIFTY 25000 CE 17 NOV 26", "NIFTY 25000 PE 17 NOV 26"]
 
 
@@ -240,7 +242,7 @@ def test_windows_by_percent_and_delta(word: str, lowest: float, highest: float) 
 def test_shares_have_wider_deltas_than_indices() -> None:
     shares = [each._replace(underlying_key="NSE_EQ|INE002A01018", underlying_symbol="RELIANCE") for each in CONTRACTS if each.strike_price]
     spots = {"NSE_EQ|INE002A01018": 25_012.0}
-    found = resolve(shares, spots, [rule("options", "RELIANCE", "@w0", strikes="delta25")], LIMITS, now_ms=NOW)
+    found = resolve(shares, spots, [rule("options", "RELIANCE", "@w0", strikes="delta25")], BROKERS, now_ms=NOW)
     assert len(found.by_mode["full"]) > len(resolved(rule("options", "NIFTY", "@w0", strikes="delta25")).by_mode["full"])
 
 
@@ -279,7 +281,7 @@ def test_the_builders_of_these_tests_are_right() -> None:
 def test_the_limit_is_that_of_each_connection() -> None:
     spread = [contract._replace(connection=int(contract.key.removeprefix("NSE_FO|")) % 2) for contract in CONTRACTS if "FO" in contract.key]
     wish = rule("options", "NIFTY", "@w0", strikes="atm2")
-    universe = resolve(spread, SPOTS, [wish], {"full": 3}, now_ms=NOW)
+    universe = resolve(spread, SPOTS, [wish], Limits({"full": 3}, {}), now_ms=NOW)
     by_connection = {contract.key: contract.connection for contract in spread}
     assert [sum(by_connection[key] == number for key in universe.by_mode["full"]) for number in (0, 1)] == [3, 3]
     wanted = universe.selections[0].keys
