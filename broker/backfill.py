@@ -26,6 +26,7 @@ from broker import backfill_plan as plan
 from broker.backfill_plan import Sorted, Stretch, Subject, day_ms, day_of
 from broker.candle_fetches import (
     auction_ms,
+    followed_read,
     instruments_around,
     instruments_of,
     minutes_final,
@@ -206,6 +207,7 @@ class Mender:
         self._calendar = calendar_read()
         self._shards = spots_read().shards
         self._auctions: dict[tuple[str, date], int | None] = {}
+        self._followed: dict[tuple[int, date], dict[str, list[Stretch]]] = {}
         self._open: list[GapNotice] = []
         self._counts: Counter[str] = Counter()
         self._refused: dict[str, str] = {}
@@ -420,6 +422,7 @@ class Mender:
             holes=self._holes_of(subject),
             now_ms=self._now_ms,
             trades=lambda minute_ms: self._trades(subject, minute_ms),
+            followed=lambda minute_ms: self._follows(subject, minute_ms),
             whole=whole,
         )
         self._counts["odd"] += answer.odd + result.odd
@@ -429,6 +432,14 @@ class Mender:
     def _trades(self, subject: Subject, minute_ms: int) -> bool:
         opens, closes = self._session(subject, day_of(minute_ms))
         return opens <= minute_ms < closes
+
+    def _follows(self, subject: Subject, minute_ms: int) -> bool:
+        """Whether the feed followed an instrument throughout a minute, as far as that is recorded."""
+        place = (subject.instrument % self._shards, day_of(minute_ms))
+        if place not in self._followed:
+            self._followed[place] = followed_read(place[1], shard=place[0], shards=self._shards)
+        stretches = self._followed[place].get(subject.key, ())
+        return any(start <= minute_ms and minute_ms + MINUTE_MS <= end for start, end in stretches)
 
     def _fetch(self, subject: Subject, days: Sequence[date], call: Callable[[], Bars], *, daily: bool = False) -> Bars | None:
         """Make one call when the limits allow it. None: there is no answer, for good (which is noted) or for now.

@@ -48,12 +48,27 @@ class Subject(NamedTuple):
         return self.segment.endswith("_INDEX")
 
 
+class Moved(NamedTuple):
+    """A change of what a feed follows.
+
+    Attributes:
+        at_ms: market time · ms UTC.
+        is_start: the feed began: `entered` is all that it follows.
+        entered, left: the broker's keys. One that passed to another contract is in both.
+    """
+
+    at_ms: int
+    is_start: bool
+    entered: Collection[str]
+    left: Collection[str]
+
+
 class Sorted(NamedTuple):
     """What of an answer is to be written.
 
     Attributes:
         candles: 1-minute candles, oldest first.
-        missing: stretches among them in which the broker has bars and we had nothing, though no gap was known.
+        missing: stretches among them in which the broker has bars and we had nothing, though we followed it and no gap was known.
         bars: rows of the asked day or days that were usable.
         odd: rows that were not: repeated, without a price, off the minute.
     """
@@ -93,6 +108,26 @@ def joined(minutes: Iterable[int]) -> list[Stretch]:
             found[-1] = (found[-1][0], minute + MINUTE_MS)
         else:
             found.append((minute, minute + MINUTE_MS))
+    return found
+
+
+def followed_stretches(changes: Iterable[Moved], within: Stretch) -> dict[str, list[Stretch]]:
+    """Say when each key was followed.
+
+    Args:
+        changes: of one feed, oldest first, from one of its starts on: what is not told, was not followed.
+        within: nothing is said of what lies outside.
+    """
+    since: dict[str, int] = {}
+    found: dict[str, list[Stretch]] = {}
+    for change in (*changes, Moved(within[1], True, (), ())):
+        gone = [*change.left, *(since.keys() - set(change.entered) if change.is_start else ())]
+        for key in gone:
+            stretch = (max(since.pop(key, change.at_ms), within[0]), min(change.at_ms, within[1]))
+            if stretch[0] < stretch[1]:
+                found.setdefault(key, []).append(stretch)
+        for key in change.entered:
+            since.setdefault(key, change.at_ms)
     return found
 
 
@@ -143,13 +178,15 @@ def sort_out(
     holes: Collection[Stretch],
     now_ms: int,
     trades: Callable[[int], bool],
+    followed: Callable[[int], bool],
     whole: bool = False,
 ) -> Sorted:
     """Say which of the broker's bars are to be written, and as what.
 
     A minute in a hole is "backfilled" whatever the feed had of it. A minute that the feed has from ticks alone is "confirmed". One that
-    it has not at all, between others of the same day that it has, is "backfilled" and missing: if something was traded in it (an index
-    has no volume). What is confirmed or back-filled already is left alone, and so is what lies outside of trading hours or is not final.
+    it has not at all, though the instrument was followed, is "backfilled" and missing: if something was traded in it (an index has no
+    volume). While it was not followed nothing is missing, but between others of the same day that we have it is "backfilled" all the same.
+    What is confirmed or back-filled already is left alone, and so is what lies outside of trading hours or is not final.
 
     Args:
         bars: of the answer.
@@ -158,6 +195,7 @@ def sort_out(
         holes: whole minutes of the open gaps that concern the instrument.
         now_ms: market time, a lower bound.
         trades: whether the minute that begins at so many ms UTC belongs to continuous trading.
+        followed: whether the feed followed the instrument throughout that minute, and is known to have been at work.
         whole: write every minute: history is wanted, not only what a hole has left.
     """
     kept, odd = usable(bars, days)
@@ -173,18 +211,15 @@ def sort_out(
             continue
         in_hole = any(start <= bar.start_ms < end for start, end in holes)
         first, last = own.get(day_start_ms(bar.start_ms), (0, 0))
-        is_missing = (
-            state is None
-            and not in_hole
-            and first < bar.start_ms < last
-            and bar.start_ms + MINUTE_MS <= now_ms - MISSING_AFTER_MS
-            and (subject.is_index or bar.volume > 0)
+        is_lacking = (
+            state is None and not in_hole and bar.start_ms + MINUTE_MS <= now_ms - MISSING_AFTER_MS and (subject.is_index or bar.volume > 0)
         )
+        is_missing = is_lacking and followed(bar.start_ms)
         if is_missing:
             missing.append(bar.start_ms)
         if state is not None and not in_hole:
             candles.append(candle_of(subject, bar, "1m", "confirmed"))
-        elif in_hole or is_missing or whole:
+        elif in_hole or is_missing or (is_lacking and first < bar.start_ms < last) or whole:
             candles.append(candle_of(subject, bar, "1m", "backfilled"))
     return Sorted(candles, joined(missing), len(kept), odd)
 

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, date, datetime
 
 from bson.datetime_ms import DatetimeMS
-from pymongo import DESCENDING
+from pymongo import ASCENDING, DESCENDING
 
-from broker.backfill_plan import EPOCH, MORNING_MS, SETTLE_MS, Stretch, Subject, day_ms, day_of
+from broker.backfill_plan import EPOCH, MORNING_MS, SETTLE_MS, Moved, Stretch, Subject, day_ms, day_of, followed_stretches
 from broker.hours import AUCTION, HALF_MS, ends_trading
 from broker.models import CandleFetch
 from instruments.domain.instrument import INDEX_TYPE
-from instruments.store import instruments_collection
+from instruments.store import changes_collection, instruments_collection
 from marketdata import store
 from marketdata.domain.candle import DAY_MS, MINUTE_MS, Candle
 from marketdata.domain.session import EXCHANGES
@@ -69,6 +69,24 @@ def minutes_final(hole: Stretch) -> dict[int, int]:
     within = {"n": "1m", "t": {"$gte": DatetimeMS(hole[0]), "$lt": DatetimeMS(hole[1])}, "s": {"$in": ["confirmed", "backfilled"]}}
     rows = store.candles_collection().aggregate([{"$match": within}, {"$group": {"_id": "$i", "minutes": {"$sum": 1}}}])
     return {int(row["_id"]): row["minutes"] for row in rows}
+
+
+def followed_read(day: date, *, shard: int, shards: int) -> dict[str, list[Stretch]]:
+    """Return when a feed followed each of its keys on a day, between the first and the last minute that it has of any; what is not
+    recorded (see `UniverseChange`) was not followed."""
+    candles = store.candles_collection()
+    within = {"n": "1m", "t": {"$gte": DatetimeMS(day_ms(day)), "$lt": DatetimeMS(day_ms(day) + DAY_MS)}, "i": {"$mod": [shards, shard]}}
+    edges = [candles.find_one(within, {"t": 1}, sort=[("t", order)]) for order in (ASCENDING, DESCENDING)]
+    if edges[0] is None or edges[1] is None:
+        return {}
+    first_ms, last_ms = store.time_ms(edges[0]["t"]), store.time_ms(edges[1]["t"])
+    changes = changes_collection()
+    started = {"shard": shard, "causes": "start", "at": {"$lte": moment(first_ms)}}
+    start = changes.find_one(started, {"at": 1}, sort=[("at", DESCENDING)]) or {"at": moment(first_ms)}
+    span = {"shard": shard, "at": {"$gte": start["at"], "$lt": moment(last_ms + MINUTE_MS)}}
+    rows = changes.find(span, {"at": 1, "causes": 1, "entered": 1, "left": 1}).sort([("at", ASCENDING), ("_id", ASCENDING)])
+    moved = (Moved(store.time_ms(row["at"]), "start" in row["causes"], row["entered"], row["left"]) for row in rows)
+    return followed_stretches(moved, (first_ms, last_ms + MINUTE_MS))
 
 
 def note_id(instrument: int, day: date, *, daily: bool = False) -> int:

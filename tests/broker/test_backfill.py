@@ -32,7 +32,7 @@ from broker.backfill import Mended
 from broker.backfill_plan import Subject, day_ms, day_of
 from broker.models import CandleFetch
 from broker.upstox.protocol import AuthExpired, FeedRefused, FeedUnavailable, ProtocolViolation, RateLimited
-from instruments.models import Instrument, SubscriptionRule
+from instruments.models import Instrument, SubscriptionRule, UniverseChange
 from instruments.store import spots_write
 from marketdata import bus, store
 from marketdata.calendar import sessions_record
@@ -138,6 +138,11 @@ def gap(start_ms: int, end_ms: int, **fields: Any) -> Gap:
     return Gap.objects.create(start=moment(start_ms), end=moment(end_ms), cause="disconnected", **fields)
 
 
+def follow(*instruments: Instrument, at_ms: int) -> None:
+    """Record, as the feed does, that it follows these since its start."""
+    UniverseChange.objects.create(at=moment(at_ms), causes=["start"], entered={each.instrument_key: "full" for each in instruments})
+
+
 def moment(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
@@ -217,6 +222,7 @@ def test_minutes_that_nobody_knew_to_be_missing_become_gaps_that_are_healed(exch
     lost = starts[50:53]
     for instrument, values in ((first, bars), (second, others)):
         give(instrument.pk, {start: value for start, value in values.items() if start not in (*lost, *starts[100:110])})
+    follow(first, second, at_ms=starts[40])
     known = gap(starts[100], starts[110], instruments=[first.pk, second.pk])
     mended = backfill.gaps_heal()
     assert mended.missing == 6
@@ -368,12 +374,21 @@ def test_a_day_that_is_over_is_compared_once(exchange: RunningExchange, market: 
     subject = market[0]
     day, bars = last_trading_day(exchange, subject.instrument_key)
     starts = sorted(bars)
-    give(subject.pk, {start: bars[start] for start in (*starts[:40], *starts[42:])})
+    give(subject.pk, {start: bars[start] for start in (*starts[1:40], *starts[42:-1])})
+    give(
+        market[1].pk, dict.fromkeys((starts[0], starts[-1]), (1.0, 1.0, 1.0, 1.0, 1))
+    )  # of these two we have nothing, but the feed was at work
+    UniverseChange.objects.create(at=moment(starts[60]), causes=["spot"], left={subject.instrument_key: "rules"})
+    UniverseChange.objects.create(at=moment(starts[80]), causes=["spot"], entered={subject.instrument_key: "full"})
+    OHLC.objects.filter(pk=candle_id(subject.pk, "1m", starts[70])).delete()
+    follow(subject, at_ms=starts[0] - 10 * MINUTE)
     store.candles_write([Candle(subject.pk, "1m", starts[200], 1.0, 1.0, 1.0, 1.0, 0, None, "closed")])
     now = day_ms(day) + 86_400_000 + 8 * 3_600_000  # 08:00 of the day after
     assert backfill.candles_mend(seconds=60, now_ms=now - 7_200_000).calls == 0, "at 06:00 the broker does not have all of it yet"
     mended = backfill.candles_mend(seconds=60, now_ms=now)
-    assert (mended.calls, mended.missing) == (1, 2)
+    assert (mended.calls - 1, mended.missing) == (1, 4), "one call is the other's"
+    named = {minute for row in Gap.objects.all() for minute in range(store.time_ms(row.start), store.time_ms(row.end or row.start), MINUTE)}
+    assert named == {starts[0], starts[40], starts[41], starts[-1]}, "not the one at which it was not followed"
     assert {start: values for start, (values, _) in stored(subject.pk).items()} == bars
     assert backfill.candles_mend(seconds=60, now_ms=now).calls == 0
 

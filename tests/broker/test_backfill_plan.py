@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import backfill_plan as plan
-from broker.backfill_plan import Subject, day_ms, joined, minutes_around, month_spans, sort_out, usable
+from broker.backfill_plan import Moved, Subject, day_ms, followed_stretches, joined, minutes_around, month_spans, sort_out, usable
 from broker.upstox.protocol import Bar
 
 IST = timezone(timedelta(hours=5, minutes=30))
@@ -37,6 +37,7 @@ def sorted_out(
     subject: Subject = OPTION,
     holes: list[tuple[int, int]] | None = None,
     now: int = at(18, 0),
+    followed: tuple[int, int] = (0, at(23, 59)),
     whole: bool = False,
 ) -> tuple[list[tuple[int, str]], list[tuple[int, int]], int]:
     """(start, state) of what is to be written, the missing stretches, the odd rows; trading is from 09:15 to 15:40."""
@@ -44,7 +45,10 @@ def sorted_out(
     def trades(minute_ms: int) -> bool:
         return at(9, 15) <= minute_ms < at(15, 40)
 
-    found = sort_out(subject, bars, {DAY}, states=states, holes=holes or [], now_ms=now, trades=trades, whole=whole)
+    def follows(minute_ms: int) -> bool:
+        return followed[0] <= minute_ms < followed[1]
+
+    found = sort_out(subject, bars, {DAY}, states=states, holes=holes or [], now_ms=now, trades=trades, followed=follows, whole=whole)
     return [(candle.start_ms, candle.state) for candle in found.candles], found.missing, found.odd
 
 
@@ -61,10 +65,40 @@ def test_a_hole_is_filled_whatever_ticks_had_made_of_its_edges_and_nothing_confi
 def test_a_minute_from_ticks_alone_is_confirmed_and_one_between_that_we_lack_is_missing() -> None:
     bars = [bar(at(10, minute)) for minute in range(8)]
     states = {at(10, 1): "confirmed", at(10, 2): "closed", at(10, 5): "backfilled", at(10, 7): "confirmed"}
-    written, missing, _ = sorted_out(bars, states)
+    written, missing, _ = sorted_out(bars, states, followed=(at(10, 1), at(10, 8)))
     assert written == [(at(10, 2), "confirmed"), *((at(10, minute), "backfilled") for minute in (3, 4, 6))]
     assert missing == [(at(10, 3), at(10, 5)), (at(10, 6), at(10, 7))]
-    assert sorted_out(bars, {}) == ([], [], 0), "before the first and after the last nobody followed it"
+
+
+def test_the_first_and_the_last_minute_of_a_session_can_be_missing() -> None:
+    bars = [bar(at(9, 15)), bar(at(9, 16)), bar(at(15, 39))]
+    written, missing, _ = sorted_out(bars, {at(9, 16): "confirmed"})
+    assert written == [(at(9, 15), "backfilled"), (at(15, 39), "backfilled")]
+    assert missing == [(at(9, 15), at(9, 16)), (at(15, 39), at(15, 40))]
+
+
+def test_what_was_not_followed_is_not_missing_but_a_chart_has_no_hole_in_it() -> None:
+    bars = [bar(at(10, minute)) for minute in range(8)]
+    states = {at(10, 2): "confirmed", at(10, 5): "confirmed"}
+    written, missing, _ = sorted_out(bars, states, followed=(at(10, 4), at(10, 7)))
+    assert missing == [(at(10, 4), at(10, 5)), (at(10, 6), at(10, 7))]
+    assert [start for start, _ in written] == [at(10, 3), at(10, 4), at(10, 6)], "nothing before the first, nothing after it was given up"
+
+
+def test_a_key_is_followed_from_its_entry_until_it_leaves_and_a_start_tells_all() -> None:
+    changes = [
+        Moved(at(9, 0), True, {"A", "B", "C"}, ()),
+        Moved(at(10, 0), False, {"D"}, {"A"}),
+        Moved(at(11, 0), False, {"A"}, {"D"}),
+        Moved(at(12, 0), True, {"A", "B"}, ()),
+        Moved(at(13, 0), False, {"B"}, {"B"}),
+    ]
+    assert followed_stretches(changes, (at(9, 15), at(15, 30))) == {
+        "A": [(at(9, 15), at(10, 0)), (at(11, 0), at(15, 30))],
+        "B": [(at(9, 15), at(13, 0)), (at(13, 0), at(15, 30))],
+        "C": [(at(9, 15), at(12, 0))],
+        "D": [(at(10, 0), at(11, 0))],
+    }
 
 
 def test_a_minute_without_a_trade_is_not_missing_but_an_index_has_no_volume() -> None:
