@@ -28,7 +28,9 @@ class CandleView(APIView):
     """Session-anchored candles of one instrument, finished ones and the one that forms, each with its state and revision.
 
     "confirmed" is the broker's own bar; "backfilled" was fetched later; "closed" is finished and may still be corrected; "live" is
-    forming. The newest first means: up to market time, also in a replay of a past day, unless `to` says otherwise. Without `fill`, where nobody traded there is no candle. `fill=prev` puts one of state "filled" there: flat at the close
+    forming. Without `to`, the newest are those up to market time, also in a replay of a past day.
+
+    Without `fill`, where nobody traded there is no candle. `fill=prev` puts one of state "filled" there: flat at the close
     before it, volume 0; between two candles of a day, and behind its last one as far as the session has gone; never before the day's
     first trade, never days, weeks or months. It cannot tell silence from a hole in the data: see `/api/marketdata/gaps/`.
 
