@@ -30,6 +30,8 @@ from marketdata.domain.chart import (
     best_of,
     bucket_end_ms,
     bucket_start_ms,
+    doubted,
+    doubtful_starts,
     in_session,
     live_marked,
     silences_filled,
@@ -92,7 +94,7 @@ def candles_of(
     """Return one instrument's candles with from_ms <= start < to_ms, finished ones and the one that forms, inside sessions only.
 
     Intervals that are not stored are folded from the nearest finer one that is. What is newest is folded from its minutes, whether the
-    roll-up has been there or not. Each candle is whole, whatever the limit and the edges; one that began before `from_ms` is left out.
+    roll-up has been there or not. One of whose minutes some lie in a gap that is not healed is "closed" at most. Each candle is whole, whatever the limit and the edges; one that began before `from_ms` is left out.
 
     Args:
         interval: one of INTERVAL_MINUTES.
@@ -135,6 +137,11 @@ def candles_of(
             break
         low, high = (low, edge) if newest_first else (edge + MINUTE_MS, high)
     candles = parts if base == interval else fold_candles(parts, interval, anchors)
+    if candles and interval != "1m":
+        holes = holes_read(instrument, candles[0].start_ms, bucket_end_ms(candles[-1].start_ms, interval, anchors))
+        sure = {part.start_ms for part in parts if part.state == "confirmed"} if base == "1d" else ()
+        doubtful = doubtful_starts(holes, interval, segment, calendar, sure_days=sure)
+        candles = [doubted(candle, doubtful) for candle in candles] if doubtful else candles
     seen = parts if base == "1m" else minutes
     known_ms = max((part.start_ms + (part.state != "live") * MINUTE_MS for part in seen), default=0)
     candles = live_marked(candles, segment, calendar, max(market_ms, known_ms))
@@ -161,10 +168,23 @@ def _newest_minutes(instrument: int, base: str, low: int, high: int, recent: lis
 
 
 def closes_at(instruments: Iterable[int], start_ms: int) -> dict[int, tuple[float, float | None]]:
-    """Return close and open interest of each instrument's 1-minute candle that began at `start_ms`; those without one are left out."""
-    identifiers = [candle_id(instrument, "1m", start_ms) for instrument in instruments]
-    found = store.candles_collection().find({"_id": {"$in": identifiers}}, {"i": 1, "c": 1, "oi": 1}, batch_size=10_000)
-    return {row["i"]: (row["c"], row.get("oi")) for row in found}
+    """Return close and open interest of each instrument's 1-minute candle that began at `start_ms`, else of the day's last one before it.
+
+    Two queries: the second, 0.1 to 0.3 ms an instrument, is for those that were quiet in that very minute. Those that were quiet all day
+    until then are left out.
+    """
+    candles, fields = store.candles_collection(), {"i": 1, "c": 1, "oi": 1}
+    named = {candle_id(instrument, "1m", start_ms): instrument for instrument in instruments}
+    found = list(candles.find({"_id": {"$in": list(named)}}, fields, batch_size=10_000))
+    quiet = named.keys() - {row["_id"] for row in found}
+    of_day: list[Row] = [{"low": candle_id(named[last], "1m", day_start_ms(start_ms)), "high": last} for last in quiet]
+    between = {"$and": [{"$gte": ["$_id", "$$low"]}, {"$lt": ["$_id", "$$high"]}]}
+    newest: list[Row] = [{"$match": {"$expr": between}}, {"$sort": {"_id": DESCENDING}}, {"$limit": 1}, {"$project": fields}]
+    names = {"low": "$low", "high": "$high"}
+    look_up = {"$lookup": {"from": candles.name, "let": names, "pipeline": newest, "as": "newest"}}
+    stages: list[Row] = [{"$documents": of_day}, look_up, {"$unwind": "$newest"}, {"$replaceRoot": {"newRoot": "$newest"}}]
+    before = candles.database.aggregate(stages, batchSize=10_000) if quiet else ()
+    return {row["i"]: (row["c"], row.get("oi")) for row in (*found, *before)}
 
 
 class SegmentStatus(NamedTuple):
@@ -193,15 +213,27 @@ def gaps(*, from_ms: int, to_ms: int, limit: int, instrument: int | None = None)
     there may be a few more than `limit`.
     """
     collection = store.collection(Gap._meta.db_table)
-    whose: Row = {}
-    if instrument is not None:
-        whose = {"$or": [{"instruments": instrument}, {"instruments": [], "shard": instrument % settings.FEED_SHARDS}]}
+    whose: Row = {} if instrument is None else _concerning(instrument)
     span = whose | {"start": {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(to_ms)}}
     rows = list(collection.find(span).sort("start", DESCENDING).limit(limit))
     if len(rows) == limit:
         seen = {row["_id"] for row in rows}
         rows += [row for row in collection.find(whose | {"start": rows[-1]["start"]}) if row["_id"] not in seen]
     return [_gap_row(row) for row in rows]
+
+
+def holes_read(instrument: int, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
+    """Return the gaps of an instrument that are not healed and touch [from_ms, to_ms), as whole minutes within it, ms UTC."""
+    within = {"heal_state": {"$in": [Gap.Heal.OPEN, Gap.Heal.IMPOSSIBLE]}, "start": {"$lt": DatetimeMS(to_ms)}}
+    rows = store.collection(Gap._meta.db_table).find(within | _concerning(instrument), {"start": 1, "end": 1})
+    spans = [(store.time_ms(row["start"]), to_ms if row.get("end") is None else store.time_ms(row["end"])) for row in rows]
+    holes = [(max(start // MINUTE_MS * MINUTE_MS, from_ms), min(-(-end // MINUTE_MS) * MINUTE_MS, to_ms)) for start, end in spans]
+    return [hole for hole in holes if hole[0] < hole[1]]
+
+
+def _concerning(instrument: int) -> Row:
+    """Return the query for gaps that name an instrument, and those of all of its shard."""
+    return {"$or": [{"instruments": instrument}, {"instruments": [], "shard": instrument % settings.FEED_SHARDS}]}
 
 
 def _gap_row(row: Row) -> Row:

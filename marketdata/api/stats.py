@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.api.problems import BadInput
+from instruments.domain.instrument import Segment
 from instruments.selectors import instrument_symbols, underlying_is_known, underlying_members
 from marketdata import live_state
 from marketdata.api.parameters import Parameters
@@ -48,8 +49,8 @@ class StatsView(APIView):
     """Advances and declines, gainers, losers, the most active by volume and by value, and where open interest was built up or left.
 
     Among the instruments that are followed: all, those of a segment, or an underlying and what is written on it. `window=1d` compares
-    with the close of the trading day before; a shorter one with the end of the 1-minute candle that far back. Volume and value are
-    always the day's.
+    with the close of the trading day before; a shorter one with the end of the 1-minute candle that far back, or of the last one of the
+    day before it. Volume and value are always the day's.
     """
 
     @extend_schema(
@@ -66,11 +67,14 @@ class StatsView(APIView):
         parameters = Parameters(request, ("window", "segment", "underlying", "limit"))
         window = parameters.choice("window", "1d", INTERVAL_MINUTES)
         limit = parameters.integer("limit", LISTED, low=1, high=MOST_LISTED)
-        segment, underlying = parameters.text("segment"), (parameters.text("underlying") or "").upper() or None
+        segment, underlying = ((parameters.text(name) or "").upper() or None for name in ("segment", "underlying"))
         if underlying and not underlying_is_known(underlying):
             raise BadInput("underlying", "No active instrument is called so; NIFTY, BANKNIFTY, RELIANCE … are.")
         entries, state = _all_entries()
         if segment:
+            known = {*Segment, *(entry.key.partition("|")[0] for entry in entries)}
+            if segment not in known:
+                raise BadInput("segment", f"Takes one of {', '.join(sorted(known))}.")
             entries = [entry for entry in entries if entry.key.startswith(f"{segment}|")]
         if underlying:
             members = underlying_members(underlying)
@@ -110,7 +114,7 @@ def _all_entries() -> tuple[list[QuoteEntry], str]:
 
 
 def _standings(entries: list[QuoteEntry], start_ms: int | None, market_ms: int | None) -> list[Standing]:
-    """Compare with the candles that end at `start_ms`; without one, with the trading day before.
+    """Compare with the candles that end at `start_ms` or before; without a start, with the trading day before.
 
     What was not traded today has no volume, though the broker's last word of it is the volume of the day on which it was.
     """

@@ -17,7 +17,7 @@ from marketdata.selectors import TicksToday
 from marketdata.wire import QuoteEntry, quote_entry
 from tests.instruments.rows import market as small_market
 from tests.marketdata.api.fixtures import OPEN_MS, publish_latest, status_of, store_minutes, store_ticks
-from tests.marketdata.way_out import entry_of, quote_of, traded_entry
+from tests.marketdata.way_out import NOON_MS, entry_of, quote_of, traded_entry
 
 STATS = "/api/marketdata/stats/"
 pytestmark = pytest.mark.usefixtures("valkey")
@@ -42,9 +42,12 @@ def test_the_day_is_compared_with_the_previous_close(client: APIClient) -> None:
 
 def test_one_segment_alone(client: APIClient) -> None:
     publish_latest(market())
-    body = client.get(STATS, {"segment": "NSE_EQ"}).json()
+    body = client.get(STATS, {"segment": "nse_eq"}).json()
     assert (body["instruments"], body["segment"]) == (3, "NSE_EQ")
-    assert client.get(STATS, {"segment": "NSE"}).json()["instruments"] == 0
+    assert client.get(STATS, {"segment": "MCX_FO"}).json()["instruments"] == 0  # there is such a segment; nothing of it is followed
+    refused = client.get(STATS, {"segment": "NSE"})
+    assert (refused.status_code, refused.json()["field"]) == (400, "segment")
+    assert "NSE_EQ, NSE_FO, NSE_INDEX" in refused.json()["detail"]
 
 
 def test_a_shorter_window_is_compared_with_the_candle_that_far_back(client: APIClient) -> None:
@@ -55,6 +58,17 @@ def test_a_shorter_window_is_compared_with_the_candle_that_far_back(client: APIC
     body = client.get(STATS, {"window": "5m"}).json()
     assert body["breadth"] == {"advances": 1, "declines": 0, "unchanged": 0, "unknown": 4}
     assert body["gainers"][0]["change_percent"] == pytest.approx((110 / 5.5 - 1) * 100)
+
+
+def test_what_was_quiet_is_compared_with_its_last_candle_of_the_day(client: APIClient) -> None:
+    publish_latest([quote_entry(quote_of(number, 1, 110.0, broker_ms=NOON_MS), f"NSE_FO|{number}", True) for number in (1, 2, 3)])
+    store_minutes(1, 1, start_ms=NOON_MS - 60 * MINUTE_MS)
+    store_minutes(1, 2, start_ms=NOON_MS - 41 * MINUTE_MS)  # the second closes at 1.5, and is the last one before the window
+    store_minutes(1, 1, start_ms=NOON_MS - 2 * MINUTE_MS)  # inside of it
+    store_minutes(2, 1, start_ms=day_start_ms(NOON_MS) - MINUTE_MS)  # of the day before
+    body = client.get(STATS, {"window": "5m"}).json()
+    assert body["breadth"] == {"advances": 1, "declines": 0, "unchanged": 0, "unknown": 2}
+    assert [(row["instrument"], row["change_percent"]) for row in body["gainers"]] == [(1, pytest.approx((110 / 1.5 - 1) * 100, abs=1e-4))]
 
 
 def test_it_says_over_which_stretch_it_counts(client: APIClient) -> None:
