@@ -206,7 +206,7 @@ class SubscriptionRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return format_html_join("", "{}<br>", ((line,) for line in _preview_lines(now, tried)))
 
     def save_model(self, request: HttpRequest, obj: SubscriptionRule, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
+        obj.save(force_update=change)  # what somebody removes at this moment does not come back
         followed_forget()
 
     def delete_model(self, request: HttpRequest, obj: SubscriptionRule) -> None:

@@ -175,7 +175,7 @@ class SubscriptionRule(models.Model):
         FULL = "full"
         FULL_D30 = "full_d30"
 
-    name = models.CharField(max_length=60)
+    name = models.CharField(max_length=60, unique=True, error_messages={"unique": "Another rule has this name."})
     what = models.CharField(max_length=10, choices=What.choices)
     underlying = models.CharField(max_length=40, blank=True, help_text="NIFTY, BANKNIFTY, RELIANCE…; empty for explicit keys.")
     expiries = ArrayField(

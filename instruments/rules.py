@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.db import IntegrityError
 
 from instruments.models import SubscriptionRule
 from instruments.selectors import followed_forget, underlying_is_known
@@ -49,19 +51,30 @@ def rule_check(rule: SubscriptionRule) -> None:
 
 
 def rule_save(*, rule: SubscriptionRule, by: str) -> None:
-    """Store a rule, checked. The feeds take it over within seconds.
+    """Store a rule, checked. The feeds take it over within seconds. One that was removed meanwhile stays so.
 
     Args:
         by: who did it, for the log.
 
     Raises:
         ValidationError: see rule_check.
+        SubscriptionRule.DoesNotExist: it was removed meanwhile.
     """
     rule_check(rule)
     made = rule._state.adding
-    rule.save()
+    try:
+        if made:
+            rule.save(force_insert=True)
+        elif not SubscriptionRule.objects.filter(pk=rule.pk).update(**_words(rule)):
+            raise SubscriptionRule.DoesNotExist
+    except IntegrityError:
+        raise ValidationError({"name": rule.unique_error_message(SubscriptionRule, ("name",)).messages}) from None  # since it was checked
     followed_forget()
     log.info("subscription rule %r %s by %s", rule.name, "made" if made else "changed", by)
+
+
+def _words(rule: SubscriptionRule) -> dict[str, Any]:
+    return {field.attname: getattr(rule, field.attname) for field in SubscriptionRule._meta.concrete_fields if not field.primary_key}
 
 
 def rule_remove(*, rule: SubscriptionRule, by: str) -> None:

@@ -313,7 +313,7 @@ def _default_rules() -> list[SubscriptionRule]:
     symbols = list(dict.fromkeys(settings.UNIVERSE_UNDERLYINGS))
     indices = [
         SubscriptionRule(name=f"{symbol} index", what="index", underlying=symbol, priority=10 + place)
-        for place, symbol in enumerate([*symbols, INDIA_VIX])
+        for place, symbol in enumerate(dict.fromkeys([*symbols, INDIA_VIX]))
     ]
     futures = [
         SubscriptionRule(name=f"{symbol} near future", what="futures", underlying=symbol, expiries=["@m0"], priority=50 + place)

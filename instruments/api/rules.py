@@ -151,6 +151,8 @@ def _saved(request: Request, rule: SubscriptionRule, status: int = 200) -> Respo
         rule_save(rule=rule, by=str(request.user))
     except ValidationError as error:
         raise serializers.ValidationError(cast(Any, error.message_dict)) from None
+    except SubscriptionRule.DoesNotExist:
+        raise Http404 from None
     headers = {"Location": f"{request.path}{rule.pk}/"} if status == 201 else {}
     return Response(_shown(str(rule.pk)), status=status, headers=headers)
 

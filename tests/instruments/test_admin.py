@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import DatabaseError
 from django.test import Client, override_settings
 
 from accounts.models import User
@@ -124,6 +125,24 @@ def test_a_rule_is_added_changed_and_removed(client: Client) -> None:
     assert len(followed(DAY_1).rules) == 1
     client.post(RULES, {"action": "delete_selected", "_selected_action": [str(other.pk)], "post": "yes"})
     assert followed(DAY_1).rules == []
+
+
+def test_a_second_rule_of_a_name_is_refused_and_what_is_removed_stays_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    instruments_refresh(rows=market(), source="test", as_of=DAY_1)
+    assert client.post(f"{RULES}add/", rule()).status_code == 302
+    assert "Another rule has this name." in client.post(f"{RULES}add/", rule()).content.decode()
+    made = SubscriptionRule.objects.get()
+    assert client.post(f"{RULES}{made.pk}/change/", rule(strikes="all")).status_code == 302, "its own name is no other's"
+    check = SubscriptionRule.full_clean
+
+    def removed_meanwhile(row: SubscriptionRule, *args: Any, **options: Any) -> None:
+        check(row, *args, **options)
+        SubscriptionRule.objects.filter(pk=row.pk).delete()
+
+    monkeypatch.setattr(SubscriptionRule, "full_clean", removed_meanwhile)
+    with pytest.raises(DatabaseError):
+        client.post(f"{RULES}{made.pk}/change/", rule(strikes="atm1"))
+    assert not SubscriptionRule.objects.exists()
 
 
 def test_a_rule_shows_what_it_selects_now_and_what_is_cut_and_why(client: Client) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
 from pymongo.errors import DuplicateKeyError
 
 from instruments.models import Instrument, MasterLoad, SubscriptionRule
@@ -61,3 +63,17 @@ def test_every_wrong_word_of_a_rule_is_named() -> None:
         "strikes": 1,
         "keys": 1,
     }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rules_that_share_a_name_get_numbers_when_names_become_unique() -> None:
+    before, after = ("instruments", "0003_instrumentversion_universechange"), ("instruments", "0004_rule_names_are_unique")
+    MigrationExecutor(connection).migrate([before])
+    rules = connection.database[SubscriptionRule._meta.db_table]  # type: ignore[attr-defined] # of django-mongodb-backend
+    names = ["money", "money", "money (2)", "other", "money", "x" * 60, "x" * 60]
+    rules.insert_many([{"name": name, "what": "index", "underlying": "", "priority": place} for place, name in enumerate(names)])
+    MigrationExecutor(connection).migrate([after])
+    now = [rule["name"] for rule in rules.find().sort("priority")]
+    assert now == ["money", "money (3)", "money (2)", "other", "money (4)", "x" * 60, f"{'x' * 56} (2)"]
+    with pytest.raises(DuplicateKeyError):
+        rules.insert_one({"name": "money"})

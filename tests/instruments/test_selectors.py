@@ -159,8 +159,26 @@ def test_a_mode_without_room_does_not_shrink_the_others() -> None:
     with override_settings(BROKER_MODE_LIMITS=limits):
         assert followed(DAY_1).limits == limits
     cache.clear()
-    with override_settings(BROKER_MODE_LIMITS={**limits, "full_d30": 50}):
-        assert followed(DAY_1).limits["full"] == 1500
+    mixed = {"ltpc": 2000, "option_greeks": 2000, "full": 1500, "full_d30": 50}
+    with override_settings(BROKER_MODE_LIMITS={**limits, "full_d30": 50}, BROKER_MIXED_MODE_LIMITS=mixed):
+        assert followed(DAY_1).limits == mixed
+
+
+def test_each_connection_has_the_limits_of_what_is_followed_on_it() -> None:
+    """One of three carries two modes, one carries one, one nothing: what each feed reports of itself, added up."""
+    load(market())
+    ids = instrument_ids([f"NSE_FO|{number}" for number in range(1000, 1060)])
+    on = {connection: [key for key, number in ids.items() if number % 3 == connection] for connection in range(3)}
+    SubscriptionRule.objects.create(name="whole", what="keys", keys=[*on[0][:2], *on[1][:2]], priority=1)
+    SubscriptionRule.objects.create(name="prices", what="keys", keys=on[0][2:6], mode="ltpc")
+    SubscriptionRule.objects.create(name="nothing", what="keys", keys=["NSE_FO|404"], mode="option_greeks")
+    spots_record(spots={}, at_ms=ms_of(DAY_1), shard=2, shards=3)
+    alone, mixed = {"ltpc": 9, "option_greeks": 9, "full": 3}, {"ltpc": 3, "option_greeks": 2, "full": 2}
+    with override_settings(BROKER_MODE_LIMITS=alone, BROKER_MIXED_MODE_LIMITS=mixed):
+        now = followed(DAY_1)
+    assert now.limits == {mode: mixed[mode] + 2 * alone[mode] for mode in alone}
+    assert now.universe.by_mode == {"ltpc": on[0][2:5], "full": [*on[0][:2], *on[1][:2]]}
+    assert [(cut.rule, cut.keys) for cut in now.universe.cut if cut.mode == "ltpc"] == [("prices", on[0][5:6])]
 
 
 def test_market_time_goes_on_from_what_was_recorded() -> None:

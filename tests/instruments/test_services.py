@@ -299,23 +299,27 @@ def test_default_rules_resolve_on_the_loaded_market() -> None:
 
 @override_settings(BROKER_MODE_LIMITS={"ltpc": 5000, "option_greeks": 3000, "full": 2000, "full_d30": 0})
 def test_mixed_modes_have_the_brokers_smaller_limits() -> None:
-    refresh([option(token, float(token)) for token in range(1, 1801)])
+    refresh([index("INDIA VIX"), *(option(token, float(token)) for token in range(1, 1801))])
     SubscriptionRule.objects.create(name="all", what="options", underlying="NIFTY", expiries=["@w0"])
     at_ms = round(DAY_1.timestamp() * 1000)
     assert len(universe_resolve(spots={}, at_ms=at_ms).by_mode["full"]) == 1800
     SubscriptionRule.objects.create(name="vix", what="index", underlying="INDIA VIX", mode="ltpc")
-    assert len(universe_resolve(spots={}, at_ms=at_ms).by_mode["full"]) == 1500
+    universe = universe_resolve(spots={}, at_ms=at_ms)
+    assert {mode: len(keys) for mode, keys in universe.by_mode.items()} == {"full": 1800}, "a later rule takes nothing from an earlier one"
+    assert [(cut.rule, len(cut.keys)) for cut in universe.cut] == [("vix", 1)]
+    SubscriptionRule.objects.filter(name="vix").update(priority=1)
+    assert {mode: len(keys) for mode, keys in universe_resolve(spots={}, at_ms=at_ms).by_mode.items()} == {"ltpc": 1, "full": 1500}
 
 
 @override_settings(UNIVERSE_UNDERLYINGS=["NIFTY", "INDIA VIX"])
 def test_default_rules_are_made_together_or_not_at_all() -> None:
     rules = connections["default"].database[SubscriptionRule._meta.db_table]  # type: ignore[attr-defined] # of django-mongodb-backend
-    rules.create_index("name", unique=True, name="refuses_a_second_name")  # India VIX is named twice: the database refuses its second rule
+    rules.create_index("what", unique=True, name="refuses_a_second_index")
     try:
         with pytest.raises(DatabaseError):
             rules_default_create()
         assert SubscriptionRule.objects.count() == 0
     finally:
-        rules.drop_index("refuses_a_second_name")
+        rules.drop_index("refuses_a_second_index")
     assert rules_default_create() > 2
-    assert SubscriptionRule.objects.filter(name="INDIA VIX index").count() == 2
+    assert SubscriptionRule.objects.filter(name="INDIA VIX index").count() == 1, "though it is named twice"

@@ -139,6 +139,37 @@ def test_wrong_words_are_refused_by_field_with_those_there_are(ask: Ask, changed
     assert not SubscriptionRule.objects.exists()
 
 
+def test_a_name_is_one_rules_alone(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut is told by name."""
+    made = ask("post", RULES, WORDS, status=201)
+    other = ask("post", RULES, {**WORDS, "name": "wings"}, status=201)
+    one, another = f"{RULES}{made['id']}/", f"{RULES}{other['id']}/"
+    clashes = [("post", RULES), ("post", f"{RULES}preview/"), ("put", another), ("patch", another)]
+    for method, path in clashes:
+        problem = ask(method, path, WORDS, status=400)
+        assert (problem["field"], problem["detail"]) == ("name", "Another rule has this name.")
+    assert ask("put", one, {**WORDS, "strikes": "all"})["strikes"] == "all", "its own is no other's"
+    assert ask("post", f"{RULES}preview/", {**WORDS, "replaces": made["id"]})["rule"]["id"] == made["id"]
+    monkeypatch.setattr(SubscriptionRule, "full_clean", lambda *args, **options: None)  # both were checked before either was stored
+    for method, path in (clashes[0], clashes[2]):
+        assert ask(method, path, WORDS, status=400)["field"] == "name"
+    assert sorted(SubscriptionRule.objects.values_list("name", flat=True)) == ["money", "wings"]
+
+
+@pytest.mark.parametrize("method", ["put", "patch"])
+def test_a_rule_that_is_removed_while_it_is_written_stays_removed(ask: Ask, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    made = ask("post", RULES, WORDS, status=201)
+    check = SubscriptionRule.full_clean
+
+    def removed_meanwhile(rule: SubscriptionRule, **options: Any) -> None:
+        check(rule, **options)
+        SubscriptionRule.objects.filter(pk=rule.pk).delete()
+
+    monkeypatch.setattr(SubscriptionRule, "full_clean", removed_meanwhile)
+    assert ask(method, f"{RULES}{made['id']}/", WORDS, status=404)["code"] == "not_found"
+    assert not SubscriptionRule.objects.exists()
+
+
 @pytest.mark.parametrize("body", ["x", 5, ["name"], {}])
 def test_a_body_that_is_no_rule_is_refused(ask: Ask, body: object) -> None:
     assert ask("post", RULES, body, status=400)["code"] == "bad_request"
