@@ -30,9 +30,11 @@ class Values(NamedTuple):
 
 
 class _Valued(NamedTuple):
-    """What values were computed from."""
+    """What values were computed from. `needs_middle`: the last price told no volatility, and `middle` was taken, if there was one."""
 
     price: float | None
+    needs_middle: bool
+    middle: float | None
     implied_volatility: float | None
     forward: float
     market_ms: int
@@ -97,6 +99,9 @@ class Leg:
     def revalue(self, market: Market | None, market_ms: int) -> bool:
         """Compute what the broker did not send, if it is due: another price or volatility, FORWARD_MOVED, or VALUES_MS gone.
 
+        Greeks are at the broker's volatility where there is one, else at that of the last price; where that price has none (an old trade
+        below what the option is worth at least now, or no trade at all), at that of the middle between bid and ask.
+
         Args:
             market: None where nothing can be valued.
             market_ms: market time · ms UTC.
@@ -112,22 +117,27 @@ class Leg:
         if (
             was is not None
             and was.price == quote.last_price
+            and not (was.needs_middle and was.middle != self.middle_price)
             and was.implied_volatility == quote.implied_volatility
             and abs(forward - was.forward) <= FORWARD_MOVED * was.forward
             and market_ms - was.market_ms < VALUES_MS
         ):
             return False
-        self._valued = _Valued(quote.last_price, quote.implied_volatility, forward, market_ms)
-        self._ours = None if market is None else self._computed(market)
+        volatility = quote.implied_volatility or self._volatility_at(self.last_price, market)
+        needs_middle = not volatility
+        if needs_middle:
+            volatility = self._volatility_at(self.middle_price, market)
+        self._valued = _Valued(quote.last_price, needs_middle, self.middle_price, quote.implied_volatility, forward, market_ms)
+        self._ours = self._computed(volatility, market)
         return self._ours != old
 
-    def _computed(self, market: Market) -> Values | None:
-        """Greeks at the broker's volatility where there is one, else at that of the last price."""
-        quote, strike, side = self.quote, self.option.strike_price, self.option.side
-        volatility = quote.implied_volatility
-        if not volatility and quote.last_price:
-            volatility = implied_volatility(side, strike, quote.last_price, market)
-        found = greeks(side, strike, volatility, market) if volatility else None
+    def _volatility_at(self, price: float | None, market: Market | None) -> float | None:
+        if price is None or market is None:
+            return None
+        return implied_volatility(self.option.side, self.option.strike_price, price, market)
+
+    def _computed(self, volatility: float | None, market: Market | None) -> Values | None:
+        found = greeks(self.option.side, self.option.strike_price, volatility, market) if volatility and market else None
         if found is None:
             return None
         return Values(

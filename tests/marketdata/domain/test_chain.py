@@ -331,8 +331,9 @@ def test_a_reader_of_changes_has_seen_all(done: list[tuple[Any, ...]]) -> None:
 
 
 @given(steps(NOBODYS))
-def test_computed_values_belong_to_the_last_price_and_a_forward_hardly_moved(done: list[tuple[Any, ...]]) -> None:
-    """How it came makes no other difference: each volatility lies between those that its price has at the ends of the leeway."""
+def test_computed_values_belong_to_the_last_price_or_the_book_and_a_forward_hardly_moved(done: list[tuple[Any, ...]]) -> None:
+    """How it came makes no other difference: each volatility lies between those that its price, or the book's
+    middle, has at the ends of the leeway."""
     played = Played(done)
     fresh = played.anew()
     forward = fresh.aggregate().forward
@@ -357,7 +358,12 @@ def is_near(side: Side, name: str, strike: float, forward: float, now_ms: int) -
         for moved in (1 - 1.01 * FORWARD_MOVED, 1 + 1.01 * FORWARD_MOVED):
             market = Market(forward * moved, years, discount_factor(0.065, years))
             volatility = implied_volatility(name, strike, side.last_price or 0.0, market)
-            found.append(0.0 if volatility is None else volatility)  # none: the price is at its intrinsic value there
+            if volatility is None:  # the price is at its intrinsic value there, or below: the book tells
+                bid, ask = side.bid_price or 0.0, side.ask_price or 0.0
+                middle = (bid + ask) / 2 if 0 < bid < ask else 0.0
+                found += [0.0, implied_volatility(name, strike, middle, market) or 0.0]
+            else:
+                found.append(volatility)
     return min(found) * 0.9999 - 1e-6 <= (side.implied_volatility or 0.0) <= max(found) * 1.0001 + 1e-6
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import pytest
 
 from instruments.domain.listing import ListedOption
@@ -9,6 +12,7 @@ from marketdata.domain.chain_legs import FORWARD_MOVED, VALUES_MS, Leg, Strike
 from marketdata.domain.chain_rows import InterestBase, OptionQuote
 from marketdata.domain.option_values import CALL, PUT, Market, greeks, implied_volatility
 
+NORMAL = NormalDist()
 MARKET = Market(25_120.0, 4 / 365, 1.0)
 BARE = OptionQuote(last_price=116.0)
 SENT = OptionQuote(last_price=116.0, implied_volatility=0.1, delta=0.5, theta=-13.0, gamma=0.0015, vega=10.5, rho=1.5)
@@ -63,6 +67,39 @@ def test_what_cannot_be_said_is_none_and_not_called_computed() -> None:
         assert not leg.revalue(market, 0)
         assert leg.values == (None,) * 6
         assert leg.shown(25_100.0).computed is False
+
+
+def test_an_old_trade_below_the_intrinsic_value_leaves_the_word_to_the_book() -> None:
+    """A call struck at 25,000 with the forward at 25,120: an old trade at 115 has no volatility; a book round 135 has."""
+    leg = a_leg(strike=25_000.0)
+    book = OptionQuote(last_price=115.0, bid_price=134.0, ask_price=136.0)
+    for quote, price in (
+        (book, 135.0),
+        (book._replace(ask_price=138.0), 136.0),  # the book moves, nothing else
+        (book._replace(last_price=None), 135.0),
+        (book._replace(last_price=140.0), 140.0),  # a trade comes first, whatever the book says
+    ):
+        leg.quote = quote
+        assert leg.revalue(MARKET, 1)
+        assert leg.values.implied_volatility == pytest.approx(black_volatility(price, 25_000.0), rel=1e-3)
+        assert leg.shown(25_000.0).computed is True
+        assert not leg.revalue(MARKET, 1)
+    for quote in (book._replace(ask_price=None), book._replace(bid_price=137.0), book._replace(bid_price=100.0, ask_price=110.0)):
+        leg.quote = quote
+        leg.revalue(MARKET, 1)
+        assert leg.values == (None,) * 6
+
+
+def black_volatility(price: float, strike: float) -> float:
+    """Of a call in MARKET, by bisection of Black's formula."""
+    low, high = 0.001, 5.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        deviation = middle * (MARKET.years**0.5)
+        d1 = math.log(MARKET.forward / strike) / deviation + deviation / 2
+        worth = MARKET.forward * NORMAL.cdf(d1) - strike * NORMAL.cdf(d1 - deviation)
+        low, high = (middle, high) if worth < price else (low, middle)
+    return low
 
 
 def test_a_small_move_of_the_forward_leaves_values_alone() -> None:
