@@ -11,8 +11,9 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
@@ -32,6 +33,18 @@ CACHE_SECONDS = 30.0
 CACHE_ENTRIES = 10_000
 LAST_USED_STEP = timedelta(minutes=1)
 """`last_used_at` is written at most once in so long."""
+
+
+class Credential(NamedTuple):
+    """What let somebody in for longer than one request.
+
+    Attributes:
+        user: id of the user.
+        api_key: digest of the API key, "" where it was something else.
+    """
+
+    user: Any
+    api_key: str = ""
 
 
 class _Known(NamedTuple):
@@ -105,6 +118,14 @@ def api_key_user(secret: str) -> User | None:
                 _known.pop(next(iter(_known)))  # the oldest; it is only asked for again
             _known[digest] = _Known(user, now + CACHE_SECONDS)
     return user
+
+
+def credentials_working(credentials: Collection[Credential]) -> set[Credential]:
+    """Return those whose user is active and whose key is not revoked. Asks the database: nothing is remembered."""
+    users = set(User.objects.filter(pk__in={each.user for each in credentials}, is_active=True).values_list("pk", flat=True))
+    digests = {each.api_key for each in credentials if each.api_key}
+    keys = set(ApiKey.objects.filter(pk__in=digests, revoked_at=None).values_list("pk", flat=True)) | {""}
+    return {each for each in credentials if each.user in users and each.api_key in keys}
 
 
 def _api_key_read(digest: str) -> User | None:

@@ -20,7 +20,7 @@ from django.utils.http import is_same_domain
 from pymongo.errors import PyMongoError
 
 from accounts.models import User
-from accounts.services import api_key_user, ticket_use
+from accounts.services import Credential, api_key_user, digest_of, ticket_use
 from marketdata.client_errors import ClientError
 
 TICKET_PREFIX = "ticket."
@@ -32,8 +32,8 @@ class WrongOrigin(Exception):
     """A page of another site tried to use a session: refused before the handshake, as HTTP 403."""
 
 
-async def admit(scope: Scope) -> str:
-    """Return the id of the user who connects.
+async def admit(scope: Scope) -> Credential:
+    """Return who connects, and by which key.
 
     Raises:
         WrongOrigin: with a session only; not worth a retry.
@@ -41,9 +41,11 @@ async def admit(scope: Scope) -> str:
     """
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     ticket = next((word[len(TICKET_PREFIX) :] for word in scope.get("subprotocols", []) if word.startswith(TICKET_PREFIX)), None)
+    api_key = ""
     try:
         if "authorization" in headers:
-            user = await _bearer_user(headers["authorization"])
+            secret = _bearer_secret(headers["authorization"])
+            user, api_key = await _in_thread(api_key_user, secret), digest_of(secret)
         elif ticket is not None:
             user = await _in_thread(ticket_use, ticket)
         else:
@@ -52,7 +54,7 @@ async def admit(scope: Scope) -> str:
         raise ClientError(500, "Credentials cannot be checked now; try again.") from error
     if user is None or not user.is_active:
         raise ClientError(401, "Send an API key as 'Authorization: Bearer …', a fresh ticket as a sub-protocol, or sign in.")
-    return str(user.pk)
+    return Credential(user.pk, api_key)
 
 
 async def _in_thread(call: Callable[[str], User | None], secret: str) -> User | None:
@@ -60,9 +62,10 @@ async def _in_thread(call: Callable[[str], User | None], secret: str) -> User | 
     return await database_sync_to_async(call, thread_sensitive=False)(secret)
 
 
-async def _bearer_user(header: str) -> User | None:
+def _bearer_secret(header: str) -> str:
+    """Return what a header of the scheme "Bearer" carries; "" for another scheme, which is nobody's key."""
     kind, _, secret = header.partition(" ")
-    return await _in_thread(api_key_user, secret.strip()) if kind.lower() == "bearer" else None
+    return secret.strip() if kind.lower() == "bearer" else ""
 
 
 async def _session_user(scope: Scope, headers: dict[str, str]) -> User | None:

@@ -5,9 +5,9 @@ came before, so that a slow client gets fewer and newer quotes, and costs nobody
 line (`tradingok.bounded_server`), a client that is owed nothing has its window open: the hub's batch goes to it in the same
 step, without waking the writer. When the line is full the window closes until the writer has caught up.
 
-Who reads too slowly is told: *late* is a client for which more bytes wait, in this process and its machine's kernel, than were
-handed over in the last LATE_SECONDS. Late for SLOW_SECONDS on end, it gets `error` 407, `bye` 4008 and the close, and is
-aborted if it has not taken them in BYE_SECONDS. Who takes no byte at all for WS_STALL_SECONDS is aborted without a word.
+Who reads too slowly is told (`reading_pace` says who is late): late for SLOW_SECONDS on end, a client gets `error` 407, `bye` 4008
+and the close, and is aborted if it has not taken them in BYE_SECONDS. Who takes no byte at all for WS_STALL_SECONDS is aborted
+without a word.
 
 It is a plain ASGI application, not a Channels consumer: those join the channel layer, and only the hub may.
 """
@@ -18,32 +18,29 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import sys
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any, Protocol
 
 from django.conf import settings
 
-from instruments.selectors import ID_PREFIX
+from accounts.services import Credential
 from marketdata import commands, leases, live_state, wire
 from marketdata.admission import Scope, WrongOrigin, admit
 from marketdata.client_channels import CHAINS_MAX, CHARTS_MAX, ClientChannels
 from marketdata.client_errors import ClientError, CloseCode
+from marketdata.client_instruments import ClientInstruments
 from marketdata.commands import Command, parse_command
 from marketdata.hub import Hub, get_hub
-from marketdata.naming import resolve_with_endings
 from marketdata.outbox import Outbox
-from marketdata.wire import ItemResult
+from marketdata.reading_pace import ReadingPace
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 RECONNECT_AFTER_MS = 1000
 SLOW_RECONNECT_MS = 5000
-LATE_SECONDS = 2
 SLOW_SECONDS = 15.0
 BYE_SECONDS = 30.0
 FLOOD_PAUSE_SECONDS = 0.05
@@ -75,26 +72,27 @@ class MarketConnection:
 
     Attributes:
         outbox: what it still has to get.
+        credential: what let it in.
         lease: (user, connection): its place among the user's connections.
     """
 
     def __init__(self, scope: Scope, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
         self.outbox = Outbox()
+        self.credential: Credential | None = None
         self.lease: tuple[str, str] | None = None
         self._scope, self._receive, self._send = scope, receive, send
         self._line: Line | None = scope.get("extensions", {}).get("tradingok.line")
         self._hub: Hub
         self._channels: ClientChannels
-        self._keys: dict[int, str] = {}
+        self._instruments: ClientInstruments
         self._ready = asyncio.Event()
         self._closing: int | None = None
         self._last_words: tuple[bytes, ...] = ()
         self._aborted = False
         self._frames = 0
         self._sending = False
-        self._sent_before: deque[int] = deque([0], maxlen=LATE_SECONDS)
-        self._taken_before = 0
-        self._sent_at = self._taken_at = self._in_time_at = self._woken_at = time.monotonic()
+        self._woken_at = time.monotonic()
+        self._pace = ReadingPace(self._woken_at)
         self._closing_at = 0.0
         self._lag = 0.0
         self._allowance = float(settings.WS_COMMANDS_PER_SECOND)
@@ -107,9 +105,10 @@ class MarketConnection:
         if (await self._receive())["type"] != "websocket.connect":
             return
         self._hub = await get_hub()
+        self._instruments = ClientInstruments(self, self._hub)
         self._channels = ClientChannels(self, self._hub)
         try:
-            user = await admit(self._scope)
+            self.credential = await admit(self._scope)
         except WrongOrigin:
             self._hub.counts["connections_refused_total"] += 1
             await self._send({"type": "websocket.close", "code": CloseCode.FORBIDDEN})  # before accept: HTTP 403
@@ -120,7 +119,7 @@ class MarketConnection:
             return
         await self._accept()
         try:
-            await self._take_place(user)
+            await self._take_place(str(self.credential.user))
         except ClientError as error:
             await self._refuse(error)
             return
@@ -184,24 +183,16 @@ class MarketConnection:
         """
         if self._aborted:
             return  # it is going
-        box = self.outbox
+        pace = self._pace
         backlog = self._line.backlog() if self._line is not None else int(self._sending)
-        sent = box.sent_bytes
-        if sent != self._sent_before[-1]:
-            self._sent_at = now
-        if not backlog or sent - backlog > self._taken_before:
-            self._taken_at = now
-        if backlog <= sent - self._sent_before[0]:
-            self._in_time_at = now
-        self._taken_before = sent - backlog
-        self._sent_before.append(sent)
-        if now - self._taken_at > settings.WS_STALL_SECONDS or (self._closing_at and now - self._closing_at > BYE_SECONDS):
-            logger.info("client aborted: it took nothing for %.0f s", now - self._taken_at)
+        pace.observe(now, self.outbox.sent_bytes, backlog)
+        if now - pace.taken_at > settings.WS_STALL_SECONDS or (self._closing_at and now - self._closing_at > BYE_SECONDS):
+            logger.info("client aborted: it took nothing for %.0f s", now - pace.taken_at)
             self._hub.counts["clients_aborted_total"] += 1
             self.abort()
-        elif self._closing is None and self._line is not None and now - self._in_time_at > SLOW_SECONDS:
+        elif self._closing is None and self._line is not None and now - pace.in_time_at > SLOW_SECONDS:
             self._tell_slow(backlog)
-        elif not backlog and now - self._sent_at > HEARTBEAT_SECONDS:
+        elif not backlog and now - pace.sent_at > HEARTBEAT_SECONDS:
             self._answer(self._heartbeat())
 
     def _tell_slow(self, backlog: int) -> None:
@@ -362,15 +353,17 @@ class MarketConnection:
     async def _obey(self, command: Command) -> None:
         match command:
             case commands.Subscribe():
-                results = await self._subscribe(command.instruments, wire.MODES[command.mode], {})
+                results = await self._instruments.subscribe(command.instruments, wire.MODES[command.mode], {})
                 results += await self._channels.subscribe(command.channels, command.candles)
                 reply = wire.subscribe_reply(command.id, results)
             case commands.Resume():
                 same_run = command.epoch == self._hub.feed_view().epoch
-                results = await self._subscribe(list(command.seq), wire.MODES[command.mode], command.seq if same_run else {})
+                seen = command.seq if same_run else {}
+                results = await self._instruments.subscribe(list(command.seq), wire.MODES[command.mode], seen)
                 reply = wire.resume_reply(command.id, self._hub.feed_view().epoch, results)
             case commands.Unsubscribe():
-                await self._unsubscribe(command)
+                self._instruments.unsubscribe(command.instruments)
+                self._channels.unsubscribe(command.channels)
                 reply = self._list(command.id, "unsubscribe")
             case commands.List():
                 reply = self._list(command.id, "list")
@@ -378,42 +371,8 @@ class MarketConnection:
                 reply = wire.pong_reply(command.id, _now_ms())
         self._answer(reply)
 
-    async def _subscribe(self, names: list[str], mode: int, seen: dict[str, int]) -> list[ItemResult]:
-        """Follow instruments; `seen` has the seq of those whose quote the client has already."""
-        found, ended = await resolve_with_endings(names, self._hub, self._hub.market_ms())
-        results = []
-        for name in names:
-            if name in ended:
-                gone, key = found.get(name, (None, name))
-                results.append(ItemResult(key, name, "error", gone, 412, ended[name]))
-                continue
-            if name not in found:
-                results.append(ItemResult(name, name, "error", code=411, message="No instrument is called so."))
-                continue
-            instrument, key = found[name]
-            if instrument not in self.outbox.modes and len(self.outbox.modes) >= settings.WS_INSTRUMENTS_PER_USER:
-                message = f"A connection may follow {settings.WS_INSTRUMENTS_PER_USER} instruments."
-                results.append(ItemResult(key, name, "error", instrument, 405, message))
-                continue
-            entry = self._hub.entries.get(instrument)
-            dirty = entry is None or seen.get(name) != entry.seq
-            known = self._hub.subscribe(self, instrument, key, mode, dirty=dirty)
-            self._keys[instrument] = sys.intern(key)
-            results.append(ItemResult(key, name, "active" if known else "accepted", instrument))
-        return results
-
-    async def _unsubscribe(self, command: commands.Unsubscribe) -> None:
-        held = {key: instrument for instrument, key in self._keys.items()}
-        held |= {f"{ID_PREFIX}{instrument}": instrument for instrument in self._keys}
-        for name in command.instruments:
-            instrument = held.get(name)
-            if instrument is not None and self._hub.unsubscribe(self, instrument):
-                self._keys.pop(instrument, None)
-        self._channels.unsubscribe(command.channels)
-
     def _list(self, command: int, op: str) -> bytes:
-        items = [(self._keys[instrument], instrument, mode) for instrument, mode in self.outbox.modes.items()]
-        return wire.list_reply(command, op, items, self._channels.names())
+        return wire.list_reply(command, op, self._instruments.followed(), self._channels.names())
 
 
 def _limits() -> dict[str, float]:

@@ -27,6 +27,7 @@ from marketdata.bus import BusBatch, Notice, batches
 from marketdata.chain_channels import ChainChannels
 from marketdata.chain_series import ChainSeries
 from marketdata.commands import ChainChannel
+from marketdata.credential_watch import CredentialWatch
 from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.feed_board import FeedBoard
@@ -89,6 +90,7 @@ class Hub:
         self._charts = OhlcChannels(self.market_ms, self._wake_all)
         self._chains = ChainChannels(self.entries, self.market_ms, self._wake_all, self._want)
         self._notices = HubNotices(self.clients, self.entries, self._followers, self._charts, self._chains, self.unsubscribe)
+        self._credentials = CredentialWatch(self.clients)
         self._positions: dict[int, tuple[int, int]] = {}
         self._reading = batches()
         self._touched: set[Outbox] = set()
@@ -123,7 +125,7 @@ class Hub:
         self._announce()
         self._tasks += [
             asyncio.create_task(self._for_ever(step), name=f"hub {step.__name__}")
-            for step in (self._recover_step, self._watch_step, self._demand_step, *self._followed_steps)
+            for step in (self._recover_step, self._watch_step, self._demand_step, self._credentials.step, *self._followed_steps)
         ]
         self._tasks.append(asyncio.create_task(self._load_stored(), name="hub stored quotes"))
 
@@ -321,7 +323,7 @@ class Hub:
 
     def _take_notice(self, notice: Notice) -> None:
         self.counts["notices_received_total"] += 1
-        self._touched |= self._charts.correct(notice.candles)
+        self._touched |= self._charts.correct(notice.candles, notice.gaps)
         if notice.universe is not None and not LISTING_CAUSES.isdisjoint(notice.universe.causes):
             self._chains.read_again()
         self._touched |= self._notices.take(notice, time.monotonic())

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Protocol
 
+from accounts.services import Credential
 from marketdata.outbox import Outbox
 
 COUNTS = (
@@ -38,10 +39,12 @@ class Client(Protocol):
 
     Attributes:
         outbox: what it still has to get.
+        credential: what let it in; None: nobody asks.
         lease: (user, connection) of its place among the user's connections; None when it has none.
     """
 
     outbox: Outbox
+    credential: Credential | None
     lease: tuple[str, str] | None
 
     def wake(self) -> None:
@@ -50,8 +53,8 @@ class Client(Protocol):
     def inspect(self, now: float) -> None:
         """Look at the clocks: owe a heartbeat, abort a client that takes nothing. Called about once a second."""
 
-    def close(self, code: int) -> None:
-        """Say bye, then close."""
+    def close(self, code: int, *why: bytes) -> None:
+        """Say why, and bye, then close."""
 
     def abort(self) -> None:
         """End the connection without another word."""

@@ -80,6 +80,19 @@ def test_last_use_is_written_at_most_once_a_minute(user: User) -> None:
     assert written >= first
 
 
+def test_credentials_work_until_their_key_is_revoked_or_their_user_is_gone(user: User) -> None:
+    gone, asleep = User.objects.create(username="gone"), User.objects.create(username="asleep")
+    keys = [services.digest_of(services.api_key_create(user=user, name=name)) for name in "ab"]
+    held = [services.Credential(user.pk), *(services.Credential(user.pk, key) for key in keys)]
+    others = [services.Credential(gone.pk), services.Credential(asleep.pk, keys[0])]
+    assert services.credentials_working([*held, *others]) == {*held, *others}
+    services.api_key_revoke(keys=ApiKey.objects.filter(pk=keys[1]))
+    User.objects.filter(pk=asleep.pk).update(is_active=False)
+    gone.delete()
+    assert services.credentials_working([*held, *others]) == set(held[:2])
+    assert services.credentials_working([]) == set()
+
+
 def test_the_memory_of_keys_is_bounded(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "CACHE_ENTRIES", 3)
     for number in range(5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from accounts.services import Credential
 from marketdata.bus import BusBatch
 from marketdata.hub import Hub
 from marketdata.outbox import Outbox
@@ -16,6 +17,7 @@ class RecordingClient:
 
     def __init__(self) -> None:
         self.outbox = Outbox()
+        self.credential: Credential | None = None
         self.lease: tuple[str, str] | None = None
         self.woken = 0
         self.closed: list[int] = []
@@ -27,7 +29,7 @@ class RecordingClient:
     def inspect(self, now: float) -> None:
         pass
 
-    def close(self, code: int) -> None:
+    def close(self, code: int, *why: bytes) -> None:
         self.closed.append(code)
 
     def abort(self) -> None:

@@ -1,0 +1,25 @@
+"""The names by which a client calls what it follows. Subscribing over the wire is tested in test_consumers."""
+
+from __future__ import annotations
+
+import pytest
+
+from marketdata.client_instruments import ClientInstruments
+from marketdata.hub import Hub
+from marketdata.wire import FULL
+from tests.marketdata.recording import client_of
+from tests.marketdata.way_out import instruments
+
+pytestmark = pytest.mark.django_db
+
+
+async def test_the_name_of_what_the_hub_has_ended_is_forgotten() -> None:
+    await instruments(1, 2)
+    hub = Hub()
+    client = client_of(hub)
+    names = ClientInstruments(client, hub)
+    await names.subscribe(["TEST|1"], FULL, {})
+    hub.unsubscribe(client, 1)  # as when it expires
+    await names.subscribe(["TEST|2"], FULL, {})
+    assert names.followed() == [("TEST|2", 2, FULL)]
+    assert names._keys == {2: "TEST|2"}, "memory follows what is followed"
