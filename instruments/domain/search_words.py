@@ -277,7 +277,7 @@ def strike_ranges(typed: str) -> list[tuple[float, float]]:
         half-open ranges, INR, smallest first; the first holds the number itself.
     """
     low = float(typed)
-    ranges = [(low, low + (1.0 if "." not in typed else 0.1))]
+    ranges = [(low, low + 10.0 ** -len(typed.partition(".")[2]))]
     if "." not in typed and low > 0:
         digits = len(typed)
         ranges += [(low * 10**zeros, (low + 1) * 10**zeros) for zeros in range(1, STRIKE_DIGITS_MAX - digits + 1)]

@@ -164,6 +164,7 @@ NIFTY_25000 = [f"NIFTY 25000 CE {day} 26" for day in ("07 JUL", "14 JUL", "21 JU
         ("tata consultancy services", ["TCS"]),
         ("jio financial services", ["JIOFIN"]),
         ("21st century", ["21STCENMGM"]),
+        ("usdinr 95.87 ce sep", ["USDINR 95.875 CE 04 SEP 26"]),
         ("usdinr 86.2500 ce", ["USDINR 86.25 CE 28 SEP 26"]),
     ],
 )

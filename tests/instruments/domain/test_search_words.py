@@ -98,10 +98,12 @@ def test_every_text_is_a_search(typed: str) -> None:
         ("2500000", [(2500000.0, 2500001.0)]),
         ("25000", [(25000.0, 25001.0), (250000.0, 250010.0), (2500000.0, 2500100.0)]),
         ("132.5", [(132.5, 132.6)]),
+        ("95.87", [(95.87, 95.88)]),
+        ("95.", [(95.0, 96.0)]),
     ],
 )
 def test_strikes_that_begin_so(typed: str, ranges: list[tuple[float, float]]) -> None:
-    assert strike_ranges(typed) == ranges
+    assert strike_ranges(typed) == [pytest.approx(each) for each in ranges]
 
 
 @given(st.integers(1, 9_999_999), st.integers(1, 7))

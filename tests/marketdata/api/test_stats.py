@@ -96,6 +96,11 @@ def test_open_interest_is_compared_with_the_day_before(client: APIClient) -> Non
     assert [(row["instrument"], row["oi_change"], row["oi_change_percent"]) for row in body["oi_losers"]] == [(2, -300.0, -30.0)]
 
 
+def test_a_price_keeps_the_four_places_of_currencies(client: APIClient) -> None:
+    publish_latest([entry_of(1, 1, 100.0025, key="NCD_FO|1")])
+    assert [(row["last_price"], row["change_percent"]) for row in client.get(STATS).json()["gainers"]] == [(100.0025, 0.0025)]
+
+
 def test_what_was_last_traded_the_day_before_has_no_volume_today(client: APIClient) -> None:
     yesterday = quote_of(6, 1, 110.0)
     a_day_ago = (yesterday.broker_ms or 0) - 86_400_000
