@@ -19,9 +19,10 @@ from pymongo.errors import PyMongoError
 
 from marketdata.commands import CANDLES_MAX
 from marketdata.domain.candle import Candle
+from marketdata.domain.gap import GapNotice
 from marketdata.ohlc_series import BY_DAYS, Series, Stored, first_part_ms, supersedes
 from marketdata.outbox import Outbox
-from marketdata.selectors import calendar_read, candles_of
+from marketdata.selectors import calendar_read, candles_of, holes_read
 
 logger = logging.getLogger(__name__)
 
@@ -132,11 +133,15 @@ class OhlcChannels:
                         touched |= _mark(series, outboxes)
         return touched
 
-    def correct(self, candles: Iterable[Candle]) -> set[Outbox]:
-        """Take candles that healing has changed, of whatever interval; return who has been given something at once.
+    def correct(self, candles: Iterable[Candle], gaps: Iterable[GapNotice] = ()) -> set[Outbox]:
+        """Take candles that healing has changed, of whatever interval, and gaps that are new or have moved; return who has been given
+        something at once.
 
         What they touch is read again: coarser candles follow from the store.
         """
+        for instrument in {each for gap in gaps for each in gap.instruments or list(self._of)}:
+            for series in self._of.get(instrument, {}):
+                self._read(series)
         touched: set[Outbox] = set()
         market_ms = self._market_ms()
         for candle in candles:
@@ -280,4 +285,5 @@ def stored_read(instrument: int, key: str, interval: str, market_ms: int) -> Sto
     days_from_ms = first_part_ms(newest[0].start_ms, interval, anchors)
     minutes_from_ms = first_part_ms(newest[0].start_ms, "1d", anchors) if interval in BY_DAYS else days_from_ms
     days = read("1d", days_from_ms) if interval in BY_DAYS else []
-    return Stored(calendar, market_ms, minutes_from_ms, read("1m", minutes_from_ms), days_from_ms, days, candles)
+    holes = holes_read(instrument, days_from_ms, market_ms + 1)
+    return Stored(calendar, market_ms, minutes_from_ms, read("1m", minutes_from_ms), days_from_ms, days, candles, holes)

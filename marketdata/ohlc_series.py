@@ -11,7 +11,7 @@ days, today's day from minutes. Older candles are the store's. A candle whose in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from marketdata.domain.candle import (
     Candle,
     fold_candles,
 )
-from marketdata.domain.chart import bucket_end_ms, bucket_start_ms, in_session
+from marketdata.domain.chart import bucket_end_ms, bucket_start_ms, doubted, doubtful_starts, in_session
 from marketdata.domain.session import Calendar
 from marketdata.wire import candle_fragment, ohlc_push, ohlc_snapshot_push
 
@@ -40,7 +40,7 @@ LATE_MS = 60 * MINUTE_MS
 """Minutes so much older than the newest, and those of the bucket before, may be corrected one by one; what is older, the store tells."""
 
 
-_OPEN, _INTEREST, _TICKS = (Candle._fields.index(name) for name in ("open", "open_interest", "ticks"))
+_OPEN, _TICKS = (Candle._fields.index(name) for name in ("open", "ticks"))
 
 
 def supersedes(new: Candle, old: Candle) -> bool:
@@ -59,6 +59,7 @@ class Stored(NamedTuple):
         days_from_ms: `days` are whole from here.
         days: daily candles, for weeks and months.
         candles: the newest of the interval itself.
+        holes: gaps that are not healed, of the time of the minutes and days above: [from, to), ms UTC.
     """
 
     calendar: Calendar
@@ -68,6 +69,7 @@ class Stored(NamedTuple):
     days_from_ms: int
     days: list[Candle]
     candles: list[Candle]
+    holes: Sequence[tuple[int, int]] = ()
 
 
 class Drained(NamedTuple):
@@ -170,6 +172,8 @@ class Series:
         self._buckets: dict[int, _Bucket] = {}
         self._ends: dict[int, int] = {}
         """Start → end of candles that are live because their interval has not ended."""
+        self._doubtful: set[int] = set()
+        """Starts of candles that a gap lies in."""
         self._days = Series(instrument, key, "1d") if interval in BY_DAYS else None
         self._days_seen = NOTHING
 
@@ -216,8 +220,10 @@ class Series:
         if self._days is not None:
             self._forget_before(stored.days_from_ms)
             self._days.fill(stored._replace(days=[], candles=stored.days))
+            self._doubt(stored)
             self._take_days(self._days)
         else:
+            self._doubt(stored)
             self._forget_before(stored.minutes_from_ms)
             self._take_parts(stored.minutes)
         for candle in stored.candles:
@@ -253,6 +259,12 @@ class Series:
                 self._take_parts(in_session(parts, self._segment, calendar))
         for start in list(self._ends):
             self._put(self._entries[start].made)
+
+    def _doubt(self, stored: Stored) -> None:
+        """Note where gaps lie: what is told of these candles follows with the stored ones."""
+        days = () if self._days is None else self._days.candles()
+        sure = {day.start_ms for day in (*days, *stored.candles) if (day.interval, day.state) == ("1d", "confirmed")}
+        self._doubtful = doubtful_starts(stored.holes, self.interval, self._segment, self._calendar, sure_days=sure)
 
     def _forget_before(self, from_ms: int) -> None:
         self._from_ms = max(self._from_ms, from_ms)
@@ -321,16 +333,13 @@ class Series:
             self._ends.pop(oldest, None)
 
     def _as_told(self, made: Candle, told: Candle | None) -> Candle:
-        """Return a folded or stored candle with its state in market time; its revision counts what clients saw of it."""
+        """Return a folded or stored candle with its state in market time, and the newest revision that the store has told of it."""
         start = made.start_ms
-        revision = made.revision
-        if told is not None:
-            was_other = told.state != "live" and told[_OPEN:_INTEREST] != made[_OPEN:_INTEREST]
-            revision = max(revision, told.revision + was_other)
+        revision = made.revision if told is None else max(made.revision, told.revision)
         end = self._end_ms(made)
         if end <= self._market_ms:
             self._ends.pop(start, None)
-            return made._replace(revision=revision)
+            return doubted(made, self._doubtful)._replace(revision=revision)
         self._ends[start] = end
         return made._replace(state="live", revision=revision)
 

@@ -94,7 +94,8 @@ def candles_of(
     """Return one instrument's candles with from_ms <= start < to_ms, finished ones and the one that forms, inside sessions only.
 
     Intervals that are not stored are folded from the nearest finer one that is. What is newest is folded from its minutes, whether the
-    roll-up has been there or not. One of whose minutes some lie in a gap that is not healed is "closed" at most. Each candle is whole, whatever the limit and the edges; one that began before `from_ms` is left out.
+    roll-up has been there or not. Each candle is whole, whatever the limit and the edges; one that began before `from_ms` is left out.
+    One longer than a minute that a gap lies in, not healed, is "closed" at most: minutes of it may be missing.
 
     Args:
         interval: one of INTERVAL_MINUTES.

@@ -5,7 +5,7 @@ Every function takes the candles of one instrument and interval, oldest first, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
 from marketdata.domain.candle import (
@@ -78,6 +78,36 @@ def with_newer(stored: Iterable[Candle], newer: Iterable[Candle]) -> list[Candle
             state = min(candle.state, "closed", key=CERTAINTY.__getitem__)
             known[candle.start_ms] = candle._replace(state=state, revision=revision)
     return [known[start] for start in sorted(known)]
+
+
+def doubtful_starts(
+    holes: Iterable[tuple[int, int]], interval: str, segment: str, calendar: Calendar, *, sure_days: Collection[int] = ()
+) -> set[int]:
+    """Return the starts of the candles that a hole lies in, within sessions: of their minutes some may be missing. None of "1m".
+
+    Args:
+        holes: [from_ms, to_ms), ms UTC.
+        sure_days: 00:00 IST of days that the broker's own daily bar has confirmed; holes in them count only for what is shorter.
+    """
+    anchors = calendar.anchors(segment)
+    is_long = INTERVAL_MINUTES[interval] * MINUTE_MS >= DAY_MS
+    found: set[int] = set()
+    for from_ms, to_ms in holes if interval != "1m" else ():
+        for day in range(day_start_ms(from_ms), to_ms, DAY_MS):
+            hours = calendar.hours(segment, day)
+            opens, closes = (day, day + DAY_MS) if hours is None else (hours.open_ms, hours.close_ms)
+            at, until = max(from_ms, opens), min(to_ms, closes)
+            while at < until and not (is_long and day in sure_days):
+                found.add(bucket_start_ms(at, interval, anchors))
+                at = bucket_end_ms(bucket_start_ms(at, interval, anchors), interval, anchors)
+    return found
+
+
+def doubted(candle: Candle, doubtful: Collection[int]) -> Candle:
+    """Return a candle that claims no more than "closed" where it is doubtful."""
+    if candle.start_ms in doubtful and CERTAINTY[candle.state] > CERTAINTY["closed"]:
+        return candle._replace(state="closed")
+    return candle
 
 
 def live_marked(candles: Iterable[Candle], segment: str, calendar: Calendar, market_ms: int) -> list[Candle]:

@@ -13,8 +13,11 @@ from channels.db import database_sync_to_async
 
 from marketdata import ohlc_channels
 from marketdata.domain.candle import DAY_MS, Candle, day_start_ms, fold_candles
+from marketdata.domain.gap import GapNotice
+from marketdata.models import Gap
 from marketdata.ohlc_channels import RECENT_MINUTES, OhlcChannels, stored_read
 from marketdata.outbox import Outbox
+from marketdata.selectors import aware
 from tests.marketdata.way_out import MINUTE_MS, NOON_MS, minute_of, store_candles
 
 pytestmark = pytest.mark.django_db
@@ -191,6 +194,23 @@ async def test_healing_changes_what_is_shown_of_every_interval(market: Market) -
     assert {values[-1] for (interval, _), values in market.candles.items() if interval == "1m"} == {"confirmed", "backfilled"}
     assert market.candles["5m", healed[0].start_ms][4:6] == (healed[-1].close, 375)
     assert market.candles["10m", long_ago[0].start_ms][4:] == (healed[-1].close, 750, None, "backfilled")
+
+
+@pytest.mark.parametrize("named", [[], [1]])
+async def test_a_gap_makes_a_finished_candle_doubtful_until_it_is_healed(market: Market, named: list[int]) -> None:
+    await store_candles(minutes_of(*range(-60, 0)))
+    market.charts.follow(market.client, 1, KEY, "5m", 300)
+    await market.charts.load_step()
+    told = GapNotice("", 0, NOON_MS - 29 * MINUTE_MS, NOON_MS - 28 * MINUTE_MS, "disconnected", "open", "", named, 0)
+    row = Gap(start=aware(told.start_ms), end=aware(told.end_ms), cause=told.cause, instruments=named)
+    for state, says in (("open", "closed"), ("healed", "confirmed")):
+        row.heal_state = state
+        await database_sync_to_async(row.save)()
+        market.charts.correct([], [told._replace(heal_state=state)])
+        await market.charts.load_step()
+        market.drain()
+        assert market.candles["5m", NOON_MS - 30 * MINUTE_MS][-1] == says
+        assert {values[-1] for values in market.candles.values()} == {says, "confirmed"}
 
 
 async def test_healing_corrects_the_newest_minutes_too(market: Market) -> None:

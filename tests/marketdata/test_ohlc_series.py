@@ -177,14 +177,17 @@ def test_a_day_is_closed_at_most_until_the_brokers_own_has_come() -> None:
 
 
 # --- corrections ----------------------------------------------------------------------------------------------------------
-def test_a_correction_of_the_bucket_before_is_folded_and_counted() -> None:
+def test_a_correction_of_the_bucket_before_is_folded_and_its_revision_is_the_stores() -> None:
     series, chart = series_of("5m", *(minute(number) for number in range(5))), Chart()
     series.take(minute(5, state="live"))
     chart.drain(series)
     series.take(minute(2, 110.0, revision=1))
     chart.drain(series)
-    assert chart.candles[OPEN_MS] == (100.0, 110.0, 100.0, 100.0, 50, None, "confirmed", 1)
+    assert chart.candles[OPEN_MS] == (100.0, 110.0, 100.0, 100.0, 50, None, "confirmed", 0), "as over REST before the roll-up"
     assert (chart.snapshots, chart.pushes) == (1, 1)
+    assert series.fill(stored(candles=[series.candles()[0]._replace(revision=1)]))
+    chart.drain(series)
+    assert chart.candles[OPEN_MS][6:] == ("confirmed", 1)
 
 
 def test_what_is_too_old_to_be_folded_is_the_stores() -> None:
@@ -193,9 +196,9 @@ def test_what_is_too_old_to_be_folded_is_the_stores() -> None:
     series.take(minute(later))
     before = series.candles()
     assert not series.take(minute(2, 110.0, revision=1))
-    healed = before[0]._replace(high=110.0, state="backfilled")
+    healed = before[0]._replace(high=110.0, state="backfilled", revision=1)
     assert series.fill(stored(candles=[healed]))
-    assert series.candles()[0] == healed._replace(revision=1), "finished with other values than before"
+    assert series.candles()[0] == healed
     wrong = Candle(1, "5m", OPEN_MS + later * MINUTE_MS // (5 * MINUTE_MS) * 5 * MINUTE_MS, 1, 1, 1, 1, 1, None, "confirmed")
     assert wrong.start_ms in told(series)
     assert not series.fill(stored(candles=[wrong])), "here its minutes are known better"

@@ -13,9 +13,10 @@ from marketdata import roll_up, store
 from marketdata.calendar import calendar_forget, sessions_record
 from marketdata.domain.candle import DAY_MS, INTERVAL_MINUTES, MINUTE_MS, SESSION_OPEN_MS, Candle, day_start_ms
 from marketdata.domain.session import Hours
+from marketdata.models import Gap
 from marketdata.ohlc_channels import stored_read
 from marketdata.ohlc_series import Series
-from marketdata.selectors import candles_of
+from marketdata.selectors import aware, candles_of
 from tests.instruments.explain import assert_by_index, profiled
 from tests.zones import host_zone  # noqa: F401
 
@@ -128,6 +129,32 @@ def test_a_stored_interval_has_the_roll_ups_revision_before_it_comes_too() -> No
     roll_up.candles_roll_up()
     assert before == [(row.interval, row.revision) for interval in ("5m", "1h", "1d", "10m") for row in read(interval)]
     assert {revision for _, revision in before} == {0}, "they were never told with other values"
+
+
+@pytest.mark.parametrize("interval", ["1m", "3m", "5m", "10m", "1h", "2h"])
+def test_a_candle_that_an_unhealed_gap_lies_in_claims_no_more_than_closed(interval: str) -> None:
+    store.candles_write(minute(at) for at in range(375) if at not in (31, 32))
+    roll_up.candles_roll_up()
+    gap = Gap.objects.create(start=aware(OPEN + 31 * MINUTE_MS + 1), end=aware(OPEN + 33 * MINUTE_MS - 1), cause="disconnected")
+    Gap.objects.create(start=gap.start, end=gap.end, cause="disconnected", instruments=[8])
+    length, after_ms = INTERVAL_MINUTES[interval], OPEN + 10 * DAY_MS
+    holds_it = 31 // length * length
+
+    def doubtful() -> list[int]:
+        """Minutes after the open at which those begin that are not confirmed: over REST, and the same on the socket."""
+        series = Series(7, "NSE_EQ|K", interval)
+        series.fill(stored_read(7, "NSE_EQ|K", interval, after_ms))
+        found = [row for row in read(interval, market_ms=after_ms) if row.state != "confirmed"]
+        assert found == [row for row in series.candles() if row.state != "confirmed"]
+        assert {row.state for row in found} <= {"closed"}
+        return [at for at, *_ in told(found)]
+
+    wanted = [] if interval == "1m" else [holds_it]
+    assert doubtful() == wanted
+    Gap.objects.filter(pk=gap.pk).update(heal_state="impossible")
+    assert doubtful() == wanted, "nobody will ever know"
+    Gap.objects.filter(pk=gap.pk).update(heal_state="healed")
+    assert doubtful() == [], "nobody traded"
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------

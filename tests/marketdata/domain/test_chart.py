@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from marketdata.domain.candle import DAY_MS, MINUTE_MS, SESSION_OPEN_MS, Candle, day_start_ms
-from marketdata.domain.chart import best_of, bucket_end_ms, bucket_start_ms, in_session, live_marked, silences_filled, with_newer
+from marketdata.domain.chart import (
+    best_of,
+    bucket_end_ms,
+    bucket_start_ms,
+    doubted,
+    doubtful_starts,
+    in_session,
+    live_marked,
+    silences_filled,
+    with_newer,
+)
 from marketdata.domain.session import Calendar, Hours
 
 DAY = day_start_ms(1_795_146_300_000)
@@ -103,6 +113,36 @@ def test_a_week_is_live_until_its_sunday_ends() -> None:
     assert bucket_end_ms(monday, "1w", KNOWN.anchors("NSE_EQ")) == monday + 7 * DAY_MS
     assert live_marked([week], "NSE_EQ", KNOWN, EVENING)[0].state == "live"
     assert live_marked([week], "NSE_EQ", KNOWN, monday + 7 * DAY_MS)[0].state == "closed"
+
+
+@pytest.mark.parametrize(
+    ("interval", "hole", "starts"),
+    [
+        ("1m", (0, 60), []),
+        ("5m", (9, 11), [5, 10]),
+        ("1h", (59, 61), [0, 60]),
+        ("1h", (-30, 0), []),
+        ("1h", (370, 500), [360]),
+        ("1d", (9, 11), [-555]),
+        ("1w", (9, 11), [-555 - 4 * 1440]),
+        ("1d", (380, 1440), []),
+    ],
+)
+def test_a_hole_makes_those_doubtful_that_it_lies_in_within_a_session(interval: str, hole: tuple[int, int], starts: list[int]) -> None:
+    holes = [(OPEN + hole[0] * MINUTE_MS, OPEN + hole[1] * MINUTE_MS)]
+    assert {OPEN + at * MINUTE_MS for at in starts} == doubtful_starts(holes, interval, "NSE_EQ", KNOWN)
+
+
+def test_a_day_that_the_broker_has_confirmed_is_sure_whatever_its_minutes_lack() -> None:
+    hole = [(OPEN, OPEN + MINUTE_MS)]
+    assert doubtful_starts(hole, "1w", "NSE_EQ", KNOWN, sure_days={DAY}) == set()
+    assert doubtful_starts(hole, "5m", "NSE_EQ", KNOWN, sure_days={DAY}) == {OPEN}
+
+
+@pytest.mark.parametrize(("state", "says"), [("live", "live"), ("closed", "closed"), ("backfilled", "closed"), ("confirmed", "closed")])
+def test_what_is_doubtful_is_closed_at_most(state: str, says: str) -> None:
+    assert doubted(candle(0, state=state, interval="5m"), {OPEN}) == candle(0, state=says, interval="5m")
+    assert doubted(candle(5, state=state, interval="5m"), {OPEN}).state == state
 
 
 def test_silent_minutes_are_flat_at_the_close_before() -> None:
