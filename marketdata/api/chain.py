@@ -145,7 +145,7 @@ def _expiry_word(parameters: Parameters) -> str:
 
 def _market_at() -> datetime:
     market_ms = feed_now()[1].market_ms
-    return market_now() if market_ms is None else datetime.fromtimestamp(market_ms / 1000, UTC)
+    return market_now() if market_ms is None else _aware(market_ms)
 
 
 def _market_ms() -> int:
@@ -166,16 +166,27 @@ def _live_view(underlying: str, expiry: str) -> tuple[ChainView, str]:
 def _stored_view(underlying: str, word: str, at_ms: int) -> ChainView:
     """Return the chain as it was stored at or before a minute."""
     try:
-        expiry = expiry_at(underlying, word, datetime.fromtimestamp(at_ms / 1000, UTC)).isoformat() if word.startswith("@") else word
+        expiry = _expiry_then(underlying, word, at_ms) if word.startswith("@") else word
         found = snapshot_read(underlying, expiry, at_ms)
         if found is not None:
             return found.view
         span = span_read(underlying, expiry)
         if span is None:
-            expiry_at(underlying, expiry, datetime.fromtimestamp(at_ms / 1000, UTC))  # says what is unknown
+            expiry_at(underlying, expiry, min(_aware(at_ms), _market_at()))  # says what is unknown
     except NoSuchChain as error:
         raise _unknown(error) from None
     raise BadInput("at", f"{_missing(underlying, expiry, span)} {_KEPT.format(settings.CHAIN_RETENTION_DAYS)}", code="not_found")
+
+
+def _expiry_then(underlying: str, word: str, at_ms: int) -> str:
+    try:
+        return expiry_at(underlying, word, _aware(at_ms)).isoformat()
+    except NoSuchChain as error:
+        if error.field != "expiry":
+            raise
+        now = expiry_at(underlying, word, _market_at())  # raises where it is the word that means nothing
+        what = f"No {word} of {underlying} is known for {_minute(at_ms)}; now it is {now.isoformat()}."
+        raise BadInput("at", f"{what} Ask for an earlier time, or name the expiry by its date.", code="not_found") from None
 
 
 _KEPT = "Chains that the subscription rules follow are stored each minute while their segment trades, and kept for {} days."
@@ -184,8 +195,16 @@ _KEPT = "Chains that the subscription rules follow are stored each minute while 
 def _missing(underlying: str, expiry: str, span: tuple[int, int] | None) -> str:
     if span is None:
         return f"No minute of {underlying} {expiry} is stored."
-    first, last = (datetime.fromtimestamp(minute_ms / 1000, IST).isoformat(timespec="minutes") for minute_ms in span)
+    first, last = map(_minute, span)
     return f"The stored minutes of {underlying} {expiry} begin at {first} and end at {last}."
+
+
+def _minute(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, IST).isoformat(timespec="minutes")
+
+
+def _aware(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms / 1000, UTC)
 
 
 def _known_expiry(underlying: str, word: str) -> str:
@@ -201,7 +220,8 @@ def _known_expiry(underlying: str, word: str) -> str:
 
 
 def _unknown(error: NoSuchChain) -> BadInput:
-    return BadInput(error.field, f"{error}.", code="not_found")
+    way_out = " /api/marketdata/instruments/search/?q= finds what there is." if error.field == "underlying" else ""
+    return BadInput(error.field, f"{error}.{way_out}", code="not_found")
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------

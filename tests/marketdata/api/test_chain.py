@@ -127,6 +127,15 @@ def test_what_is_wrong_is_named_and_what_is_unknown_is_not_found(client: APIClie
         status, named, detail = problem(client, path, **query)
         assert (status, named) == (404, field), (path, query, detail)
     assert EXPIRY in problem(client, f"{PATH}NIFTY/", expiry="@w9")[2]
+    assert "/instruments/search/" in problem(client, f"{PATH}NOBODY/")[2]
+    far = "2050-01-01"
+    status, field, detail = problem(client, f"{PATH}NIFTY/", expiry="@w0", at=far)
+    assert (status, field) == (404, "at")
+    assert f"for {far}T00:00+05:30; now it is {EXPIRY}" in detail
+    assert problem(client, f"{PATH}NIFTY/", expiry="@w9", at=far)[1] == "expiry"
+    assert problem(client, f"{PATH}NOBODY/", expiry="@w0", at=far)[1] == "underlying"
+    status, field, detail = problem(client, f"{PATH}NIFTY/", expiry="2031-01-01", at=far)
+    assert (status, field, EXPIRY in detail) == (404, "expiry", True)
 
 
 # --- a past minute ------------------------------------------------------------------------------------------------------
