@@ -68,6 +68,8 @@ class Following:
         self._seen: Seen | None = None
         self._causes: list[str] = []
         self._rules: dict[str, str] = {}
+        self._elsewhere: list[Held] = []
+        """What the rules follow on other connections."""
         self._cut: set[str] = set()
         self._bad_rules: dict[str, str] = {}
         self._defaults_made = self._told_empty = False
@@ -117,11 +119,12 @@ class Following:
         wanted = {key: mode for mode, chosen in universe.by_mode.items() for key in chosen}
         held = await ask_store(partial(held_with_placeholders, list(wanted)))
         asked = set(self._demand)
-        demanded = await ask_store(partial(instruments_named, list(asked)))
+        going = {each.held.id for each in self._followed.values()} - {each.id for each in held.values()}
+        named = await ask_store(partial(instruments_named, list(asked | going)))
         self._take_rules(universe, wanted, held)
-        self.learn({each.key: each.id for each in demanded.values() if each.active})
+        self.learn({each.key: each.id for each in named.values() if each.active and each.id in asked})
         come = {each: known for each, known in self._held.items() if each in self._demand and each not in asked}  # meanwhile
-        self._held = {**{each.id: each for each in held.values()}, **come, **demanded}
+        self._held = {**{each.id: each for each in held.values()}, **come, **named}
         self._causes += [cause for cause in causes if cause not in self._causes]
         self._seen = now._replace(next_end_ms=universe.next_end_ms)
 
@@ -139,7 +142,8 @@ class Following:
     def _take_rules(self, universe: Universe, wanted: Mapping[str, str], held: Mapping[str, Held]) -> None:
         self.learn({key: each.id for key, each in held.items()})
         self._rules = {key: mode for key, mode in wanted.items() if held[key].id % self._shards == self._shard}
-        self._cut = {key for cut in universe.cut if cut.mode for key in cut.keys}
+        self._elsewhere = [each for each in held.values() if each.id % self._shards != self._shard]
+        self._cut = {key for selection in universe.selections for key in selection.keys} - wanted.keys()
         self._tell_bad_rules({cut.rule: cut.reason for cut in universe.cut if not cut.mode})
         if not wanted and not self._told_empty:
             log.warning("feed: no instrument to follow; load the master with `manage.py refresh_instruments`")
@@ -178,9 +182,8 @@ class Following:
             assert held is not None, "rules and demand were sorted"
             now[key] = Followed(held, mode, key in rules)
         at_ms = market_ms or time.time_ns() // 1_000_000
-        retired = {instrument for instrument, held in self._held.items() if held is not None and not held.active}
         short = self._cut | fitted.refused.keys()
-        change = change_of(self._followed, now, at_ms=at_ms, causes=self._causes, short=short, retired=retired)
+        change = change_of(self._followed, now, at_ms=at_ms, causes=self._causes, short=short, known=self._held, elsewhere=self._elsewhere)
         self._causes, self._followed = [], now
         if change is not None:
             self.counts["universe_changes_total"] += 1
@@ -241,9 +244,9 @@ class Following:
         requests = reconcile(self.subscribed, wanted, self._limits)
         if not requests:
             return
-        left = {self.instruments[key] for key in self.subscribed if key not in wanted}
         self._asking = wanted  # snapshots may come while the requests are still going out
         self.live = {self.instruments[key]: key for key in wanted}
+        left = {self.instruments[key] for key in self.subscribed if key not in wanted} - self.live.keys()  # one may have another key now
         for request in requests:
             self.counts["feed_requests_total"] += await connection.request(request.method, request.mode, request.keys)
         if connection is not self._connection:

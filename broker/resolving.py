@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from instruments.domain.succession import Held, successor
@@ -62,7 +62,7 @@ class Followed(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What left. `why`: expired, rules, demand, limit · `follows`: key of what takes its place, or ""."""
+    """What left. `why`: expired, key (it goes on under another), rules, demand, limit · `follows`: key of what takes its place, or ""."""
 
     instrument: int
     why: str
@@ -96,7 +96,8 @@ def change_of(
     at_ms: int,
     causes: Collection[str],
     short: Collection[str],
-    retired: Collection[int] = (),
+    known: Mapping[int, Held | None],
+    elsewhere: Iterable[Held] = (),
 ) -> Change | None:
     """Compare two moments of the universe, each key → what it stands for; None when they are the same.
 
@@ -104,19 +105,29 @@ def change_of(
         at_ms: market time · ms UTC.
         causes: why the rules were resolved since `was`.
         short: keys that are wanted, and that the broker's limits leave no room for.
-        retired: instruments that the exchange lists no more.
+        known: by id what instruments are by now: another key, or listed no more. Those that are not in it are as they were.
+        elsewhere: what is followed on other connections, as far as that is known: what takes an expired contract's place may be there.
     """
     entered = {key: each.mode for key, each in now.items() if key not in was or was[key].held.id != each.held.id}
     gone = {key: each for key, each in was.items() if key not in now or key in entered}
     moved = {key: each.mode for key, each in now.items() if key in was and key not in entered and was[key].mode != each.mode}
     if not (entered or gone or moved):
         return None
-    followed = [each.held for each in now.values()]
+    present = {**known, **{each.held.id: each.held for each in now.values()}}
+    alike = defaultdict(list)
+    for other in (*elsewhere, *(each.held for each in now.values())):
+        if other.ending(at_ms) is None:
+            alike[_contract(other)].append(other)
     left = {}
     for key, each in gone.items():
-        is_over = each.held.is_over(at_ms) or key in entered or each.held.id in retired
-        why = "expired" if is_over else "limit" if key in short else "rules" if each.ruled else "demand"
-        left[key] = Left(each.held.id, why, successor(each.held, followed) if why == "expired" else "")
+        held, follows = present.get(each.held.id) or each.held, ""
+        if held.is_over(at_ms) or not held.active or (key in entered and held.key == key):
+            why, follows = "expired", successor(held, alike[_contract(held)])
+        elif held.key != key:
+            why, follows = "key", held.key
+        else:
+            why = "limit" if key in short else "rules" if each.ruled else "demand"
+        left[key] = Left(held.id, why, follows)
     ruled = [(now.get(key) or was[key]).ruled for key in {*entered, *gone, *moved}]
     told = list(causes) if any(ruled) else []
     told += ["expiry"] * (any(each.why == "expired" for each in left.values()) and not {"expiry", "master"} & {*told})
@@ -124,3 +135,8 @@ def change_of(
     told += ["limit"] * any(each.why == "limit" for each in left.values())
     told = told or ["demand"]  # a rule's instrument in a client's stronger mode
     return Change(at_ms, told, entered, left, moved, dict(Counter(each.mode for each in now.values())))
+
+
+def _contract(held: Held) -> tuple[str | None, str, float]:
+    """What a contract has in common with the one that takes its place."""
+    return held.underlying, held.kind, held.strike_price or 0.0

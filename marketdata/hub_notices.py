@@ -6,8 +6,10 @@ Nothing here wakes a client: who has been given something is returned.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from marketdata.bus import Notice, UniverseNotice
+from marketdata.chain_absences import ChainAbsences
 from marketdata.chain_channels import ChainChannels
 from marketdata.domain.feed_status import FeedState
 from marketdata.domain.gap import GapNotice
@@ -15,7 +17,7 @@ from marketdata.followers import TOLD, Followers
 from marketdata.hub_client import Client
 from marketdata.ohlc_channels import OhlcChannels
 from marketdata.outbox import Outbox
-from marketdata.standing import EXPIRED, REASONS, Standing
+from marketdata.standing import EXPIRED, KEY, REASONS, Standing
 from marketdata.wire import FULL, LTPC, QuoteEntry, gap_push, subscription_push, universe_push
 
 NO_DATA_SECONDS = 10.0
@@ -44,6 +46,7 @@ class HubNotices:
         self._clients, self._entries, self._followers = clients, entries, followers
         self._charts, self._chains, self._unsubscribe = charts, chains, unsubscribe
         self._standing = Standing()
+        self._absences = ChainAbsences(entries, NO_DATA_SECONDS)
 
     # --- what the feed says ---------------------------------------------------------------------------------------------
     def take(self, notice: Notice, now: float) -> set[Outbox]:
@@ -74,13 +77,14 @@ class HubNotices:
         """Tell who follows what left, and the whole to who named `market`."""
         touched: set[Outbox] = set()
         for key, (instrument, why, follows) in universe.left.items():
-            self._standing.leave(instrument, now)
+            if why != KEY:
+                self._standing.leave(instrument, now)
             status = EXPIRED if why == EXPIRED else "removed"
             push = subscription_push(key, instrument, status, REASONS.get(why, why), follows or None)
             for outbox in [*self._followers.of(instrument, LTPC), *self._followers.of(instrument, FULL)]:
                 if why == EXPIRED:
                     self._unsubscribe(self._clients[outbox], instrument)
-                else:
+                elif why != KEY:
                     self._followers.wait(outbox, instrument, key, TOLD)  # it may come back
                 outbox.notice(instrument, push)
                 touched.add(outbox)
@@ -144,7 +148,7 @@ class HubNotices:
             reason = self._standing.refusal(instrument, now) or silent
             outbox.notice(instrument, subscription_push(key, instrument, "no_data", reason))
             touched.add(outbox)
-        return touched
+        return touched | self._absences.tell(self._chains.followed(), partial(self._standing.refusal, now=now), silent, now)
 
     def forget(self, now: float) -> None:
         """Drop what nobody can ask for any more."""

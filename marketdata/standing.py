@@ -8,9 +8,10 @@ LATE_SECONDS = 1.0
 """A quote that was under way when its instrument left may come so much later: it does not mean that the instrument is back."""
 REFUSED_SECONDS = 15.0
 """The feed says each 5 s what it refuses; what it has not said for so long is not refused any more."""
-EXPIRED = "expired"
+EXPIRED, KEY = "expired", "key"
 REASONS = {
     EXPIRED: "Trading in it has ended.",
+    KEY: "It has another key now.",
     "limit": "The broker's limit is reached: what the rules want comes first. It is followed again when there is room.",
     "rules": "The rules do not want it any more.",
     "demand": "Nobody was known to want it.",

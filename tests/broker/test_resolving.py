@@ -54,7 +54,7 @@ A, B, NEXT_A, OTHER = option(1), option(2, strike=25050.0), option(3, LATER), op
 def test_what_entered_left_and_moved_is_told_with_reasons() -> None:
     was = universe(A, B, OTHER)
     now = universe(NEXT_A) | universe(OTHER, mode="ltpc")
-    change = change_of(was, now, at_ms=END, causes=["expiry"], short=())
+    change = change_of(was, now, at_ms=END, causes=["expiry"], short=(), known={})
     assert change is not None
     assert change.entered == {"K3": "full"}
     assert change.left == {"K1": Left(1, "expired", "K3"), "K2": Left(2, "expired", "")}
@@ -63,41 +63,67 @@ def test_what_entered_left_and_moved_is_told_with_reasons() -> None:
 
 
 def test_the_same_is_no_change() -> None:
-    assert change_of(universe(A), universe(A), at_ms=0, causes=["time"], short=()) is None
-    assert change_of(universe(A), universe(A, ruled=False), at_ms=0, causes=["rules"], short=()) is None
+    assert change_of(universe(A), universe(A), at_ms=0, causes=["time"], short=(), known={}) is None
+    assert change_of(universe(A), universe(A, ruled=False), at_ms=0, causes=["rules"], short=(), known={}) is None
 
 
 def test_demand_and_limit_are_told_apart_from_rules() -> None:
     demanded, ruled = universe(OTHER, ruled=False), universe(NEXT_A)
-    entered = change_of(ruled, ruled | demanded, at_ms=0, causes=["spot"], short=())
+    entered = change_of(ruled, ruled | demanded, at_ms=0, causes=["spot"], short=(), known={})
     assert entered is not None
     assert entered.causes == ["demand"], "the rules have no part in it"
-    left = change_of(ruled | demanded, ruled, at_ms=0, causes=[], short=())
+    left = change_of(ruled | demanded, ruled, at_ms=0, causes=[], short=(), known={})
     assert left is not None
     assert (left.left, left.causes) == ({"K4": Left(4, "demand", "")}, ["demand"])
-    stronger = change_of(universe(A, mode="ltpc"), universe(A), at_ms=0, causes=[], short=())
+    stronger = change_of(universe(A, mode="ltpc"), universe(A), at_ms=0, causes=[], short=(), known={})
     assert stronger is not None
     assert (stronger.moved, stronger.causes) == ({"K1": "full"}, ["demand"])
-    taken = change_of(demanded, ruled, at_ms=0, causes=["rules"], short={"K4"})
+    taken = change_of(demanded, ruled, at_ms=0, causes=["rules"], short={"K4"}, known={})
     assert taken is not None
     assert (taken.left, taken.causes) == ({"K4": Left(4, "limit", "")}, ["rules", "demand", "limit"])
-    dropped = change_of(ruled, {}, at_ms=0, causes=["rules"], short=())
+    dropped = change_of(ruled, {}, at_ms=0, causes=["rules"], short=(), known={})
     assert dropped is not None
     assert (dropped.left, dropped.causes, dropped.by_mode) == ({"K3": Left(3, "rules", "")}, ["rules"], {})
 
 
 def test_a_key_that_passed_to_another_contract_has_left_and_entered() -> None:
     other = option(9, LATER)._replace(key="K1")
-    change = change_of(universe(A), universe(other), at_ms=0, causes=["master"], short=())
+    change = change_of(universe(A), universe(other), at_ms=0, causes=["master"], short=(), known={})
     assert change is not None
     assert change.left == {"K1": Left(1, "expired", "K1")}
     assert change.entered == {"K1": "full"}
 
 
 def test_what_expires_or_is_listed_no_more_is_told_as_expired_though_no_rule_was_resolved() -> None:
-    change = change_of(universe(A, ruled=False), {}, at_ms=END, causes=[], short=())
+    change = change_of(universe(A, ruled=False), {}, at_ms=END, causes=[], short=(), known={})
     assert change is not None
     assert (change.left, change.causes) == ({"K1": Left(1, "expired", "")}, ["expiry", "demand"])
-    retired = change_of(universe(NEXT_A, ruled=False), {}, at_ms=0, causes=["master"], short=(), retired={3})
+    retired = change_of(universe(NEXT_A, ruled=False), {}, at_ms=0, causes=["master"], short=(), known={3: NEXT_A._replace(active=False)})
     assert retired is not None
     assert (retired.left, retired.causes) == ({"K3": Left(3, "expired", "")}, ["expiry", "demand"])
+
+
+def test_a_living_contract_that_has_another_key_is_told_to_go_on_under_that() -> None:
+    """A key is not what it is: A moves to K7, and its own goes to another contract, to nobody, or to one that moves as well."""
+    moved, swapped = A._replace(key="K7"), OTHER._replace(key="K1")
+    for now in (universe(moved), universe(moved, option(9, LATER)._replace(key="K1"))):
+        change = change_of(universe(A), now, at_ms=0, causes=["master"], short=(), known={1: moved})
+        assert change is not None
+        assert (change.left, change.entered.keys(), change.causes) == ({"K1": Left(1, "key", "K7")}, now.keys(), ["master"])
+    unfollowed = change_of(universe(A), {}, at_ms=0, causes=["master"], short={"K1"}, known={1: moved})
+    assert unfollowed is not None
+    assert unfollowed.left == {"K1": Left(1, "key", "K7")}, "it lives, though nobody wants it there"
+    swap = change_of(universe(A, OTHER), universe(A._replace(key="K4"), swapped), at_ms=0, causes=["master"], short=(), known={})
+    assert swap is not None
+    assert swap.left == {"K1": Left(1, "key", "K4"), "K4": Left(4, "key", "K1")}
+    ended = change_of(universe(A), {}, at_ms=END, causes=["master"], short=(), known={1: moved})
+    assert ended is not None
+    assert ended.left == {"K1": Left(1, "expired", "")}
+
+
+def test_what_takes_the_place_of_an_expired_contract_may_be_on_another_connection() -> None:
+    later, over = option(7, LATER + 1), option(8, END)
+    for elsewhere, follows in (([NEXT_A, later], "K3"), ([later, over], "K7"), ([OTHER], ""), ([NEXT_A._replace(active=False)], "")):
+        change = change_of(universe(A), {}, at_ms=END, causes=["expiry"], short=(), known={}, elsewhere=elsewhere)
+        assert change is not None
+        assert change.left == {"K1": Left(1, "expired", follows)}

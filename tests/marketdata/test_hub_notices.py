@@ -75,6 +75,17 @@ def test_what_the_limit_takes_is_removed_and_active_again_when_it_comes_back(qui
     assert quiet_hub.subscribe(late, 1, "TEST|1", FULL)
 
 
+def test_what_has_another_key_now_goes_on_under_that(quiet_hub: Hub) -> None:
+    client = client_of(quiet_hub, 1)
+    quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
+    client.told("subscription")
+    quiet_hub._take_notice(universe(left={"TEST|1": (1, "key", "TEST|7")}, entered={"TEST|7": "full"}))
+    quiet_hub._apply(batch(2, entry_of(1, 2, 11.0)._replace(key="TEST|7")))
+    told = [(each["key"], each["instrument"], each["status"], each["follows"]) for each in client.told("subscription")]
+    assert told == [("TEST|1", 1, "removed", "TEST|7")]
+    assert [(key, seq) for key, seq, _quote in client.ticks(quiet_hub)] == [("TEST|7", 2)], "it is followed still"
+
+
 def test_a_refusal_is_told_at_once_and_its_reason_comes_before_any_other(quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
