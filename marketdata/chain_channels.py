@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 
 from channels.db import database_sync_to_async
@@ -216,6 +216,12 @@ class ChainChannels:
     def concerned(self, outbox: Outbox, instruments: set[int]) -> set[int]:
         """Return those of the instruments that a client follows by its chains."""
         return {each for series in outbox.chains for each in self._wanted[series] & instruments}
+
+    def followed(self) -> Iterator[tuple[ChainSeries, frozenset[int], set[Outbox]]]:
+        """Yield each channel that is followed and wants something, the instruments that it wants, and its followers."""
+        for series, wanted in self._wanted.items():
+            if wanted:  # what nobody follows wants nothing
+                yield series, wanted, self._followers[series]
 
     def key_of(self, instrument: int) -> str | None:
         """Return the key of an instrument that moves one of the chains."""

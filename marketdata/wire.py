@@ -315,6 +315,17 @@ def subscription_push(key: str, instrument: int, status: str, reason: str | None
     return _encode(told)
 
 
+def chain_subscription_push(channel: str, missing: int, wanted: int, reason: str | None) -> bytes:
+    """Return the push that tells of how many of the instruments that a chain's channel wants nothing comes; "active" when of none any more.
+
+    Args:
+        reason: why, for a person; None when nothing is missing.
+    """
+    status = "no_data" if missing else "active"
+    told = {"event": "subscription", "key": channel, "instrument": None, "status": status, "reason": reason, "follows": None}
+    return _encode(told | {"missing": missing, "wanted": wanted})
+
+
 def universe_push(at_ms: int, causes: Sequence[str], entered: Mapping[str, str], left: Mapping[str, str]) -> bytes:
     """Return the push that tells what the feed follows from now on, and what no more: key → mode, key → why."""
     return _encode({"event": "universe", "at": at_ms, "causes": causes, "entered": entered, "left": left})
