@@ -132,7 +132,7 @@ def test_every_figure_equals_rest_while_the_exchange_is_silent(stack: Stack, cha
     assert all(
         row[side][column] != UNKNOWN for row in cells for side in ("call", "put") for column in ("last", "interest", "volatility", "delta")
     )
-    expect(chain_page.locator("#chain-ends")).to_have_text(re.compile(r"^Trading ends \w{3} \d\d \w{3} \d\d:\d\d · .* left$"))
+    expect(chain_page.locator("#chain-ends")).to_have_text(re.compile(r"^Ends \w{3} \d\d \w{3} \d\d:\d\d · .* left$"))
 
 
 def test_prices_figures_and_charts_move(stack: Stack, chain_page: Page) -> None:  # noqa: F811

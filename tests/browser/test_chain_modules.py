@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -76,6 +77,7 @@ def chain_page(open_page: OpenPage, server: ScriptedServer) -> Page:  # noqa: F8
         "/api/marketdata/underlyings/NIFTY/expiries/": {
             "results": [{"expiry": "2026-11-24", "kind": "monthly", "words": ["@w0"], "strikes": 4}]
         },
+        "/api/marketdata/instruments/id%3A24400/": {"tick_size": 0.05},
         "/api/marketdata/chain/": {"results": [{"underlying": "NIFTY", "expiry": "2026-11-24"}]},
         "/api/marketdata/chain/NIFTY/": facts(),
         "/api/marketdata/chain/NIFTY/history/": {"results": [], "next": None},
@@ -151,8 +153,8 @@ def test_times_axes_and_choices_are_told_in_words(modules: Page) -> None:
         {"expiry": "2026-12-01", "kind": "weekly", "words": ["@w1"]},
     ]
     expected = {
-        f"ending({ENDS}, {NOW})": "Trading ends Tue 24 Nov 15:40 · 1 d 1 h left",
-        f"ending({ENDS}, {ENDS})": "Trading ended Tue 24 Nov 15:40",
+        f"ending({ENDS}, {NOW})": "Ends Tue 24 Nov 15:40 · 1 d 1 h left",
+        f"ending({ENDS}, {ENDS})": "Ended Tue 24 Nov 15:40",
         f"remaining({day - 1})": "23 h 59 min",
         "remaining(59000)": "0 min",
         "steps(0, 7700000)": [0, 2_000_000, 4_000_000, 6_000_000],
@@ -217,6 +219,65 @@ def test_a_feed_that_is_not_live_is_seen_on_the_chain(chain_page: Page, connecti
     connection.send(json.dumps(feed_status("closed")))
     expect(told).to_have_text("Closed · as of 14:03:10")
     expect(section).to_have_attribute("data-feed", "")
+
+
+def test_prices_have_the_decimals_that_the_tick_of_the_options_needs(
+    chain_page: Page,
+    connection: ServerConnection,
+    server: ScriptedServer,  # noqa: F811
+) -> None:
+    server.answers["/api/marketdata/instruments/id%3A85/"] = {"tick_size": 0.0025}
+    option = {"last_price": 0.4525, "bid_price": 0.45, "change": -0.0125}
+    connection.send(push([[85.25, side(85, **option), None]], whole=True, spot=None, forward=85.2375, straddle=0.9))
+    expect(cell(chain_page, 85.25, "call.last")).to_have_text("0.4525")
+    expect(cell(chain_page, 85.25, "call.bid")).to_have_text("0.4500")
+    expect(cell(chain_page, 85.25, "call.change")).to_have_text("\u22120.0125")
+    expect(chain_page.locator("#strikes th.strike[scope=row]")).to_have_text("85.25")
+    expect(chain_page.locator("[data-figure=forward]")).to_contain_text("85.2375")
+    chain_page.get_by_text("Straddle", exact=True).last.click()
+    expect(chain_page.locator("#day-legend")).to_contain_text("Straddle 0.9000")
+
+
+def test_old_data_does_not_look_new_because_the_page_was_opened_now(
+    chain_page: Page,
+    server: ScriptedServer,  # noqa: F811
+) -> None:
+    connection = server.connection()
+    connection.send(json.dumps(feed_status("stale") | {"age_ms": 600_000}))
+    connection.send(push(ROWS, whole=True))
+    expect(cell(chain_page, 24_450, "call.last")).to_have_text("100.00")
+    expect(chain_page.locator("#age")).to_contain_text("data 10 min")
+    connection.send(push([]))
+    expect(chain_page.locator("#age")).to_have_text(re.compile(r"^data [\d.]+ s old$"))
+
+
+def test_a_session_that_has_ended_is_told_and_a_reload_is_offered(chain_page: Page, connection: ServerConnection) -> None:
+    connection.send(push(ROWS, whole=True))
+    connection.close(4101)
+    expect(chain_page.get_by_role("alert")).to_contain_text("Signed out. Prices no longer come: reload the page.")
+    expect(chain_page.locator("#chain-feed")).to_have_text("Signed out · as of 14:03:10")
+    chain_page.evaluate("window.marked = true")
+    chain_page.get_by_role("button", name="Reload").click()
+    chain_page.wait_for_function("!window.marked")
+
+
+def test_a_row_that_is_not_seen_is_drawn_when_it_comes_into_sight(chain_page: Page) -> None:
+    chain_page.get_by_role("link", name="Watchlist").click()
+    chain_page.evaluate(
+        """async () => {
+            const { Watchlist } = await import("/static/dashboard/watchlist.js");
+            window.list = new Watchlist(document.getElementById("watchlist"), {});
+            for (let id = 1; id <= 200; id++) list.add({ id, segment: "NSE_FO", trading_symbol: `R${id}`, tick_size: 0.05 });
+            for (let id = 1; id <= 200; id++) list.update(id, { last_price: 1, previous_close: 1 });
+        }"""
+    )
+    first, last = (chain_page.locator("#watchlist tbody .last").nth(number) for number in (0, 199))
+    expect(last).to_have_text("1.00")  # whatever is told first is drawn at once
+    chain_page.evaluate("[1, 200].forEach((id) => list.update(id, { last_price: 2, previous_close: 1 }))")
+    expect(first).to_have_text("2.00")
+    assert last.inner_text() == "1.00"
+    last.scroll_into_view_if_needed()
+    expect(last).to_have_text("2.00")
 
 
 def test_a_day_begins_without_history_and_goes_on_where_it_was_stored(

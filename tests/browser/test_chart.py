@@ -232,7 +232,7 @@ def test_a_gap_is_shown_and_the_chart_repairs_itself_when_it_is_healed(seeded: S
     until(lambda: set(drawn(chart)["gaps"]) == lost)
     assert not lost & set(drawn(chart)["candles"])
     point_at(chart, seeded.start(42))
-    expect(chart.locator("#legend [data-candle=how]")).to_contain_text("the feed was not running; not healed yet")
+    expect(chart.locator("#legend [data-candle=how]")).to_contain_text("the feed was not running; not filled in yet")
 
     assert seeded.shell(HEAL_CODE) == "2"
     until(lambda: lost <= set(drawn(chart)["candles"]) and not drawn(chart)["gaps"])
@@ -241,7 +241,7 @@ def test_a_gap_is_shown_and_the_chart_repairs_itself_when_it_is_healed(seeded: S
     whole = {now[start]["color"] for start in now.keys() - lost if start < seeded.now}
     assert not {now[start]["color"] for start in lost} & whole
     point_at(chart, seeded.start(42))
-    expect(chart.locator("#legend [data-candle=how]")).to_have_text("back-filled")
+    expect(chart.locator("#legend [data-candle=how]")).to_have_text("filled in later")
 
 
 def point_at(page: Page, start: int) -> None:

@@ -120,14 +120,14 @@ def test_a_candle_and_a_gap_are_told_in_words(page: Page) -> None:
         "how({state: 'closed', revision: 0})": "from ticks",
         "how({state: 'confirmed', revision: 1})": "confirmed by the exchange, revised once",
         "how({state: 'confirmed', revision: 2})": "confirmed by the exchange, revised twice",
-        "how({state: 'backfilled', revision: 3})": "back-filled, revised 3 times",
+        "how({state: 'backfilled', revision: 3})": "filled in later, revised 3 times",
         f"when({OPEN}, false)": "15 Dec 2025 09:15",
         f"when({ist('2025-12-15 00:00')}, true)": "15 Dec 2025",
         f"why({{from: {OPEN}, to: {OPEN + MINUTE}, cause: 'stopped', heal_state: 'open', heal_detail: ''}})": (
-            "No data 09:15:00–09:16:00: the feed was not running; not healed yet"
+            "No data 09:15:00–09:16:00: the feed was not running; not filled in yet"
         ),
         f"why({{from: {OPEN}, to: null, cause: 'stale', heal_state: 'impossible', heal_detail: 'no such day'}})": (
-            "No data 09:15:00–now: no data came though the market was open; cannot be healed (no such day)"
+            "No data 09:15:00–now: no data came though the market was open; cannot be filled in (no such day)"
         ),
     }
     assert {call: page.evaluate(call) for call in expected} == expected
@@ -140,10 +140,10 @@ def test_the_day_s_parity_is_one_sentence(page: Page) -> None:
     def text(now: int, **fields: int) -> str:
         return str(page.evaluate("([row, now]) => parityText(row, now)", [row | fields, now]))
 
-    assert text(OPEN) == "Today: 312 of 312 minutes confirmed by the exchange; ticks alone had all four prices right in 51 %"
+    assert text(OPEN) == "Today: 312 of 312 minutes confirmed by the exchange; 51 % of those built from ticks had the same four prices"
     assert text(OPEN, compared=0) == "Today: 312 of 312 minutes confirmed by the exchange"
-    assert text(OPEN, compared=3, prices_equal=0).endswith("ticks alone had all four prices right in 0 of 3")
+    assert text(OPEN, compared=3, prices_equal=0).endswith("; 0 of 3 built from ticks had the same four prices")
     assert text(OPEN + 86_400_000, confirmed=300, closed=1, backfilled=9, missing=2, compared=0) == (
-        "15 Dec 2025: 300 of 312 minutes confirmed by the exchange, 9 back-filled, 1 from ticks only, 2 missing"
+        "15 Dec 2025: 300 of 312 minutes confirmed by the exchange, 9 filled in later, 1 from ticks only, 2 missing"
     )
     assert page.evaluate("parityText(null, 0)") == ""

@@ -26,7 +26,7 @@ MODULES = Path(dashboard.__file__).parent / "static/dashboard"
 PAGE = "<!doctype html><title>client</title><link rel=icon href='data:,'>"
 
 HELLO = {"event": "hello", "protocol": 1, "epoch": 7, "feed": {}, "market": {}, "time": 0}
-SECONDS = 20.0
+SECONDS = 60.0
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8"}
 
 
@@ -257,7 +257,11 @@ def test_closing_ends_it_for_good(page: Page, server: ScriptedServer) -> None:
 
 
 def test_pushes_and_replies_come_under_their_own_names(page: Page, server: ScriptedServer) -> None:
+    page.evaluate("feed.list()")  # not connected: there is nobody to ask
     connection = server.connection()
+    page.wait_for_function("seen.some(([event]) => event === 'hello')")
+    page.evaluate("feed.list()")
+    assert server.command() == {"id": 1, "op": "list"}
     connection.send(json.dumps({"event": "feed:status", "state": "stale"}))
     connection.send(json.dumps({"id": 1, "op": "list", "instruments": [], "channels": []}))
     connection.send(json.dumps({"event": "error", "id": 3, "code": 411}))

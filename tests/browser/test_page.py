@@ -83,7 +83,7 @@ def remember(page: Page, stamps: list[list[Any]]) -> None:
     page.evaluate("(stamps) => { localStorage.setItem('tradingok.watchlist.v1', JSON.stringify(stamps)) }", stamps)
 
 
-def until_equal(read: Callable[[], tuple[Any, Any]], seconds: float = 30) -> Any:
+def until_equal(read: Callable[[], tuple[Any, Any]], seconds: float = 60) -> Any:
     """Poll until both values of `read` are equal; returns the value."""
     deadline = time.monotonic() + seconds
     while True:

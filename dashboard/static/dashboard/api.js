@@ -9,7 +9,7 @@ async function get(path, query = {}, signal = undefined) {
   const response = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin", signal });
   if (response.ok) return response.json();
   const problem = await response.json().catch(() => ({}));
-  throw new ApiError(response.status, problem.detail ?? problem.title ?? response.statusText);
+  throw new ApiError(response.status, response.status === 401 ? "You are signed out: reload the page." : (problem.detail ?? problem.title ?? response.statusText));
 }
 
 const rows = (answer) => (Array.isArray(answer) ? answer : answer.results ?? []);

@@ -1,5 +1,5 @@
 /** The view of one option chain: what is chosen, its table, its head line and its charts. */
-import { chainFacts, chainHistory, chains, expiries, latest } from "./api.js";
+import { chainFacts, chainHistory, chains, expiries, instrument, latest } from "./api.js";
 import { COLUMNS, NAMES } from "./chaincolumns.js";
 import { ChainFigures, ending } from "./chainfigures.js";
 import { ChainRows } from "./chainrows.js";
@@ -31,7 +31,7 @@ export class ChainView {
    *   side was; market time as far as it is known, ms UTC
    */
   constructor(section, charts, feed, { onRoute, onChoose, nowMs }) {
-    Object.assign(this, { section, charts, feed, onRoute, nowMs, route: null, facts: null, close: null, frame: 0, pending: new Set() });
+    Object.assign(this, { section, charts, feed, onRoute, nowMs, route: null, facts: null, close: null, decimals: 2, frame: 0, pending: new Set() });
     this.at = (id) => section.querySelector(`#chain-${id}`);
     this.chain = new ChainRows();
     this.figures = new ChainFigures(this.at("figures"));
@@ -98,7 +98,7 @@ export class ChainView {
     this.pending.clear();
     this.table.clear();
     this.day.forget();
-    this.figures.draw({}, null);
+    this.figures.draw({}, null, this.decimals);
     this.oi.draw(this.chain);
     this.tellEnd();
     this.tellFeed();
@@ -152,7 +152,7 @@ export class ChainView {
     this.say(chain.strikes.length ? "" : "No strikes are listed.");
     this.table.draw(chain, this.pending);
     this.pending = new Set();
-    this.figures.draw(chain.aggregate, this.close);
+    this.figures.draw(chain.aggregate, this.close, this.decimals);
     this.oi.draw(chain);
     this.tellFeed();
     this.tellEnd();
@@ -168,6 +168,7 @@ export class ChainView {
     const { signal } = this.loading;
     this.loadExpiries(signal);
     this.loadHistory(signal);
+    this.loadTick(signal);
     try {
       const facts = await chainFacts(this.route, signal);
       if (signal.aborted) return;
@@ -176,10 +177,22 @@ export class ChainView {
       const [quote] = facts.underlying_key ? (await latest([facts.underlying_key])).values() : [];
       if (signal.aborted) return;
       this.close = quote?.previous_close ?? null;
-      this.figures.draw(this.chain.aggregate, this.close);
+      this.figures.draw(this.chain.aggregate, this.close, this.decimals);
     } catch {
       // the chain is shown without; a lost connection asks again
     }
+  }
+
+  /** Prices have the decimals that the tick size of the chain's options needs: four for currencies. */
+  async loadTick(signal) {
+    const [[, , side] = []] = this.chain.sides();
+    const listed = side && (await instrument(`id:${side.instrument}`).catch(() => null));
+    const decimals = format.decimalsOf(listed?.tick_size);
+    if (!listed || signal.aborted || decimals === this.decimals) return;
+    this.table.decimals = this.decimals = decimals;
+    this.day.write(decimals);
+    this.pending = null;
+    this.frame ||= requestAnimationFrame(() => this.draw());
   }
 
   async loadHistory(signal) {

@@ -11,14 +11,14 @@ const part = (value, whole) => (value == null || !whole ? null : value / whole);
 const signedShort = (value) => (value == null ? "" : (value > 0 ? "+" : "") + format.short(value));
 const points = (fraction) => (fraction == null ? "–" : format.signed(fraction * 100));
 
-/** By name: [what is shown large, what is shown small]; of an aggregate and the spot's previous close. */
+/** By name: [what is shown large, what is shown small]; of an aggregate, the spot's previous close, and how many decimals prices have. */
 const FIGURES = {
-  spot: ({ spot }, close) => [format.number(spot), spot == null || close == null ? "" : `${format.signed(spot - close)} (${format.signed((100 * (spot - close)) / close)} %)`],
-  forward: ({ forward, spot }) => [format.number(forward), forward == null || spot == null ? "" : `${format.signed(forward - spot)} to spot`],
+  spot: ({ spot }, close, decimals) => [format.number(spot, decimals), spot == null || close == null ? "" : `${format.signed(spot - close, decimals)} (${format.signed((100 * (spot - close)) / close)} %)`],
+  forward: ({ forward, spot }, close, decimals) => [format.number(forward, decimals), forward == null || spot == null ? "" : `${format.signed(forward - spot, decimals)} to spot`],
   money: ({ atm_iv: iv, atm_strike: at }) => [iv == null ? "–" : `${format.percent(iv)} %`, at == null ? "" : `at ${strike(at)}`],
-  straddle: ({ straddle, atm_strike: at }) => [format.number(straddle), part(straddle, at) === null ? "" : `±${format.percent(part(straddle, at))} %`],
+  straddle: ({ straddle, atm_strike: at }, close, decimals) => [format.number(straddle, decimals), part(straddle, at) === null ? "" : `±${format.percent(part(straddle, at))} %`],
   pcr: ({ pcr_oi: interest, pcr_volume: volume }) => [format.number(interest), volume == null ? "" : `${format.number(volume)} by volume`],
-  pain: ({ max_pain: pain, spot }) => [strike(pain), pain == null || spot == null ? "" : `${format.signed(pain - spot, 0)} to spot`],
+  pain: ({ max_pain: pain, spot }, close, decimals) => [strike(pain), pain == null || spot == null ? "" : `${format.signed(pain - spot, decimals > 2 ? decimals : 0)} to spot`],
   calls: ({ call_oi: interest, call_oi_change_close: change }) => [crores(interest), signedShort(change)],
   puts: ({ put_oi: interest, put_oi_change_close: change }) => [crores(interest), signedShort(change)],
   skew: ({ iv_skew: skew }) => [points(skew), "put − call, 25 Δ"],
@@ -37,10 +37,10 @@ export function remaining(ms) {
 
 const weekday = new Intl.DateTimeFormat("en-GB", { timeZone: "Asia/Kolkata", weekday: "short", day: "2-digit", month: "short" });
 
-/** "Trading ends Tue 24 Nov 15:40 · 1 d 14 h left". Pure. @param {number} ends ms UTC @param {number} nowMs market time */
+/** "Ends Tue 24 Nov 15:40 · 1 d 14 h left". Pure. @param {number} ends ms UTC @param {number} nowMs market time */
 export function ending(ends, nowMs) {
   const left = remaining(ends - nowMs);
-  return `Trading ${left ? "ends" : "ended"} ${weekday.format(ends).replace(",", "")} ${format.clock(ends).slice(0, 5)}${left ? ` · ${left} left` : ""}`;
+  return `${left ? "Ends" : "Ended"} ${weekday.format(ends).replace(",", "")} ${format.clock(ends).slice(0, 5)}${left ? ` · ${left} left` : ""}`;
 }
 
 export class ChainFigures {
@@ -49,10 +49,10 @@ export class ChainFigures {
     this.fields = [...box.querySelectorAll("[data-figure]")].map((element) => ({ element, name: element.dataset.figure, parts: [...element.querySelectorAll("dd")], texts: [] }));
   }
 
-  /** Show an aggregate. @param {number | null} close of the spot, the day before · INR */
-  draw(aggregate, close) {
+  /** Show an aggregate. @param {number | null} close of the spot, the day before · INR @param {number} decimals of prices */
+  draw(aggregate, close, decimals) {
     for (const { element, name, parts, texts } of this.fields) {
-      FIGURES[name](aggregate, close).forEach((text, at) => {
+      FIGURES[name](aggregate, close, decimals).forEach((text, at) => {
         if (texts[at] !== text) parts[at].textContent = texts[at] = text;
       });
       if (name === "spot" && close != null) element.dataset.direction = aggregate.spot > close ? "up" : aggregate.spot < close ? "down" : "flat";

@@ -17,7 +17,7 @@ function made(tag, className = "", text = "") {
 }
 
 /** "25,000", "512.5": a strike has decimals only where it needs them. */
-export const strikeText = (strike) => format.number(strike, Number.isInteger(strike) ? 0 : 2);
+export const strikeText = (strike) => format.number(strike, Number.isInteger(strike) ? 0 : format.decimalsOf(strike));
 
 export class ChainTable {
   /**
@@ -25,7 +25,7 @@ export class ChainTable {
    * @param {(side: object, strike: number, name: "call" | "put") => void} onChoose a side was clicked, or Enter pressed on it
    */
   constructor(table, scroller, onChoose) {
-    Object.assign(this, { table, scroller, onChoose, chosen: null, columns: [], chain: null, most: null });
+    Object.assign(this, { table, scroller, onChoose, chosen: null, columns: [], chain: null, most: null, decimals: 2 });
     this.rows = new Map(); // strike → {element, strike, marks, sides}
     this.flashing = new Map();
     this.stop = null;
@@ -143,7 +143,7 @@ export class ChainTable {
     const value = told ?? { last_price: null };
     this.order[name].forEach((column, at) => {
       const { text, way, ours } = COLUMNS[column];
-      const shown = told ? text(value) : "";
+      const shown = told ? text(value, this.decimals) : "";
       const cell = side.cells[at];
       if (shown !== side.texts[at]) {
         side.texts[at] = shown;
@@ -187,7 +187,7 @@ export class ChainTable {
     }
     const below = chain.below(spot ?? forward);
     if (below === null) return this.line.remove();
-    const text = [spot != null && `Spot ${format.number(spot)}`, forward != null && `Forward ${format.number(forward)}`].filter(Boolean).join("  ·  ");
+    const text = [spot != null && `Spot ${format.number(spot, this.decimals)}`, forward != null && `Forward ${format.number(forward, this.decimals)}`].filter(Boolean).join("  ·  ");
     const next = this.rows.get(chain.strikes[below])?.element ?? null;
     if (!this.line.isConnected || this.line.nextElementSibling !== next) this.body.insertBefore(this.line, next);
     if (this.lineText !== text) this.line.firstElementChild.firstElementChild.textContent = this.lineText = text;

@@ -17,6 +17,7 @@ const DAY_MS = 86_400_000;
 /** Newest candles that the channel keeps right, and older ones of a page. */
 const TAIL = 300;
 const PAGE = 500;
+const RIGHT = 4; // empty steps right of the newest candle
 /** Candles left of the visible ones, below which older ones are loaded. */
 const AHEAD = 30;
 const RETRY_MS = 3000;
@@ -31,7 +32,7 @@ export class Chart {
   constructor(box, legend, say, feed) {
     Object.assign(this, { box, say, feed, instrument: null, interval: null, frame: 0 });
     this.legend = new Legend(legend);
-    this.chart = newChart(box, { timeScale: { rightOffset: 4 }, recolour: () => this.drawSoon("all") });
+    this.chart = newChart(box, { timeScale: { rightOffset: RIGHT }, recolour: () => this.drawSoon("all") });
     const whole = { priceLineVisible: false, lastValueVisible: false, autoscaleInfoProvider: () => ({ priceRange: { minValue: 0, maxValue: 1 } }) };
     this.bands = this.chart.addSeries(library.HistogramSeries, { priceScaleId: "gaps", base: 0, ...whole });
     this.bands.priceScale().applyOptions({ scaleMargins: { top: 0, bottom: 0 } });
@@ -103,7 +104,7 @@ export class Chart {
     this.readGaps(this.candles.oldest, undefined);
     if (!again) {
       this.draw();
-      this.chart.timeScale().scrollToRealTime();
+      this.chart.timeScale().scrollToPosition(RIGHT, false);
     }
   }
 

@@ -8,9 +8,9 @@ import * as format from "./format.js";
 
 const MINUTE_MS = 60_000;
 const inPercent = (value) => `${format.percent(value)} %`;
-const price = (value) => format.number(value);
+const price = format.number;
 const ratio = (value) => format.number(value, 3);
-/** By figure: its lines, each [field of the aggregate, colour, words]; how values are written; the least range of its scale, as a part of the value. */
+/** By figure: its lines, each [field of the aggregate, colour, words]; how values are written, prices with so many decimals; the least range of its scale, as a part of the value. */
 export const FIGURES = {
   pcr: { lines: [["pcr_oi", "accent", "by OI"], ["pcr_volume", "warn", "by volume"]], text: ratio, least: 0.01 },
   straddle: { lines: [["straddle", "accent", "Straddle"]], text: price, least: 0.01 },
@@ -32,7 +32,7 @@ export class DayChart {
    * @param {(text: string) => void} say shows a note in its place, "" none @param {() => number} nowMs market time, ms UTC
    */
   constructor(box, legend, say, nowMs) {
-    Object.assign(this, { box, legend, say, nowMs, figure: "pcr", lines: [], pointed: null });
+    Object.assign(this, { box, legend, say, nowMs, figure: "pcr", lines: [], pointed: null, decimals: 2 });
     this.chart = newChart(box, { timeScale: { rightOffset: 2, minBarSpacing: 0.2 }, recolour: () => this.show(this.figure) });
     this.chart.subscribeCrosshairMove(({ time }) => this.point(time === undefined ? null : timeOf(time)));
     box.addEventListener("keydown", (event) => this.pressed(event));
@@ -84,15 +84,21 @@ export class DayChart {
       const info = own();
       return info?.priceRange ? { ...info, priceRange: widened(info.priceRange, least) } : info;
     };
-    const format = { type: "custom", formatter: text, minMove: 0.0001 };
+    const priceFormat = { type: "custom", formatter: (value) => text(value, this.decimals), minMove: 0.0001 };
     this.lines = [SPOT, ...lines].map(([field, colour, words], at) => {
       const isSpot = at === 0;
       const own = isSpot && !withSpot ? { priceScaleId: "spot" } : { autoscaleInfoProvider };
-      const series = this.chart.addSeries(library.LineSeries, { color: colours[colour], lineWidth: isSpot ? 1 : 2, lineStyle: isSpot ? library.LineStyle.Dashed : library.LineStyle.Solid, priceLineVisible: false, lastValueVisible: !isSpot, priceFormat: format, ...own });
+      const series = this.chart.addSeries(library.LineSeries, { color: colours[colour], lineWidth: isSpot ? 1 : 2, lineStyle: isSpot ? library.LineStyle.Dashed : library.LineStyle.Solid, priceLineVisible: false, lastValueVisible: !isSpot, priceFormat, ...own });
       return { field, colour, words, series, text: isSpot ? price : text };
     });
     this.legend.replaceChildren(...this.lines.map(({ colour, words }) => legendItem(colour, words)).slice(1), legendItem("dim", "Spot"));
     this.draw();
+  }
+
+  /** Write prices with so many decimals. */
+  write(decimals) {
+    this.decimals = decimals;
+    this.show(this.figure);
   }
 
   /** Draw the newest day; others are forgotten. */
@@ -132,7 +138,7 @@ export class DayChart {
     const minute = this.pointed ?? this.newest;
     const row = this.minutes.get(minute);
     [...this.lines.slice(1), this.lines[0]].filter(Boolean).forEach(({ field, text }, at) => {
-      const shown = row ? text(row[field]) : "–";
+      const shown = row ? text(row[field], this.decimals) : "–";
       const value = this.legend.children[at].querySelector("b");
       if (value.textContent !== shown) value.textContent = shown;
     });

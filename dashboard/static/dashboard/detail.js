@@ -20,9 +20,9 @@ const FIELDS = {
   volatility: (quote) => (quote.implied_volatility == null ? format.percent(null) : `${format.percent(quote.implied_volatility)} %`),
   delta: (quote) => format.number(quote.delta, 4),
   gamma: (quote) => format.number(quote.gamma, 6),
-  theta: (quote) => format.number(quote.theta, 2),
-  vega: (quote) => format.number(quote.vega, 2),
-  rho: (quote) => format.number(quote.rho, 2),
+  theta: (quote, decimals) => format.number(quote.theta, decimals),
+  vega: (quote, decimals) => format.number(quote.vega, decimals),
+  rho: (quote, decimals) => format.number(quote.rho, decimals),
   totalBuy: (quote) => format.short(quote.total_buy_quantity),
   totalSell: (quote) => format.short(quote.total_sell_quantity),
 };
@@ -67,7 +67,7 @@ export class Detail {
     this.write(this.panel.querySelector("#detail-title"), instrument.trading_symbol);
     this.write(this.panel.querySelector("#detail-about"), about(instrument));
     this.panel.querySelector("#greeks").hidden = !["CE", "PE"].includes(instrument.instrument_type);
-    this.panel.querySelector("#depth").hidden = instrument.instrument_type === "INDEX";
+    this.panel.dataset.type = instrument.instrument_type;
     this.draw();
   }
 

@@ -1,7 +1,7 @@
 /** One candle in words: time, open, high, low, close, volume, open interest, how it came to be; or why there is none. */
 import * as format from "./format.js";
 
-const STATE = { live: "forming", closed: "from ticks", confirmed: "confirmed by the exchange", backfilled: "back-filled" };
+const STATE = { live: "forming", closed: "from ticks", confirmed: "confirmed by the exchange", backfilled: "filled in later" };
 const TIMES = ["", "once", "twice"];
 const CAUSE = {
   disconnected: "the connection to the broker was lost",
@@ -10,7 +10,7 @@ const CAUSE = {
   silent: "nothing came for this instrument",
   missing: "the broker has trades here that did not come",
 };
-const HEAL = { open: "not healed yet", impossible: "cannot be healed" };
+const HEAL = { open: "not filled in yet", impossible: "cannot be filled in" };
 
 /** How a candle came to be: "confirmed by the exchange, revised once". */
 export function how({ state, revision }) {
@@ -18,7 +18,7 @@ export function how({ state, revision }) {
   return (STATE[state] ?? state) + revised;
 }
 
-/** Why there is nothing: "No data 10:57:54–10:59:58: the feed was not running; not healed yet". */
+/** Why there is nothing: "No data 10:57:54–10:59:58: the feed was not running; not filled in yet". */
 export function why({ from, to, cause, heal_state: healState, heal_detail: detail }) {
   const span = `${format.clock(from)}–${to == null ? "now" : format.clock(to)}`;
   return `No data ${span}: ${CAUSE[cause] ?? cause}; ${HEAL[healState] ?? healState}${detail ? ` (${detail})` : ""}`;

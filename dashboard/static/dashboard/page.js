@@ -15,11 +15,13 @@ const NOTICE_MS = 8000;
 const wide = matchMedia("(min-width: 1000px)");
 const at = (id) => document.getElementById(id);
 const feed = connect();
-const status = new Status(document.querySelector("header"), (...state) => chain?.feedIs(...state));
+const status = new Status(document.querySelector("header"), stateChanged);
 const idOfKey = new Map();
+const told = new Set(); // instruments whose quote this connection has told: the first may be old
 let marketMs = 0;
 let selectedBefore = null;
 let chain = null;
+let noticeEnd = 0;
 
 const list = new Watchlist(at("watchlist"), {
   onSelect(id) {
@@ -40,8 +42,15 @@ chain = new ChainView(at("chain"), at("chain-charts"), feed, {
   onChoose: (side) => watch(side.instrument),
   nowMs: () => marketMs || status.serverMs(),
 });
-chain.feedIs(...status.state());
+stateChanged(...status.state());
 at("strikes").addEventListener("keydown", ({ key }) => key === "Escape" && list.select(null));
+
+/** What the badge says: old prices are dimmed, and an end that only a reload mends stays written. */
+function stateChanged(state, word, reason) {
+  document.body.dataset.feed = state;
+  chain?.feedIs(state, word, reason);
+  if (status.isFinal()) notice(`${word}. ${reason}`, true);
+}
 
 /** Show what the address names: the watchlist, or an option chain. */
 function go() {
@@ -105,6 +114,7 @@ function changed() {
 
 feed.on("connection", (connection) => status.connectionChanged(connection));
 feed.on("hello", (hello) => {
+  told.clear();
   chain.reconnected();
   status.connectionChanged({ state: "open" });
   status.serverTime(hello.time);
@@ -126,7 +136,7 @@ feed.on("subscribe", ({ results }) => {
 feed.on("subscription", ({ instrument: id, status, reason }) => list.refuse(id, status === "active" ? "" : reason || status.replace("_", " ")));
 feed.on("market:ohlc", (message) => detail.chart.take(message));
 feed.on("market:chain", (message) => {
-  status.ticked();
+  if (!message.snapshot) status.ticked();
   marketMs = Math.max(marketMs, message.market_ms);
   chain.take(message);
 });
@@ -134,16 +144,21 @@ feed.on("gap", (message) => detail.chart.gap(message));
 feed.on("market:tick", ([key, , quote]) => {
   const id = idOfKey.get(key);
   if (id === undefined) return;
-  status.ticked();
+  if (told.has(id)) status.ticked();
+  told.add(id);
   marketMs = Math.max(marketMs, quote.broker_ms);
   list.update(id, quote);
   if (id === list.selected) detail.update(quote);
 });
 
-function notice(text) {
-  at("notice").textContent = text;
+/** Say something for a while, or for good. */
+function notice(text, forGood = false) {
+  if (!at("reload").hidden) return;
+  at("notice").firstElementChild.textContent = text;
+  at("reload").hidden = !forGood;
   at("notice").hidden = false;
-  setTimeout(() => { at("notice").hidden = true; }, NOTICE_MS);
+  clearTimeout(noticeEnd);
+  if (!forGood) noticeEnd = setTimeout(() => { at("notice").hidden = true; }, NOTICE_MS);
 }
 
 async function begin() {
@@ -159,6 +174,7 @@ async function begin() {
   return undefined;
 }
 
+at("reload").addEventListener("click", () => location.reload());
 addEventListener("hashchange", go);
 go();
 begin();

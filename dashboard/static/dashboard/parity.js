@@ -11,12 +11,12 @@ export function parityText(row, nowMs) {
   const all = row ? row.confirmed + row.closed + row.backfilled + row.missing : 0;
   if (!all) return "";
   const parts = [`${whole(row.confirmed)} of ${whole(all)} minutes confirmed by the exchange`];
-  if (row.backfilled) parts.push(`${whole(row.backfilled)} back-filled`);
+  if (row.backfilled) parts.push(`${whole(row.backfilled)} filled in later`);
   if (row.closed) parts.push(`${whole(row.closed)} from ticks only`);
   if (row.missing) parts.push(`${whole(row.missing)} missing`);
   const when = day(row.day) === day(nowMs) ? "Today" : day(row.day);
-  const right = row.compared < FEW ? `${row.prices_equal} of ${row.compared}` : `${Math.round((100 * row.prices_equal) / row.compared)} %`;
-  return `${when}: ${parts.join(", ")}${row.compared ? `; ticks alone had all four prices right in ${right}` : ""}`;
+  const right = row.compared < FEW ? `${row.prices_equal} of ${row.compared}` : `${Math.round((100 * row.prices_equal) / row.compared)} % of those`;
+  return `${when}: ${parts.join(", ")}${row.compared ? `; ${right} built from ticks had the same four prices` : ""}`;
 }
 
 export class Parity {

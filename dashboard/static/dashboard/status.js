@@ -8,6 +8,8 @@ const SEGMENT = {
   PRE_OPEN_START: "pre-open", PRE_OPEN_END: "pre-open ended", NORMAL_OPEN: "open",
   NORMAL_CLOSE: "closed", CLOSING_START: "closing session", CLOSING_END: "closed",
 };
+const FIRST = ["NSE_EQ", "NSE_FO", "NSE_INDEX", "BSE_EQ", "BSE_FO", "BSE_INDEX", "MCX_FO"]; // a phone shows four
+const rank = (segment) => FIRST.indexOf(segment) + 1 || FIRST.length + 1;
 const REFUSED = { 4101: "Signed out", 4103: "Not allowed", 4104: "Too many pages open", 4105: "Page out of date" };
 
 export class Status {
@@ -54,7 +56,7 @@ export class Status {
 
   /** Segment → the broker's status name; all of them. */
   marketChanged(segments) {
-    const chips = Object.entries(segments).sort(([a], [b]) => a.localeCompare(b)).map(([segment, status]) => {
+    const chips = Object.entries(segments).sort(([a], [b]) => rank(a) - rank(b) || a.localeCompare(b)).map(([segment, status]) => {
       const chip = document.createElement("li");
       chip.dataset.status = SEGMENT[status] ?? status.toLowerCase();
       chip.textContent = `${segment.replace("_", " ")} ${SEGMENT[status] ?? status.toLowerCase()}`;
@@ -65,12 +67,17 @@ export class Status {
 
   /** The state shown, its word and its reason. A lost connection to the server outweighs what the feed last said. */
   state() {
-    if (this.connection.state === "closed") return ["closed", REFUSED[this.connection.code] ?? "Closed", "The server has ended this connection. Reload the page."];
+    if (this.isFinal()) return ["ended", REFUSED[this.connection.code] ?? "Disconnected", "Prices no longer come: reload the page."];
     if (this.connection.code === 4104) return ["reconnecting", REFUSED[4104], "All connections of this user are taken; the page tries again each half minute."];
     if (this.connection.state !== "open") return ["reconnecting", "Reconnecting", "No connection to the server; the page tries again by itself."];
     if (!this.feed) return ["reconnecting", "Connecting", ""];
     const since = this.feed.since_ms ? `since ${format.clock(this.feed.since_ms)}` : "";
     return [this.feed.state, FEED[this.feed.state] ?? this.feed.state, [since, this.feed.detail, this.feed.scope !== "all" ? this.feed.scope : ""].filter(Boolean).join(" · ")];
+  }
+
+  /** Whether the server has ended the connection for good. */
+  isFinal() {
+    return this.connection.state === "closed";
   }
 
   draw() {

@@ -1,11 +1,10 @@
 /** TradingOK's live market data for any front end: connects, comes back by itself, subscribes again.
- *
  *    const feed = connect({ url: "wss://host/ws/market/", protocols: async () => ["tradingok.v1", `ticket.${await newTicket()}`] });
  *    feed.on("market:tick", ([key, seq, quote]) => …);      // always the whole quote, its levels included
  *    feed.subscribe(["NSE_INDEX|Nifty 50", "id:5"], "full");
  *    feed.on("market:ohlc", ({ key, interval, snapshot, candles, candle, state, revision }) => …); // a snapshot at first and after each reconnect
  *    feed.subscribeChannels(["ohlc:5m:id:5"], 300);         // the last 300 candles, then each as it changes
- *
+ *    feed.on("list", ({ instruments, channels }) => …).list(); // what the server has this connection follow; asks nobody while there is none
  *  Other events: the protocol's pushes ("gap", "market:chain" of the channel "chain:NIFTY:@w0:atm10", …) and replies under their own names, and "connection": {state: "connecting" | "waiting" | "closed", code}. */
 const OPTION = { instruments: "mode", channels: "candles" }, FULL = 4104, FULL_MS = 30_000; // so long a killed server's connections keep their places
 export function connect({ url = `${location.origin.replace(/^http/, "ws")}/ws/market/`, protocols = [] } = {}) {
@@ -47,6 +46,7 @@ export function connect({ url = `${location.origin.replace(/^http/, "ws")}/ws/ma
     unsubscribe(items) { leave("instruments", items); return this; },
     subscribeChannels(names, candles) { follow("channels", names, candles); return this; },
     unsubscribeChannels(names) { leave("channels", names); return this; },
+    list() { if (ready) socket.send(JSON.stringify({ id: ++id, op: "list" })); return this; },
     close() { ended = true; clearTimeout(timer); socket?.close(); },
   };
 }

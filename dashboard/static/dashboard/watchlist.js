@@ -1,4 +1,5 @@
-/** The watchlist's table. It draws only cells whose text has changed, ten times a second at the most; it knows nothing of the network. */
+/** The watchlist's table. It draws only rows that are seen, and of them only cells whose text has changed, ten times a second at the most;
+ * it knows nothing of the network. */
 import * as format from "./format.js";
 import { Sparkline } from "./sparkline.js";
 
@@ -42,6 +43,7 @@ export class Watchlist {
     this.flashing = new Map();
     this.timer = 0;
     this.selected = null;
+    this.seen = new IntersectionObserver((entries) => this.look(entries), { root: table.parentElement, rootMargin: "50%" });
     this.body.addEventListener("click", (event) => this.clicked(event));
     this.body.addEventListener("keydown", (event) => this.pressed(event));
   }
@@ -55,6 +57,7 @@ export class Watchlist {
     row.sparkline = new Sparkline(element.querySelector("canvas"));
     this.rows.set(instrument.id, row);
     this.body.append(element);
+    this.seen.observe(element);
     this.keepOneTabStop();
   }
 
@@ -63,6 +66,7 @@ export class Watchlist {
     if (!row) return;
     const neighbour = row.element.nextElementSibling ?? row.element.previousElementSibling;
     const hadFocus = row.element.contains(document.activeElement);
+    this.seen.unobserve(row.element);
     row.element.remove();
     this.rows.delete(id);
     this.dirty.delete(id);
@@ -88,6 +92,15 @@ export class Watchlist {
     if (row) row.element.querySelector(".segment").textContent = reason || segmentOf(row.instrument);
   }
 
+  /** Rows have come into sight, or left it. */
+  look(entries) {
+    for (const { target, isIntersecting } of entries) {
+      const row = this.rows.get(Number(target.dataset.id));
+      if (row) row.seen = isIntersecting;
+    }
+    this.drawSoon();
+  }
+
   drawSoon() {
     this.timer ||= setTimeout(() => requestAnimationFrame((now) => this.draw(now)), DRAW_MS);
   }
@@ -95,8 +108,12 @@ export class Watchlist {
   draw(now) {
     this.timer = 0;
     for (const [row, end] of this.flashing) if (end <= now) this.flash(row, null);
-    for (const id of this.dirty) this.drawRow(this.rows.get(id), now);
-    this.dirty.clear();
+    for (const id of this.dirty) {
+      const row = this.rows.get(id);
+      if (!row.seen && row.shownPrice !== null) continue; // it is drawn when it comes into sight
+      this.drawRow(row, now);
+      this.dirty.delete(id);
+    }
     if (this.flashing.size) this.drawSoon();
   }
 
