@@ -13,23 +13,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from broker.announcing import Announcer
-from broker.calendar import calendar_ensure
 from broker.candles import ShardCandles
 from broker.connecting import Connector
 from broker.following import Following, name_unknown
+from broker.holding import ShardHolder
 from broker.holes import Holes
-from broker.hours import AUCTION, TradingHours
+from broker.hours import TradingHours
 from broker.journal import Journal
 from broker.journal_keeping import JournalLimits
+from broker.learning_hours import HoursLearner
 from broker.liveness import Liveness, Mark, trading_segments
 from broker.pacing import AuthorizePacer
 from broker.pipeline import Pipeline
@@ -39,37 +38,22 @@ from broker.recording import Recorder
 from broker.report import Report
 from broker.rolling import Roller
 from broker.sessions import Token
-from broker.store_calls import STORE_ERRORS, ask_store
 from broker.store_writer import StoreWriter
 from broker.tending import JournalTender
 from broker.warming import warm_up
-from instruments.domain.instrument import INDEX_TYPE
 from instruments.domain.limits import Limits
-from instruments.models import Instrument
-from marketdata import bus, leases, live_state
-from marketdata.domain.candle import day_start_ms
+from marketdata import bus, live_state
 from marketdata.domain.feed_status import FeedState, FeedStatus
-from marketdata.domain.session import EXCHANGES
 from marketdata.domain.tick import stamp_to_ms
-from marketdata.models import MarketStatus
-from marketdata.store import time_ms
 
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
-LEASE_SECONDS = 10.0
 STOP_SECONDS = 20.0
 CANDLE_SECONDS = 0.25
 """Forming candles are published so often; and so often market time goes on while nothing comes."""
-CALENDAR_SECONDS = 60.0
-RECORDED_AUCTIONS = 20
-"""States of auctions that are read again: four a day and exchange."""
 SILENCE_MS = 60_000
 """So long in market time without a tick, in a session, is a gap. A few options may be silent for longer: then there is nothing to heal."""
-
-
-class ShardTaken(Exception):
-    """Another feed holds the lease of this shard; final until it ends."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +108,11 @@ class FeedRunner:
         self._tender = JournalTender(
             self.journal, config.journal_limits, stored_us=lambda: self.writer.stored_us, flushed=lambda: self.writer.release()
         )
+        self._learner = HoursLearner(self.hours, self.candles, self.pipeline, self.report, api_url=config.api_url)
         self._recorder = Recorder(self.pipeline, self.candles, self.holes, self.report, shard=config.shard)
         self.writer: StoreWriter
         self._receiver: Receiver
-        self._lease: leases.ShardLease | None = None
+        self._holder = ShardHolder(config.folder, shard=config.shard, shards=config.shards)
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._tell_state = False
@@ -163,7 +148,7 @@ class FeedRunner:
                 ("keeping the journal", self._tender.keep),
                 ("recording", self._recorder.run),
                 ("the candles", self._candle_loop),
-                ("the calendar", self._calendar_loop),
+                ("the calendar", self._learner.run),
             )
         ]
         stopped = asyncio.create_task(self._wait_for_stop(), name="stop")
@@ -189,11 +174,11 @@ class FeedRunner:
         if self.journal.last_us:  # a clock that was set back must not make this run an earlier one than the last
             self.publisher.epoch = max(self.publisher.epoch, stamp_to_ms(self.journal.last_us) + 1)
         try:
-            await self._take_lease()
+            await self._holder.take()
         except BaseException:
             self.journal.close()
             raise
-        await self._learn_hours()
+        await self._learner.learn()
         ended_ms = await asyncio.to_thread(warm_up, self.candles, config.folder, self.journal.last_us)
         self.holes.load(ended_ms or (stamp_to_ms(self.journal.last_us) if self.journal.last_us else 0))
         self.writer = StoreWriter(
@@ -220,21 +205,6 @@ class FeedRunner:
         spare_the_collector()
         log.info("feed: shard %d of %d started, epoch %d", config.shard, config.shards, self.publisher.epoch)
 
-    async def _take_lease(self) -> None:
-        """Take the shard's lease. Its token lies beside the journal, so that a restart after a crash has it at once."""
-        file = self.config.folder / "lease"
-        if not file.exists():
-            file.write_text(secrets.token_hex(16))
-        self._lease = leases.ShardLease(self.config.shard, self.config.shards, LEASE_SECONDS, token=file.read_text())
-        try:
-            if not (await self._lease.renew() or await self._lease.acquire()):
-                raise ShardTaken(
-                    f"another feed runs shard {self.config.shard} with the same Redis; stop it or choose another TRADINGOK_FEED_SHARD"
-                )
-            await self._lease.agree()
-        except live_state.Unavailable:
-            log.warning("feed: Redis does not answer; the journal's file lock alone keeps a second feed away")
-
     async def _shut_down(self) -> bool:
         """Drain: close the socket, finish the journal, tell clients, let the store finish. True when all is journalled and stored."""
         if self.liveness.is_open:
@@ -244,8 +214,7 @@ class FeedRunner:
         with contextlib.suppress(bus.Unavailable, live_state.Unavailable):
             await self.publisher.publish(self.following.live, self._status())
             await self.publisher.save(self._status())
-            if self._lease is not None:
-                await self._lease.release()
+            await self._holder.release()
         with contextlib.suppress(Exception):
             await live_state.aclose()
         await self._recorder.step()  # what it cannot bring now lies beside the journal
@@ -325,7 +294,7 @@ class FeedRunner:
             try:
                 await self.publisher.publish(self.following.live, self._status())
                 await self.publisher.save(self._status())
-                await self._keep_lease()
+                await self._holder.keep()
                 self.report.failing("Redis", None)
             except (bus.Unavailable, live_state.Unavailable) as error:
                 self.report.failing("Redis", error)
@@ -338,27 +307,6 @@ class FeedRunner:
             if self.candles.advance(time.monotonic()):
                 self.candles.due = True
                 self._changed.set()
-
-    async def _calendar_loop(self) -> None:
-        """Each minute, and on each new day of the market, ask when it trades."""
-        day_ms, due_at = day_start_ms(self.pipeline.market_ms), time.monotonic() + CALENDAR_SECONDS
-        while True:
-            await asyncio.sleep(1)
-            today_ms = day_start_ms(self.pipeline.market_ms)
-            if today_ms != day_ms or time.monotonic() >= due_at:
-                await self._learn_hours()
-                day_ms, due_at = today_ms, time.monotonic() + CALENDAR_SECONDS
-
-    async def _learn_hours(self) -> None:
-        try:
-            calendar, failure = await ask_store(partial(calendar_ensure, self.pipeline.market_ms, api_url=self.config.api_url))
-            self.candles.take_calendar(calendar, await ask_store(_auctioned_keys))
-            for auction in await ask_store(_auctions_recorded):  # a feed that starts within one is told of its present state alone
-                self.hours.observe_auctions(auction)
-        except STORE_ERRORS as error:
-            failure = error
-        self.counts["calendar_failed_total"] += failure is not None
-        self.report.failing("asking for the calendar", failure)
 
     # --- one turn of the status loop ------------------------------------------------------------------------------------------
 
@@ -396,10 +344,6 @@ class FeedRunner:
             self.candles.forget(ghosts)
             with contextlib.suppress(live_state.Unavailable):
                 await live_state.aquotes_remove(ghosts)
-
-    async def _keep_lease(self) -> None:
-        if self._lease is not None and not await self._lease.renew() and not await self._lease.acquire():
-            raise ShardTaken("another feed has taken this shard")
 
     def _change(self, state: FeedState, detail: str) -> None:
         """Take a state on; have the publisher tell clients at once when it is another one."""
@@ -443,16 +387,3 @@ class FeedRunner:
             segments=self.pipeline.segments,
             counters=counters | self._tender.gauges() | self.liveness.gauges(time.monotonic()),
         )
-
-
-def _auctions_recorded() -> list[dict[str, tuple[str, int]]]:
-    """Return the newest states of the closing auctions that any feed has recorded, oldest first, each as `Frame.auctions`."""
-    names = [name + AUCTION for name in {*EXCHANGES, *EXCHANGES.values()}]
-    rows = MarketStatus.objects.filter(segment__in=names).order_by("-since")[:RECORDED_AUCTIONS]
-    return [{row.segment: (row.status, time_ms(row.since))} for row in reversed(rows)]
-
-
-def _auctioned_keys() -> frozenset[str]:
-    """Return the keys of the shares that take part in the closing auction. An index goes on through it."""
-    shares = Instrument.objects.filter(active=True, cas_eligible=True).exclude(instrument_type=INDEX_TYPE)
-    return frozenset(shares.values_list("instrument_key", flat=True))

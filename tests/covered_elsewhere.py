@@ -22,6 +22,7 @@ TRIED_BY = {
     "broker/management/commands/runexchange.py": "broker/simulator/test_runexchange.py",
     "broker/management/commands/verify.py": "replay/test_certificate.py",
     "broker/market_status.py": "broker/test_tasks.py",
+    "broker/mending_run.py": "broker/test_backfill.py",
     "broker/models.py": "broker/test_sessions.py",
     "broker/position.py": "broker/test_store_writer.py",
     "broker/services.py": "broker/test_master_refresh.py",

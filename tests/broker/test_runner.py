@@ -9,7 +9,6 @@ import signal
 import struct
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -132,13 +131,13 @@ HOLE = (OPEN_MS + 4 * MINUTE_MS + 50_000, OPEN_MS + 7 * MINUTE_MS + 20_000)
 """In market time: from the last trade before it to the first one behind it."""
 
 
-def _recording(folder: Path) -> Path:
-    """Write ten minutes of two options that trade each ten seconds, with a hole; the first one's updates carry the minute before's bar."""
+def _recording(folder: Path, *, minutes: int = 10, hole: tuple[int, int] = HOLE) -> Path:
+    """Write minutes of two options that trade each ten seconds, with a hole; the first one's updates carry the minute before's bar."""
     frames = [pb.FeedResponse(type=pb.market_info, currentTs=OPEN_MS)]
     frames[0].marketInfo.segmentStatus["NSE_FO"] = pb.NORMAL_OPEN
-    for second in range(0, 600, 10):
+    for second in range(0, minutes * 60, 10):
         now_ms = OPEN_MS + second * 1000
-        if HOLE[0] < now_ms < HOLE[1]:
+        if hole[0] < now_ms < hole[1]:
             continue
         response = pb.FeedResponse(type=pb.live_feed, currentTs=now_ms)
         for key in ("NSE_FO|51414", "NSE_FO|51420"):
@@ -193,7 +192,8 @@ def test_a_feed_killed_in_mid_minute_closes_that_minute_whole_and_its_holes_are_
     start_feed: StartFeed,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    exchange = start_exchange("--replay", str(_recording(tmp_path)), "--speed", "20")
+    recording = _recording(tmp_path, minutes=40, hole=(OPEN_MS, OPEN_MS))  # two minutes of ours: more than two starts take
+    exchange = start_exchange("--replay", str(recording), "--speed", "20")
     call_command("refresh_instruments", source=f"{exchange.url}/market-quote/instruments/exchange/complete.json.gz", verbosity=0)
     SubscriptionRule.objects.create(name="recorded", what="keys", keys=["NSE_FO|51414", "NSE_FO|51420"])
     var = tmp_path / "var"
@@ -212,7 +212,7 @@ def test_a_feed_killed_in_mid_minute_closes_that_minute_whole_and_its_holes_are_
     assert (killed_hole.cause, dropped_hole.cause) == ("stopped", "disconnected")
     for gap in (killed_hole, dropped_hole):
         assert gap.end is not None
-        assert OPEN_MS + 2 * MINUTE_MS <= gap.start.timestamp() * 1000 <= gap.end.timestamp() * 1000 < OPEN_MS + 10 * MINUTE_MS
+        assert OPEN_MS + 2 * MINUTE_MS <= gap.start.timestamp() * 1000 <= gap.end.timestamp() * 1000 < OPEN_MS + 40 * MINUTE_MS
     without_bars = instrument_ids(["NSE_FO|51420"])["NSE_FO|51420"]
     rows = OHLC.objects.filter(instrument=without_bars).order_by("start")[:3]
     assert [(row.state, row.open) for row in rows] == [("closed", 100.0), ("closed", 106.0), ("closed", 112.0)], "each from its first trade"
@@ -381,19 +381,3 @@ def test_a_feed_whose_store_writer_has_ended_ends_with_1(start_exchange: StartEx
 
     with app_settings(exchange.url, VAR=tmp_path):
         assert asyncio.run(run()) == 1
-
-
-def test_a_feed_that_starts_within_a_closing_auction_knows_when_it_began(tmp_path: Path) -> None:
-    for status, moment in (("CTS_CLOSE", "2026-11-23 15:15"), ("CAS_LM_START", "2026-11-23 15:20")):
-        MarketStatus.objects.create(segment="NSE_EQ:CAS", status=status, since=datetime.fromtimestamp(ist(moment) / 1000, UTC))
-
-    async def run() -> FeedRunner:
-        runner = FeedRunner(feed_config(0, 1))
-        await runner._learn_hours()
-        return runner
-
-    with app_settings("http://127.0.0.1:9", VAR=tmp_path):
-        runner = asyncio.run(run())
-    runner.hours.observe_auctions({"NSE_EQ:CAS": ("CAS_LM_START", ist("2026-11-23 15:20"))})
-    assert runner.hours.trades("NSE_EQ", ist("2026-11-23 15:14"), cas=True)
-    assert not runner.hours.trades("NSE_EQ", ist("2026-11-23 15:15"), cas=True)

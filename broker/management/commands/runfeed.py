@@ -13,10 +13,11 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from broker.following import name_unknown
+from broker.holding import ShardTaken
 from broker.journal import JournalBusy
 from broker.journal_keeping import JournalLimits
 from broker.leftovers import Leftovers
-from broker.runner import FeedConfig, FeedRunner, ShardTaken
+from broker.runner import FeedConfig, FeedRunner
 from instruments.domain.limits import Limits
 from marketdata.leases import ShardsDisagree
 from marketdata.live_state import MAX_SHARDS
