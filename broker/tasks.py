@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from broker.backfill import Mended, candles_mend, days_confirm
+from broker.backfill import candles_mend, days_confirm
 from broker.calendar import calendar_refresh
 from broker.market_status import market_status_poll
+from broker.mending_run import Mended
 from broker.open_interest import interest_bases_fetch
 from broker.services import instruments_refresh_from
 from broker.upstox.master import MasterRejected

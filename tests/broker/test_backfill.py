@@ -27,9 +27,9 @@ from asgiref.sync import async_to_sync
 from django.core.cache import cache
 from django.test import override_settings
 
-from broker import backfill
-from broker.backfill import Mended
+from broker import backfill, mending_run
 from broker.backfill_plan import Subject, day_ms, day_of
+from broker.mending_run import Mended
 from broker.models import CandleFetch
 from broker.upstox.protocol import AuthExpired, FeedRefused, FeedUnavailable, ProtocolViolation, RateLimited
 from instruments.models import Instrument, SubscriptionRule, UniverseChange
@@ -445,7 +445,7 @@ def test_what_is_no_answer_to_the_question_burns_nothing(broker: ScriptedServer,
     assert (broken.heal_state, broken.heal_attempts) == ("open", 0)
     assert not CandleFetch.objects.exists()
     some = kind in (ProtocolViolation, FeedUnavailable)
-    assert len(broker.requests) == (backfill.VIOLATIONS if some else 1), "no other call would fare better"
+    assert len(broker.requests) == (mending_run.VIOLATIONS if some else 1), "no other call would fare better"
 
 
 @pytest.mark.parametrize("reply", [Reply(500, b"{}"), Reply(200, b"[]")])

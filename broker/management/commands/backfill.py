@@ -11,8 +11,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DjangoError
 from pymongo.errors import PyMongoError
 
-from broker.backfill import Mended, gaps_heal, history_backfill
+from broker.backfill import gaps_heal, history_backfill
 from broker.backfill_plan import FIRST_DAYS, FIRST_MINUTES, Subject, day_of
+from broker.mending_run import Mended
 from broker.upstox.protocol import BrokerError
 from instruments.domain.instrument import INDEX_TYPE
 from instruments.selectors import UnknownInstrument, instrument_resolve, market_now
