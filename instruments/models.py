@@ -66,6 +66,9 @@ class Instrument(InstrumentState):
         indexes = [
             models.Index(fields=["instrument_key", "active_from", "active", "id"], name="instrument_key_tenure"),
             models.Index(fields=["active", "id", *EVERY_FILTER], name="instrument_active"),
+            models.Index(
+                fields=["active", "lot_size", "id", "segment", "instrument_type", "active_from", "active_to"], name="instrument_lot"
+            ),
             models.Index(fields=["active", "segment", "id", "instrument_type", *EVERY_FILTER], name="instrument_segment"),
             models.Index(fields=["active", "instrument_type", "id", *EVERY_FILTER], name="instrument_type"),
             models.Index(fields=["active", "expiry", "id", "segment", "instrument_type", *EVERY_FILTER], name="instrument_expiry"),

@@ -6,11 +6,12 @@ filters, so that only what is answered is fetched. The index is named in the que
     filters given                       index
     underlying, and any other           instrument_underlying   (a strike range needs an underlying)
     expiry, without underlying          instrument_expiry
+    lot, without these                  instrument_lot
     segment, with or without type       instrument_segment
     type alone                          instrument_type
     none                                instrument_active
 
-`lot` and `as_of` go with any: all of them end with the lot and the times. A list as of an older master is read from three places, each in
+`lot` and `as_of` go with any: all of them hold the lot and the times. A list as of an older master is read from three places, each in
 order of id, and merged (instruments/history.py): active instruments, retired ones, and versions (by instrument_version_underlying or
 instrument_version). Of retired ones and versions, entries that are past are skipped in the index, not fetched.
 """
@@ -237,6 +238,7 @@ def _index_for(wanted: Document) -> str:
     for field, index in (
         ("underlying_symbol", "instrument_underlying"),
         ("expiry", "instrument_expiry"),
+        ("lot_size", "instrument_lot"),
         ("segment", "instrument_segment"),
         ("instrument_type", "instrument_type"),
     ):

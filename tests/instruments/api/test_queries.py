@@ -108,8 +108,18 @@ def test_combinations_are_read_by_an_index_in_order(capsys: pytest.CaptureFixtur
                 assert len(page) == expected(parameters, request, before), parameters
     with capsys.disabled():
         print(f"\n{len(combinations)} combinations; the slowest page took {worst[0] * 1000:.1f} ms: {worst[1]}")
+    _a_lot_is_read_by_its_own_index()
     _requests_per_second(capsys)
     _the_rules_are_one_query_a_kind()
+
+
+def _a_lot_is_read_by_its_own_index() -> None:
+    """Nothing of other lots is walked through, however few have it: the page of a lot alone, and in its segment."""
+    for filters in ({"lot": "65"}, {"lot": "65", "segment": "NSE_FO"}):
+        with profiled(Instrument._meta.db_table) as entries:
+            page = list_request(asked({**filters, "limit": str(LIMIT)}), lambda: JULY).page()
+        assert len(page) == LIMIT + 1
+        assert [entry["keysExamined"] <= 2 * LIMIT for entry in entries] == [True]
 
 
 def _requests_per_second(capsys: pytest.CaptureFixture[str]) -> None:
