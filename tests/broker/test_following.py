@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.test import override_settings
+from msgspec.structs import replace
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 from websockets.asyncio.server import ServerConnection
@@ -35,7 +36,7 @@ from instruments.services import instruments_refresh
 from instruments.universe_changes import instruments_held, instruments_named
 from marketdata import live_state
 from tests.broker.scripted_broker import scripted_broker, until
-from tests.instruments.rows import DAY_1, MONTHLY, WEEKLY, market
+from tests.instruments.rows import DAY_1, DAY_2, MONTHLY, WEEKLY, market
 from tests.payloads import frame, option_feed
 from tests.zones import ist
 from tradingok import ports
@@ -406,6 +407,58 @@ async def test_a_key_that_passed_to_another_contract_begins_anew_and_the_journal
     assert following._pipeline.quotes == {}
     assert following._pipeline.counts["quotes_forgotten_total"] == 1
     assert [(record.data, record.instruments[KEYS[0]]) for record in JournalReader(journal.folder).read()] == [(b"old", 11), (b"new", 21)]
+
+
+async def test_a_living_contract_whose_key_a_new_master_changes_goes_on_under_the_new_one(journal: Journal) -> None:
+    """Two that rules and a client want get other keys, one of them that of a contract nobody followed; a third is listed no more."""
+    rows = market()
+    await asyncio.to_thread(lambda: instruments_refresh(rows=rows, source="test", as_of=DAY_1))
+    wanted = [WEEKLY_CALL, "NSE_FO|1002"]
+    await asyncio.to_thread(lambda: SubscriptionRule.objects.create(name="k", what="keys", keys=wanted))
+    following = follow(journal)
+    at(following, "2026-11-11 10:00:00")
+    ids = {key: await id_of(key) for key in (*wanted, WEEKLY_PUT)}
+    await live_state.ademand_write("hub", dict.fromkeys(ids.values(), "full"))
+    async with asked() as broker:
+        await following.resolve()
+        await turn(following, broker.connection)
+        price(following, *ids)
+        keys = {WEEKLY_CALL: "NSE_FO|7777", WEEKLY_PUT: "NSE_FO|1005", "NSE_FO|1005": "NSE_FO|8888"}
+        gone = "NSE_FO|1002"
+        now = [replace(row, instrument_key=keys.get(row.instrument_key, row.instrument_key)) for row in rows if row.instrument_key != gone]
+        await asyncio.to_thread(lambda: instruments_refresh(rows=now, source="test", as_of=DAY_2, force=True))
+        await following.resolve()
+        change = await turn(following, broker.connection)
+        assert change is not None
+        assert change.left == {
+            WEEKLY_CALL: Left(ids[WEEKLY_CALL], "key", "NSE_FO|7777"),
+            WEEKLY_PUT: Left(ids[WEEKLY_PUT], "key", "NSE_FO|1005"),
+            "NSE_FO|1002": Left(ids["NSE_FO|1002"], "expired", ""),
+        }
+        assert change.entered == {"NSE_FO|7777": "full", "NSE_FO|1005": "full"}
+    assert following.followed() == set(following._pipeline.quotes) == {ids[WEEKLY_CALL], ids[WEEKLY_PUT]}, "the same, with what is known"
+
+
+async def test_what_follows_an_expired_contract_is_named_though_another_connection_has_it(journal: Journal) -> None:
+    await asyncio.to_thread(lambda: instruments_refresh(rows=market(), source="test", as_of=DAY_1))
+    await asyncio.to_thread(
+        lambda: SubscriptionRule.objects.create(name="o", what="options", underlying="NIFTY", expiries=["@w0", "@w1"], strikes="atm3")
+    )
+    following = follow(journal, shards=4)
+    at(following, "2026-11-17 15:39:59")
+    await following.resolve()
+    await following.decide()
+    at(following, "2026-11-17 15:40:00")
+    await following.resolve()
+    change = await following.decide()
+    assert change is not None
+    follows = {key: each.follows for key, each in change.left.items() if each.why == "expired"}
+    held = await asyncio.to_thread(lambda: instruments_held([*follows, *follows.values()]))
+    assert {held[key].id % 4 for key in follows} == {0}
+    assert 0 not in {held[key].id % 4 for key in follows.values()}
+    for key, successor in follows.items():
+        assert (held[successor].strike_price, held[successor].kind) == (held[key].strike_price, held[key].kind)
+        assert ist_date(held[successor].ends_ms or 0) == MONTHLY
 
 
 async def test_a_demanded_contract_whose_key_is_anothers_now_is_left_out(journal: Journal) -> None:
