@@ -63,9 +63,9 @@ def test_in_a_replay_of_a_past_day_the_newest_are_those_of_its_time(client: APIC
     now_ms = OPEN_MS + 5 * MINUTE_MS + 30_000
     publish_latest([], status_of(now_ms=now_ms))
     spots_write({}, now_ms, shard=0, shards=1, priced=False, underlyings=())
-    assert starts(client.get(OHLC, {"instrument": "id:7", "limit": 3}).json()) == [5, 4, 3]
-    asked = {"instrument": "id:7", "limit": 3, "to": OPEN_MS + 2 * DAY_MS}
-    assert starts(client.get(OHLC, asked).json())[0] == 1442, "who says until when is obeyed"
+    asked: dict[str, Any] = {"instrument": "id:7", "limit": 3}
+    assert starts(client.get(OHLC, asked).json()) == [5, 4, 3]
+    assert starts(client.get(OHLC, asked | {"to": OPEN_MS + 2 * DAY_MS}).json())[0] == 1442, "who says until when is obeyed"
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])
