@@ -11,6 +11,7 @@
   Data is committed at once, so child processes, threads and `live_server` see it; `transactional_db` is the same thing.
 - **Use `valkey`** for whatever touches Redis: the keys of this namespace are removed after the test.
 - Without one of the two, touching the database is an error (pytest-django blocks it), touching Redis is a leak.
+- Hypothesis tries the same examples in each run, however long they take; `--hypothesis-profile=default` looks for new ones.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
@@ -72,6 +74,8 @@ from django.db.models.signals import post_migrate  # noqa: E402
 from instruments.search import index_forget  # noqa: E402
 from marketdata.calendar import calendar_forget  # noqa: E402
 
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("same")
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one is slow on purpose
 
 

@@ -68,7 +68,7 @@ class Reader:
             self.batches.append(batch)
 
     async def __aenter__(self) -> Reader:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await self._reading.opened.wait()
         return self
 

@@ -150,7 +150,7 @@ async def test_a_gap_that_is_recorded_is_told_to_the_hubs_and_an_idle_hole_is_no
             told.append(message)
 
     reading = asyncio.create_task(read())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await batches.opened.wait()
     bench.hole(1_000, traded=False)
     bench.hole(2_000, traded=True)

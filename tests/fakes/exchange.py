@@ -106,7 +106,7 @@ class RunningExchange:
         url: str = self.get("/v3/feed/market-data-feed/authorize").raise_for_status().json()["data"]["authorized_redirect_uri"]
         return url
 
-    def wait_for(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 30) -> dict[str, Any]:
+    def wait_for(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
         """Poll the figures until `holds(figures)`; returns them. Raises AssertionError after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
@@ -116,7 +116,7 @@ class RunningExchange:
             assert time.monotonic() < deadline, f"not within {seconds} s; figures: {state}"
             time.sleep(0.05)
 
-    def stop(self, signal_number: int = signal.SIGTERM, seconds: float = 10) -> int:
+    def stop(self, signal_number: int = signal.SIGTERM, seconds: float = 60) -> int:
         """End it and return its exit code; killed after `seconds`."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)

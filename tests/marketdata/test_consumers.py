@@ -391,13 +391,19 @@ async def test_wrong_items_are_told_one_by_one(server: WebServer, settings: Any)
 async def test_too_many_commands_are_refused_and_later_ones_obeyed(server: WebServer, settings: Any) -> None:
     settings.WS_COMMANDS_PER_SECOND = 5
     async with market_client(server.url, await api_key()) as client:
-        for number in range(12):
+        for number in range(30):
             await client.send(op="ping", id=number)
         error = await client.next(event="error")
-        assert (error["code"], error["id"], error["retry"]) == (429, 5, True)
-        await asyncio.sleep(1)
-        await client.send(op="ping", id=50)
-        assert (await client.next(id=50))["op"] == "pong"
+        assert (error["code"], error["retry"]) == (429, True)
+        obeyed = [message["id"] for message in client.seen if message.get("op") == "pong"]
+        assert obeyed == list(range(error["id"]))
+        assert len(obeyed) >= 5
+
+        async def is_obeyed() -> bool:
+            await client.send(op="ping", id=50)
+            return (await client.next(id=50)).get("op") == "pong"
+
+        await auntil(is_obeyed)
 
 
 # --- slow clients -------------------------------------------------------------------------------------------------------
@@ -436,7 +442,7 @@ async def test_a_slow_client_gets_fewer_and_newer_quotes(server: WebServer, feed
 
 
 async def test_who_takes_nothing_is_aborted_and_nobody_else_waits(server: WebServer, feed: ScriptedFeed, settings: Any) -> None:
-    settings.WS_STALL_SECONDS = 1.0
+    settings.WS_STALL_SECONDS = 2.0
     secret, ids = await api_key(), range(1, 201)
     await instruments(*ids)
     names = [f"TEST|{number}" for number in ids]
@@ -446,15 +452,16 @@ async def test_who_takes_nothing_is_aborted_and_nobody_else_waits(server: WebSer
         deaf = await deaf_client(server.url, secret)
         await deaf.send(json.dumps({"op": "subscribe", "id": 1, "instruments": names}))
         await auntil(lambda: len(server.hub.clients) == 2)
-        price, waits = 1, []
+        _, outbox = server.hub.clients
+        price, beside = 1, 0
         while len(server.hub.clients) == 2:
+            stalled = outbox.merged_total > 0
             last = await flood(feed, ids, 10, price)
-            started = asyncio.get_running_loop().time()
             await reader.price("TEST|200", float(last))
-            waits.append(asyncio.get_running_loop().time() - started)
+            beside += stalled and len(server.hub.clients) == 2
             price = last + 1
             assert price < 3000, "the deaf client was never aborted"
-        assert max(waits) < 2.0
+        assert beside, "the other was served while this one took nothing"
         last = await flood(feed, ids, 1, price)
         await reader.price("TEST|200", float(last))
         _messages, code = await farewell(deaf)

@@ -37,7 +37,7 @@ from marketdata.wire import QuoteEntry, quote_entry
 from tradingok.bounded_server import AbortableWebSocket
 from tradingok.embedded import Valkey, start_server, stop_server
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Levels(Depth):

@@ -101,7 +101,7 @@ async def snapshot(url: str, api_key: str, keys: list[str]) -> dict[str, dict[st
     quotes: dict[str, dict[str, Any]] = {}
     async with websockets.connect(url, additional_headers={"Authorization": f"Bearer {api_key}"}, max_size=None) as socket:
         await socket.send(json.dumps({"id": 1, "op": "subscribe", "instruments": keys, "mode": "full"}))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(quotes) < len(keys):
                 message = json.loads(await socket.recv())
                 if message.get("event") == "market:tick":

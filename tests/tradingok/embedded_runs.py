@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 SERVERS = ("mongod", "valkey")
 
 
-def until(condition: Callable[[], Any], what: str, *, seconds: float = 30) -> Any:
+def until(condition: Callable[[], Any], what: str, *, seconds: float = 60) -> Any:
     """Poll until `condition` gives something true, and return that; fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

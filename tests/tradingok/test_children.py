@@ -53,7 +53,7 @@ def test_both_streams_go_to_the_output_and_nothing_is_read(tmp_path: Path) -> No
     code = f"import os, sys; {said}; print(repr(sys.stdin.read()), os.getcwd(), os.environ['A'])"
     with (tmp_path / "output").open("wb") as output:
         child = children.spawn([sys.executable, "-c", code], output=output, cwd=tmp_path, environment={**os.environ, "A": "b"})
-    assert child.wait(timeout=30) == 0
+    assert child.wait(timeout=60) == 0
     assert (tmp_path / "output").read_text() == f"out\nerr\n'' {tmp_path} b\n"
 
 

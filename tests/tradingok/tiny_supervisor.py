@@ -1,7 +1,9 @@
-"""A real supervisor over tiny programs, as a process of its own. `python -m tests.tradingok.tiny_supervisor FOLDER [--servers] NAME=CODE…`
+"""A real supervisor over tiny programs, as a process of its own.
+
+python -m tests.tradingok.tiny_supervisor FOLDER [--servers] [--patient] NAME=CODE…
 
 Each CODE is a Python program; `NAME?=CODE` runs once, `NAME!=CODE` once and is required. It prints what the supervisor says.
-A program has STOP_SECONDS to end, fewer than in earnest.
+A program has STOP_SECONDS to end, fewer than in earnest; with --patient longer than any test lasts.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ def programs(words: list[str]) -> Iterator[Program]:
 
 def main() -> int:
     """Run the plan until a signal. Returns the exit code."""
-    supervisor_module.STOP_SECONDS = STOP_SECONDS
+    supervisor_module.STOP_SECONDS = 600.0 if "--patient" in sys.argv else STOP_SECONDS
     folder = Path(sys.argv[1])
-    words = [word for word in sys.argv[2:] if word != "--servers"]
+    words = [word for word in sys.argv[2:] if not word.startswith("--")]
     folder.mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor(
         environment=dict(os.environ),

@@ -16,7 +16,7 @@ from tests.fakes.exchange import RunningExchange
 
 def open_feed(exchange: RunningExchange) -> ClientConnection:
     """A connection through authorise."""
-    return connect(exchange.authorized_url(), max_size=None, open_timeout=20, proxy=None)
+    return connect(exchange.authorized_url(), max_size=None, open_timeout=60, proxy=None)
 
 
 def request(method: str, keys: list[str], mode: str | None = None) -> bytes:
@@ -25,7 +25,7 @@ def request(method: str, keys: list[str], mode: str | None = None) -> bytes:
     return json.dumps({"guid": "g", "method": method, "data": data}).encode()
 
 
-def receive(connection: ClientConnection, timeout: float = 20) -> pb.FeedResponse:
+def receive(connection: ClientConnection, timeout: float = 60) -> pb.FeedResponse:
     """The next binary message, decoded."""
     message = connection.recv(timeout=timeout)
     assert isinstance(message, bytes)
@@ -33,7 +33,7 @@ def receive(connection: ClientConnection, timeout: float = 20) -> pb.FeedRespons
 
 
 def receive_until(
-    connection: ClientConnection, holds: Callable[[list[pb.FeedResponse]], bool], seconds: float = 30
+    connection: ClientConnection, holds: Callable[[list[pb.FeedResponse]], bool], seconds: float = 60
 ) -> list[pb.FeedResponse]:
     """Frames received until `holds(frames)`. Raises TimeoutError after `seconds`."""
     frames: list[pb.FeedResponse] = []

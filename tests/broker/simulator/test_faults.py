@@ -134,20 +134,18 @@ def test_a_market_may_be_paused_at_a_time_of_its_own(exchange: RunningExchange, 
 
 
 def test_mute_ends_by_itself(exchange: RunningExchange, following: ClientConnection) -> None:
-    exchange.fault(kind="mute", seconds=1)
-    drain(following, 0.3)
-    began = time.monotonic()
-    receive_until(following, lambda got: has(got, INDEX))
-    assert time.monotonic() - began > 0.3
+    muted_ms = exchange.fault(kind="mute", seconds=1)["market_ms"]
+    frames = receive_until(following, lambda got: has(got, INDEX) and got[-1].currentTs > muted_ms + 200)
+    assert frames[-1].currentTs >= muted_ms + 900
 
 
 def test_garbage_is_binary_and_no_frame(exchange: RunningExchange, following: ClientConnection) -> None:
     exchange.fault(kind="garbage", count=2, size=10)
     bad: list[bytes] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(bad) < 2:
         assert time.monotonic() < deadline
-        message = following.recv(timeout=20)
+        message = following.recv(timeout=60)
         assert isinstance(message, bytes)
         if message[:1] == b"\xff":
             bad.append(message)
@@ -156,8 +154,8 @@ def test_garbage_is_binary_and_no_frame(exchange: RunningExchange, following: Cl
 
 def test_text_frame(exchange: RunningExchange, following: ClientConnection) -> None:
     exchange.fault(kind="text_frame", text='{"status":"failed"}')
-    deadline = time.monotonic() + 20
-    while not isinstance(message := following.recv(timeout=20), str):
+    deadline = time.monotonic() + 60
+    while not isinstance(message := following.recv(timeout=60), str):
         assert time.monotonic() < deadline
     assert message == '{"status":"failed"}'
 
@@ -259,7 +257,7 @@ def test_altered_frames_are_in_the_ledger_as_they_were_sent(exchange: RunningExc
     before = exchange.state()["faults"].get(kind, 0)
     exchange.fault(kind=kind, every=1, count=2, **({"size": 9 << 20} if kind == "oversized" else {}))
     exchange.wait_for(lambda state: state["faults"].get(kind, 0) >= before + 2)
-    received = [bytes(following.recv(timeout=20, decode=False)) for _ in range(8)]
+    received = [bytes(following.recv(timeout=60, decode=False)) for _ in range(8)]
     exchange.state()  # flushes the ledger
     frames = list(exchange.ledger.frames())
     sent = [frame.content for frame in frames if frame.connection == frames[-1].connection]

