@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date, datetime
 
 from instruments.chain_listing import NoSuchChain
-from instruments.domain.expiry import expiries_of, resolve_expiry
-from instruments.domain.instrument import OptionType, ist_date, ms_of
+from instruments.domain.expiry import check_expiry_word, expiries_of, resolve_expiry
+from instruments.domain.instrument import OptionType, day_end, ist_date, ms_of
 from instruments.store import instruments_collection
 from instruments.trading_ends import trading_end_ms
 
@@ -24,16 +24,18 @@ def expiry_at(underlying: str, word: str, at: datetime) -> date:
         NoSuchChain: no options of such an underlying, or not of such an expiry, are known; not worth a retry.
         ValueError: it is no expiry word.
     """
+    check_expiry_word(word)
+    first = ist_date(ms_of(at)) if word.startswith("@") else min(ist_date(ms_of(at)), date.fromisoformat(word))
     known = {
         "active": {"$in": [True, False]},
         "underlying_symbol": underlying,
         "instrument_type": {"$in": [each.value for each in OptionType]},
-        "expiry": {"$ne": None},
+        "expiry": {"$gte": day_end(first)},
     }
     what = {"_id": {"segment": "$segment", "expiry": "$expiry", "weekly": "$weekly"}}
     found = [row["_id"] for row in instruments_collection().aggregate([{"$match": known}, {"$group": what}], hint="instrument_chain")]
     if not found:
-        raise NoSuchChain(f"no options of {underlying[:40]!r} are listed", "underlying")
+        raise NoSuchChain(f"no options of {underlying[:40]!r} are known that expire on {first} or later", "underlying")
     segment = min(row["segment"] for row in found)
     flags = [(ms_of(row["expiry"]), row["weekly"]) for row in found if row["segment"] == segment]
     at_ms = ms_of(at) if word.startswith("@") else 0

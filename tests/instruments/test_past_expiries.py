@@ -8,8 +8,10 @@ import pytest
 
 from instruments.chain_listing import NoSuchChain
 from instruments.domain.instrument import IST
+from instruments.models import Instrument
 from instruments.past_expiries import expiry_at
 from instruments.services import instruments_refresh
+from tests.instruments.explain import assert_by_index, profiled
 from tests.instruments.rows import DAY_1, MONTHLY, NEXT_MONTHLY, NEXT_WEEKLY, WEEKLY, market
 
 pytestmark = pytest.mark.django_db
@@ -39,3 +41,14 @@ def test_what_was_never_listed_is_said_with_what_was() -> None:
     with pytest.raises(NoSuchChain, match="2026-11-23, 2026-12-01, 2026-12-29") as nowhere:
         expiry_at("NIFTY", "@w7", at(MONTHLY, 12))
     assert nowhere.value.field == "expiry"
+
+
+def test_only_what_had_not_expired_then_is_read() -> None:
+    instruments_refresh(rows=market(), source="test", as_of=DAY_1)
+    with profiled(Instrument._meta.db_table) as entries:
+        assert expiry_at("NIFTY", "@w0", at(NEXT_WEEKLY, 12)) == NEXT_WEEKLY
+    assert_by_index(entries, at_most=2 * 42)  # two expiries, 21 strikes, both sides
+    with pytest.raises(NoSuchChain, match="expire on 2027-01-01 or later"):
+        expiry_at("NIFTY", "@w0", at(date(2027, 1, 1), 12))
+    with pytest.raises(ValueError, match="is no expiry"):
+        expiry_at("NIFTY", "tomorrow", at(WEEKLY, 12))
