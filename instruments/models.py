@@ -142,7 +142,7 @@ class UniverseChange(models.Model):
         models.CharField(max_length=12), default=list, help_text="start, master, rules, expiry, day, spot, time, demand, limit"
     )
     entered = models.JSONField(default=dict, help_text="Key: mode")
-    left = models.JSONField(default=dict, help_text="Key: why: expired, rules, demand, limit")
+    left = models.JSONField(default=dict, help_text="Key: why: expired, key, rules, demand, limit")
     moved = models.JSONField(default=dict, help_text="Key: its new mode")
     by_mode = models.JSONField(default=dict, help_text="Mode: how many are followed since")
 

@@ -60,7 +60,7 @@ class UniverseNotice(NamedTuple):
         at_ms: market time · ms UTC.
         causes: start, master, rules, expiry, day, spot, time, demand, limit.
         entered: key → mode.
-        left: key → (our instrument id, why: expired, rules, demand, limit, and the key of what takes its place or "").
+        left: key → (our instrument id, why: expired, key, rules, demand, limit, and the key of what takes its place or "").
     """
 
     at_ms: int

@@ -100,7 +100,7 @@ class WordsField(serializers.ListField):
 class RuleWords(serializers.Serializer[Row]):
     """A rule as it is written; what it leaves out has its default. Its words are in docs/rules.md."""
 
-    name = serializers.CharField(max_length=60, help_text="What people call it; `cut` names rules so.")
+    name = serializers.CharField(max_length=60, help_text="What people call it, no other rule's; `cut` names rules so.")
     what = WordField(WHATS, help_text="What of the underlying is followed.")
     underlying = serializers.CharField(
         max_length=40, allow_blank=True, default="", help_text="NIFTY, RELIANCE…; empty for keys, and for all indices."
@@ -164,7 +164,7 @@ class ModeSerializer(serializers.Serializer[Row]):
 
     mode = serializers.CharField(help_text="ltpc, option_greeks, full or full_d30.")
     instruments = serializers.IntegerField(help_text="How many the rules follow in it.")
-    limit = serializers.IntegerField(help_text="The broker's, on all connections together, with the modes that the rules use.")
+    limit = serializers.IntegerField(help_text="The broker's, of all connections together, each with the modes that are followed on it.")
 
 
 class CutSerializer(serializers.Serializer[Row]):
@@ -211,7 +211,7 @@ class ChangeSerializer(serializers.Serializer[Row]):
     shard = serializers.IntegerField(help_text="Number of the feed, from 0")
     causes = serializers.ListField(child=serializers.ChoiceField(CAUSES), help_text="All that came together.")
     entered = serializers.DictField(child=serializers.CharField(), help_text="Key → mode")
-    left = serializers.DictField(child=serializers.CharField(), help_text="Key → why")
+    left = serializers.DictField(child=serializers.CharField(), help_text="Key → why: expired, key, rules, demand, limit")
     moved = serializers.DictField(child=serializers.CharField(), help_text="Key → its new mode")
     by_mode = serializers.DictField(child=serializers.IntegerField(), help_text="Mode → how many are followed since")
 

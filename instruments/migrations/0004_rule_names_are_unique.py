@@ -31,4 +31,9 @@ class Migration(migrations.Migration):
             name="name",
             field=models.CharField(error_messages={"unique": "Another rule has this name."}, max_length=60, unique=True),
         ),
+        migrations.AlterField(
+            model_name="universechange",
+            name="left",
+            field=models.JSONField(default=dict, help_text="Key: why: expired, key, rules, demand, limit"),
+        ),
     ]
