@@ -1,8 +1,12 @@
-"""What the followed chains' open interest is compared with: the previous close from the broker, the day's start from candles."""
+"""What the open interest of chains that rules or clients follow is compared with: the previous close from the broker, the day's start
+from candles.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
+from datetime import datetime
 from typing import NamedTuple
 
 from django.conf import settings
@@ -14,8 +18,9 @@ from broker.upstox.rest import UpstoxRest
 from instruments.chain_listing import chain_listing
 from instruments.domain.instrument import ms_of
 from instruments.domain.listing import ChainListing
-from instruments.followed_chains import chains_followed
+from instruments.followed_chains import FollowedChain, chains_followed, chains_with
 from instruments.selectors import market_now
+from marketdata import live_state
 from marketdata.calendar import calendar_read
 from marketdata.domain.candle import day_start_ms
 from marketdata.domain.chain import InterestBase
@@ -23,6 +28,10 @@ from marketdata.interest import bases_write, closes_stored, day_starts_of
 
 PACE_SECONDS = 20.0
 """Longest wait for a call's turn among the broker's limits."""
+
+
+CLIENTS_CHAINS = 30
+"""So many chains that only clients want are looked at in one run; the broker's limits are for all that asks it."""
 
 
 class Fetched(NamedTuple):
@@ -41,11 +50,11 @@ def interest_bases_fetch() -> Fetched:
     figure is 0 (a replay has none) tells nothing; an option that an answer lacks is asked for again with its chain.
 
     Raises:
-        BrokerError: worth a retry; what came before it is stored. pymongo.errors.PyMongoError: worth a retry.
+        BrokerError: worth a retry; what came before it is stored. pymongo.errors.PyMongoError, live_state.Unavailable: worth a retry.
     """
     at = market_now()
     day_ms = day_start_ms(ms_of(at))
-    chains = [chain for chain in chains_followed(at) if _has_opened(chain.segment, ms_of(at))]
+    chains = [chain for chain in _chains(at) if _has_opened(chain.segment, ms_of(at))]
     listings = [chain_listing(chain.underlying, chain.expiry.isoformat(), at) for chain in chains]
     started = sum(bases_write(_starts(listing, day_ms), day_ms) for listing in listings)
     unknown = [listing for listing in listings if listing.underlying_key and closes_stored(_ids(listing), day_ms) != _ids(listing)]
@@ -57,6 +66,14 @@ def interest_bases_fetch() -> Fetched:
             refused += told is None
             closed += bases_write(_closes(listing, told or {}), day_ms)
     return Fetched(len(unknown), started, closed, refused)
+
+
+def _chains(at: datetime) -> list[FollowedChain]:
+    """The rules' chains, then those that clients alone want: CLIENTS_CHAINS at the most, others each time."""
+    by_rules = chains_followed(at)
+    known = {(chain.underlying, chain.expiry) for chain in by_rules}
+    wanted = [chain for chain in chains_with(sorted(live_state.demand_read()), at) if (chain.underlying, chain.expiry) not in known]
+    return by_rules + random.sample(wanted, min(len(wanted), CLIENTS_CHAINS))
 
 
 def _has_opened(segment: str, now_ms: int) -> bool:

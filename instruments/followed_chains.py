@@ -43,7 +43,11 @@ def chains_followed(at: datetime) -> list[FollowedChain]:
     Raises:
         pymongo.errors.PyMongoError: worth a retry.
     """
-    ids = followed(at).ids
+    return chains_with(followed(at).ids, at)
+
+
+def chains_with(ids: list[int], at: datetime) -> list[FollowedChain]:
+    """List the living chains of which there are options among these instruments; `followed` counts those."""
     known: dict[str, dict[str, list[Document]]] = {}
     for row in _counted(ids):
         known.setdefault(row["_id"]["underlying"], {}).setdefault(row["_id"]["segment"], []).append(row)

@@ -241,8 +241,17 @@ async def ademand_write(hub: str, instruments: Mapping[int, str]) -> None:
 
 async def ademand_read() -> dict[int, str]:
     """Return what all hubs want: instrument id → mode, the greater where they differ. Empty when nobody wants anything."""
+    return _demand(await aeval(_HUB_READ, [key("demand")]))
+
+
+def demand_read() -> dict[int, str]:
+    """Do as `ademand_read` does, for tasks."""
+    return _demand(call("eval", _HUB_READ, 1, key("demand")))
+
+
+def _demand(said: Iterable[tuple[bytes, bytes | None]]) -> dict[int, str]:
     wanted: dict[int, str] = {}
-    for _hub, packed in await aeval(_HUB_READ, [key("demand")]):
+    for _hub, packed in said:
         if packed:
             for instrument, mode in _decode_demand(packed).items():
                 if wanted.get(instrument) != "full":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -10,7 +11,7 @@ import pytest
 from django.core.cache import cache
 from django.test import override_settings
 
-from broker import tasks
+from broker import open_interest, tasks
 from broker.open_interest import interest_bases_fetch
 from instruments.domain.instrument import IST, day_end, ms_of
 from instruments.followed_chains import chains_followed
@@ -96,6 +97,39 @@ def test_each_followed_chain_is_asked_for_once_a_day_and_equals_the_exchanges_ow
     assert len(set(told.values())) > 50
     ids = instrument_ids(told)
     assert bases_read(ids.values(), today) == {ids[key]: InterestBase(None, units) for key, units in told.items()}
+
+
+def test_a_chain_that_only_a_client_follows_is_asked_for_too_within_bounds(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = small_market(OPEN_MS + MINUTE_MS, ["@w0"])
+    options = [row for row in market() if row.underlying_symbol == "NIFTY" and row.instrument_type in ("CE", "PE")]
+    others = {
+        expiry_ms: instrument_ids(row.instrument_key for row in options if row.expiry_ms == expiry_ms)
+        for expiry_ms in {row.expiry_ms for row in options} - {ms_of(day_end(WEEKLY))}
+    }
+    assert len(others) > 1
+    told = {key: 1300.0 for chain in (ids, *others.values()) for key in chain}
+    client_wants({min(chain.values()): "full" for chain in others.values()} | dict.fromkeys(ids.values(), "full"))
+    server.will(*[chain_answer(told)] * 9)
+    monkeypatch.setattr(open_interest, "CLIENTS_CHAINS", 0)
+    with at(server.url):
+        assert interest_bases_fetch().calls == 1, "that of the rules"
+        monkeypatch.setattr(open_interest, "CLIENTS_CHAINS", 1)
+        assert interest_bases_fetch().calls == 1, "one of the others, whichever"
+        monkeypatch.setattr(open_interest, "CLIENTS_CHAINS", 30)
+        assert interest_bases_fetch().calls == len(others) - 1
+        assert interest_bases_fetch().calls == 0
+    for chain in others.values():
+        assert bases_read(chain.values(), DAY) == dict.fromkeys(chain.values(), InterestBase(None, 1300.0))
+
+
+def client_wants(instruments: dict[int, str]) -> None:
+    """Say so as a hub does."""
+
+    async def write() -> None:
+        await live_state.ademand_write("hub", instruments)
+        await live_state.aclose()
+
+    asyncio.run(write())
 
 
 def test_before_the_open_and_on_an_unknown_day_nobody_is_asked(server: ScriptedServer) -> None:
