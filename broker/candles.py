@@ -116,7 +116,8 @@ class ShardCandles:
         self._again.extend(candles)
 
     def forget(self, instruments: Collection[int]) -> None:
-        """Drop what forms of instruments that are no longer followed."""
+        """Close what forms of instruments that are no longer followed, and keep no more of them. The broker's bar confirms that minute later."""
+        self._builder.close(instruments)
         self._builder.forget(instruments)
 
     @property

@@ -91,7 +91,7 @@ def _invalid(text: str, reason: str) -> ClientError:
         reason = "op must be one of subscribe, unsubscribe, resume, list, ping"
     try:
         command = msgspec.json.decode(text, type=_Identified).id
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         command = None
     return ClientError(400, f"{reason}.", field, command)
 

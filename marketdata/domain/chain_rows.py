@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 ALL = "all"
 MOST_EACH_SIDE = 200
-_AROUND_MONEY = re.compile(r"atm(\d{1,3})")
+_AROUND_MONEY = re.compile(r"atm([0-9]{1,3})")
 
 
 class OptionQuote(NamedTuple):

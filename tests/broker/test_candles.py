@@ -142,11 +142,12 @@ def test_a_replay_that_begins_anew_tells_its_minutes_anew(bench: Bench) -> None:
         assert bench.told() == [(1, "closed", 0), (1, "closed", 180), (1, "live", 182)]
 
 
-def test_a_forgotten_instrument_is_known_no_more(bench: Bench) -> None:
+def test_a_forgotten_instrument_is_known_no_more_and_its_last_minute_is_closed(bench: Bench) -> None:
     bench.trade(OPEN, "NSE_EQ|A", "NSE_EQ|B")
     bench.candles.forget({1})
     assert set(bench.candles.known) == {2}
-    assert bench.told() == [(2, "live", 0)]
+    assert bench.told() == [(1, "closed", 0), (2, "live", 0)]
+    assert [(done.candle.instrument, done.candle.state) for done in bench.candles.take(10)] == [(1, "closed")]
 
 
 def test_the_brokers_bar_is_told_at_once(bench: Bench) -> None:

@@ -37,6 +37,7 @@ def test_commands_are_parsed(text: str, expected: commands.Command) -> None:
         ("", None, None),
         ("{", None, None),
         ("[" * 100_000, None, None),
+        ('{"op":"ping","id":1,"x":' + "[" * 5_000 + "]" * 5_000 + "}", "x", None),
         ("[]", None, None),
         ('"subscribe"', None, None),
         ("null", None, None),

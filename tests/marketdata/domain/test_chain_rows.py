@@ -13,7 +13,7 @@ def test_a_window_is_all_strikes_or_so_many_each_side(word: str, count: int | No
     assert each_side(word) == count
 
 
-@pytest.mark.parametrize("word", ["", "atm", "atm0", "atm201", "atm1000", "atm-1", "ATM5", "atm5 ", "pct5", "delta10", "alle"])
+@pytest.mark.parametrize("word", ["", "atm", "atm0", "atm201", "atm1000", "atm-1", "ATM5", "atm5 ", "pct5", "delta10", "alle", "atm١"])
 def test_any_other_word_is_refused_with_the_words_that_there_are(word: str) -> None:
     for read in (check_window, each_side):
         with pytest.raises(ValueError, match="write all, or atm10"):
