@@ -116,7 +116,7 @@ class ShardCandles:
         self._again.extend(candles)
 
     def forget(self, instruments: Collection[int]) -> None:
-        """Close what forms of instruments that are no longer followed, and keep no more of them. The broker's bar confirms that minute later."""
+        """Close what forms of instruments that are no longer followed, and keep no more of them; a bar confirms that minute later."""
         self._builder.close(instruments)
         self._builder.forget(instruments)
 
