@@ -216,8 +216,11 @@ def test_a_feed_that_is_not_live_is_seen_on_the_chain(chain_page: Page, connecti
     connection.send(json.dumps(feed_status("stale")))
     expect(told).to_have_text("Stale · as of 14:03:10")
     expect(section).to_have_attribute("data-feed", "stale")
-    connection.send(json.dumps(feed_status("closed")))
-    expect(told).to_have_text("Closed · as of 14:03:10")
+    connection.send(json.dumps(feed_status("closed")))  # the feed's end, not the market's
+    expect(told).to_have_text("Feed stopped · as of 14:03:10")
+    expect(section).to_have_attribute("data-feed", "closed")
+    connection.send(json.dumps(feed_status("quiet")))
+    expect(told).to_have_text("No trading now · as of 14:03:10")
     expect(section).to_have_attribute("data-feed", "")
 
 

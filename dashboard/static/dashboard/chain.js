@@ -13,7 +13,7 @@ import { channelOf } from "./route.js";
 const ENDS_MS = 15_000;
 const OTHER_MONTH = /^@m/;
 const WORDS = { "@w0": "Nearest", "@w1": "Next", "@m0": "Month", "@m1": "Next month" };
-const TOLD = { live: "", quiet: "Quiet", closed: "Closed" }; // states that leave prices as good as they can be
+const GOOD = ["live", "quiet"]; // states that leave prices as good as they can be
 
 const option = (value, text) => Object.assign(document.createElement("option"), { value, textContent: text });
 const shortDay = (date) => format.day(Date.parse(`${date}T00:00:00+05:30`));
@@ -256,9 +256,9 @@ export class ChainView {
 
   tellFeed() {
     const [state, word, reason] = this.feedState ?? ["reconnecting", "Connecting", ""];
-    const good = state in TOLD;
+    const good = GOOD.includes(state);
     const at = this.chain.marketMs ? `as of ${format.clock(this.chain.marketMs)}` : "";
-    const text = [good ? TOLD[state] : word, at].filter(Boolean).join(" · ");
+    const text = [state === "live" ? "" : word, at].filter(Boolean).join(" · ");
     write(this.at("feed"), text);
     if (this.at("feed").title !== reason) this.at("feed").title = reason;
     const data = good ? "" : state;

@@ -2,7 +2,7 @@
 import * as format from "./format.js";
 
 const FEED = {
-  live: "Live", quiet: "Quiet", stale: "Stale", reconnecting: "Reconnecting", token_expired: "Token expired", closed: "Closed",
+  live: "Live", quiet: "No trading now", stale: "Stale", reconnecting: "Reconnecting", token_expired: "Token expired", closed: "Feed stopped",
 };
 const SEGMENT = {
   PRE_OPEN_START: "pre-open", PRE_OPEN_END: "pre-open ended", NORMAL_OPEN: "open",
@@ -67,7 +67,7 @@ export class Status {
 
   /** The state shown, its word and its reason. A lost connection to the server outweighs what the feed last said. */
   state() {
-    if (this.isFinal()) return ["ended", REFUSED[this.connection.code] ?? "Disconnected", "Prices no longer come: reload the page."];
+    if (this.isFinal()) return ["closed", REFUSED[this.connection.code] ?? "Disconnected", "Prices no longer come: reload the page."];
     if (this.connection.code === 4104) return ["reconnecting", REFUSED[4104], "All connections of this user are taken; the page tries again each half minute."];
     if (this.connection.state !== "open") return ["reconnecting", "Reconnecting", "No connection to the server; the page tries again by itself."];
     if (!this.feed) return ["reconnecting", "Connecting", ""];
