@@ -16,6 +16,9 @@ _NEAR = 2 * PARITY_STRIKES
 WIDEST_BOOKS = 0.02
 """Part of the strike that the spreads of its call and put may be together for their middles to be prices: half of it is the most by which
 the forward is wrong. The first orders of a day lie hundreds of INR apart."""
+TOGETHER_MS = 300_000
+"""Last prices tell a forward where neither trade is older than this before the chain's newest: others are of another time of the day, or of
+another day; with them it was 3.6 % off the spot, four weeks before an expiry (exchange's file of 24 March 2026)."""
 HOLD_MS = 30_000
 """So long, in market time, a forward that books told is held when none tells any more: a book that is away for a moment moves no money."""
 
@@ -62,20 +65,22 @@ def books_forward(ladder: Sequence[Strike], spot: float | None, discount: float)
 
 
 def trades_forward(ladder: Sequence[Strike], spot: float | None, discount: float) -> float | None:
-    """The same by last prices; None where no strike near the money has both."""
-    traded = _traded(_nearest(ladder, spot) if spot else ladder)
+    """The same by last prices of about the same time; None where no strike near the money has both."""
+    newest_ms = max((leg.quote.last_trade_ms or 0 for strike in ladder for leg in strike.legs()), default=0)
+    traded = _traded(_nearest(ladder, spot) if spot else ladder, newest_ms - TOGETHER_MS)
     if traded and not spot:
         money = _money(traded)
         traded.sort(key=lambda row: abs(row[0] - money))
     return parity_forward(traded[:PARITY_STRIKES], discount)
 
 
-def _traded(strikes: Iterable[Strike]) -> list[tuple[float, float, float]]:
-    """Strike, last price of the call, and of the put, where both are known."""
+def _traded(strikes: Iterable[Strike], since_ms: int = 0) -> list[tuple[float, float, float]]:
+    """Strike, last price of the call, and of the put, where both are known, and no trade is known to be older."""
     return [
         (strike.price, call, put)
         for strike in strikes
         if strike.call and strike.put and (call := strike.call.last_price) and (put := strike.put.last_price)
+        if all((leg.quote.last_trade_ms or since_ms) >= since_ms for leg in strike.legs())
     ]
 
 

@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.domain.chain import Aggregate, Chain, InterestBase, OptionQuote
-from marketdata.domain.chain_figures import HOLD_MS, books_forward, chain_figures, max_pain, trades_forward, volatility_at_delta
+from marketdata.domain.chain_figures import (
+    HOLD_MS,
+    TOGETHER_MS,
+    books_forward,
+    chain_figures,
+    max_pain,
+    trades_forward,
+    volatility_at_delta,
+)
 from marketdata.domain.option_values import CALL, PUT
-from tests.marketdata.domain.hand_chains import CAPTURED, captured_frames, captured_listing, captured_quote, chain_listing, ladder
+from tests.marketdata.domain.hand_chains import CAPTURED, DAY_MS, captured_frames, captured_listing, captured_quote, chain_listing, ladder
 from tests.payloads import real_data
 
 DAY_END_MS = int(datetime(2026, 3, 24, 10, 0, tzinfo=UTC).timestamp() * 1000)
@@ -100,6 +108,25 @@ def test_a_forward_that_books_told_is_held_for_a_moment_and_goes_with_the_spot()
     assert told() == (25_010.0, 25_000.0, tuple(strikes[1:4]))
     chain.take_spot(25_070.0, 1_003 + 2 * HOLD_MS)
     assert told() == (None, 25_050.0, tuple(strikes[2:]))
+
+
+def test_last_prices_of_another_time_say_nothing_of_the_forward() -> None:
+    """The strike at the money last traded an hour ago, its put five minutes after its call; the next one just now."""
+    chain = Chain(ladder([24_900, 25_000, 25_100]), interest_rate=0.0)
+    chain.take_spot(25_005.0, 1)
+    now_ms = 4_000_000
+    for instrument, price, traded_ms in (
+        (3, 300.0, 100_000),
+        (4, 90.0, now_ms - TOGETHER_MS - 1),
+        (5, 70.0, now_ms),
+        (6, 160.0, now_ms - 9),
+    ):
+        chain.take(instrument, OptionQuote(last_price=price, last_trade_ms=traded_ms), now_ms)
+    assert chain.aggregate().forward == 25_010
+    chain.take(3, OptionQuote(last_price=120.0, last_trade_ms=now_ms), now_ms)
+    assert chain.aggregate().forward == 25_010, "its put is too old still"
+    chain.take(4, OptionQuote(last_price=90.5, last_trade_ms=now_ms - TOGETHER_MS), now_ms)
+    assert chain.aggregate().forward == (25_029.5 + 25_010) / 2
 
 
 def test_books_as_wide_as_before_the_open_say_nothing_of_the_forward() -> None:
@@ -242,6 +269,7 @@ def chain_of_day(rows: list[dict[str, Any]], expiry: date) -> Chain:
             row["FinInstrmId"],
             OptionQuote(
                 last_price=row["ClsPric"] or None,
+                last_trade_ms=DAY_END_MS - (0 if row["TtlTradgVol"] else DAY_MS),
                 previous_close=row["PrvsClsgPric"],
                 volume=row["units"],
                 open_interest=float(row["OpnIntrst"]),
@@ -295,3 +323,9 @@ def test_figures_of_each_expiry_are_those_of_the_exchanges_own_file() -> None:
         assert compared[expiry].forward == pytest.approx(price, rel=0.001), expiry
         print(f"{expiry}: future {price}, forward {compared[expiry].forward}")
     assert len(traded) == 3
+    (near, price), (far, more) = sorted(traded.items())[:2]
+    between = [expiry for expiry in expiries if near < expiry < far]
+    assert len(between) == 3
+    for expiry in between:  # where a future would trade: on the line between the two; options that did not trade that day say other things
+        expected = price + (more - price) * (expiry - near) / (far - near)
+        assert compared[expiry].forward == pytest.approx(expected, rel=0.001), expiry
