@@ -70,7 +70,8 @@ class ChainDetailView(APIView):
     """One option chain: its strikes with calls and puts, and its figures as a whole.
 
     Without `at` it is as the feed's newest quotes have it. With `at` it is as stored for that minute of market time, or for the newest
-    minute before: chains that the rules follow are stored once a minute while their segment trades, in the minute's first seconds.
+    minute before: chains that the rules follow are stored once a minute while their segment trades, in the minute's first seconds, and
+    once at its close.
     An expiry's word means what it meant then.
     """
 

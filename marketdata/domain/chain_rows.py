@@ -48,7 +48,8 @@ class Side(NamedTuple):
         oi_change_day: open interest against the day's first.
         oi_change_close: open interest against the previous trading day's last.
         theta: INR a calendar day · vega: INR per 1 % of volatility · rho: INR per 1 % of interest.
-        computed: whether volatility and greeks (or these alone, at the broker's volatility) are ours, because the broker sent none.
+        computed: whether volatility and greeks (or these alone, at the broker's volatility) are ours, because the broker sent none: at the
+            volatility of the last price, or, where that has none, of the middle between bid and ask.
         moneyness: "itm", "atm" or "otm": against the strike at the money; None while nothing says where the money is.
     """
 
@@ -92,7 +93,7 @@ class Aggregate(NamedTuple):
 
     Attributes:
         spot: last price of the underlying · INR.
-        forward: implied by put-call parity round the money · INR.
+        forward: implied by put-call parity round the money; held for a moment where books are away · INR.
         atm_strike: the listed strike nearest to the forward, or to the spot where there is none · INR.
         atm_iv: mean of call and put there, or the one that is known · fraction.
         straddle: last prices of call and put there, added · INR.
