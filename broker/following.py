@@ -146,7 +146,7 @@ class Following:
         self._cut = {key for selection in universe.selections for key in selection.keys} - wanted.keys()
         self._tell_bad_rules({cut.rule: cut.reason for cut in universe.cut if not cut.mode})
         if not wanted and not self._told_empty:
-            log.warning("feed: no instrument to follow; load the master with `manage.py refresh_instruments`")
+            log.warning("feed: the rules select nothing; is one enabled, and the master loaded (`manage.py refresh_instruments`)?")
         self._told_empty = not wanted
 
     def _tell_bad_rules(self, bad: dict[str, str]) -> None:

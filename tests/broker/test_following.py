@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,13 +27,13 @@ from broker.resolving import Change, Left
 from broker.upstox.decode import decode
 from broker.upstox.feed import FeedConnection, open_feed
 from broker.upstox.protocol import FeedUnavailable
-from instruments.domain.instrument import ist_date
+from instruments.domain.instrument import ist_date, ms_of
 from instruments.domain.limits import Limits
 from instruments.domain.succession import Held
 from instruments.domain.universe import Universe
 from instruments.models import Instrument, SubscriptionRule
-from instruments.selectors import universe_resolve
-from instruments.services import instruments_refresh
+from instruments.selectors import broker_limits, followed, followed_forget, universe_resolve
+from instruments.services import instruments_refresh, spots_record
 from instruments.universe_changes import instruments_held, instruments_named
 from marketdata import live_state
 from tests.broker.scripted_broker import scripted_broker, until
@@ -172,6 +173,38 @@ async def test_each_shard_takes_its_own_and_together_they_take_all(journal: Jour
             taken += keys
     other.close()
     assert sorted(taken) == KEYS
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+async def test_what_the_api_says_is_what_the_feeds_do(journal: Journal, shards: int) -> None:
+    """Rules in three modes, more than there is room for; each feed counts its own connection, the API all of them."""
+    await asyncio.to_thread(lambda: instruments_refresh(rows=market(), source="test", as_of=DAY_1))
+
+    def rules() -> None:
+        for priority, (mode, strikes) in enumerate([("full", "atm1"), ("ltpc", "atm4"), ("option_greeks", "atm6"), ("full", "all")]):
+            words = {"what": "options", "underlying": "NIFTY", "expiries": ["@m0"], "strikes": strikes, "mode": mode}
+            SubscriptionRule.objects.create(name=f"{priority}", priority=priority, **words)
+        spots_record(spots={}, at_ms=ms_of(DAY_1), shard=0, shards=shards)
+        followed_forget()
+
+    alone, mixed = {"ltpc": 9, "option_greeks": 9, "full": 12}, {"ltpc": 3, "option_greeks": 1, "full": 9}
+    with override_settings(BROKER_MODE_LIMITS=alone, BROKER_MIXED_MODE_LIMITS=mixed):
+        await asyncio.to_thread(rules)
+        feeds, limits = {}, Counter[str]()
+        for shard in range(shards):
+            following = Following(journal, Pipeline(), shard=shard, shards=shards, limits=broker_limits())
+            at(following, "2026-11-10 06:00:00")
+            await following.resolve()
+            await following.decide()
+            modes = {key: each.mode for key, each in following._followed.items()}
+            assert broker_limits().hold(Counter(modes.values()))
+            limits.update(broker_limits().of(Counter(modes.values())))
+            feeds |= modes
+        now = await asyncio.to_thread(lambda: followed(DAY_1))
+    assert {key: mode for mode, keys in now.universe.by_mode.items() for key in keys} == feeds
+    assert now.limits == limits
+    assert set(feeds.values()) == set(mixed)
+    assert any(cut.keys for cut in now.universe.cut)
 
 
 async def test_demand_comes_and_goes_within_the_limit_and_takes_its_state_along(journal: Journal) -> None:
