@@ -34,7 +34,8 @@ SLOT_WORDS = {"WEEKLY": True, "MONTHLY": False}
 NEXT_WORDS = {"THIS": 0, "CURRENT": 0, "NEAR": 0, "NEAREST": 0, "NEXT": 1, "FAR": 2}
 """How many expiries further, before "week", "month" and "future", as the exchange speaks of its near, next and far month."""
 FILLERS = frozenset(
-    {"LTD", "AND", "EXPIRY", "SERIES", "CONTRACT", "CONTRACTS"} | {"EQ", "EQUITY", "SHARE", "SHARES", "STOCK", "CASH", "SPOT", "INDEX"}
+    {"LTD", "AND", "NSE", "EXPIRY", "SERIES", "CONTRACT", "CONTRACTS", "PRICE", "LTP"}
+    | {"EQ", "EQUITY", "SHARE", "SHARES", "STOCK", "CASH", "SPOT", "INDEX"}
 )
 """Words that say nothing where no name holds them."""
 MONTHS = {name[number].upper(): number for name in (calendar.month_abbr, calendar.month_name) for number in range(1, 13)} | {"SEPT": 9}
@@ -93,18 +94,21 @@ _WRITTEN_OTHERWISE = (
     (re.compile(r"^\s*(?:NSE|BSE|NFO|BFO|CDS|MCX):|(?<=\w)\.(?:NS|BO)\s*$"), ""),
     (re.compile(r"(?<=\d),(?=\d)"), ""),
     (re.compile(r"(?<=\d)/(?=\d)"), "-"),
-    (re.compile(r"\b(\d\d?)\.(\d\d?)\.(\d{4}|\d\d)\b"), r"\1-\2-\3"),
-    (re.compile(rf"(?<=\d)(?:ST|ND|RD|TH)(?=\b|{_SHORT_MONTH})"), ""),
+    (re.compile(r"\b(\d\d?)([. ])(\d\d?)\2(20\d\d|\d\d)\b"), r"\1-\3-\4"),
+    (re.compile(r"(?<=[A-Z])['’](?=\d\d)"), ""),
+    (re.compile(r"(?<=\S)\s+EQ\b"), ""),
 )
-"""NSE:RELIANCE and RELIANCE.NS, "25,000", "14/7/2026", "14.7.2026", "28th jul"."""
+"""NSE:RELIANCE and RELIANCE.NS, "25,000", "14/7/2026", "14.7.2026" and "14 07 26", "jul'26", "sbin eq"."""
 _LIMITED = re.compile(r"\bLIMITED\b")
 _THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d+)?)K(?=\b|CE|PE)")
 _SLOT_PHRASE = re.compile(rf"\b({'|'.join(NEXT_WORDS)})[\s-]*(?:(WEEK|MONTH)(?:LY|'?S)?\b|(?=FUT))")
 _SLOT = re.compile(r"@([WM]\d\d?)|([WM]\d)")
 _SEPARATORS = re.compile(r"[\s,/_]+")
 _STRIKE_WITH_SIDE = re.compile(r"(\d+(?:\.\d+)?)(CE|PE|CALL|PUT|C|P)")
+_SIDE_WITH_STRIKE = re.compile(r"(CE|PE|CALL|PUT)(\d+(?:\.\d+)?)")
+_ORDINAL = re.compile(r"(\d\d?)(?:ST|ND|RD|TH)")
 _NUMBER = re.compile(r"\d+(?:\.\d*)?")
-_DAY_MONTH = re.compile(rf"(?:(\d{{1,2}})-?)?({_MONTH})(?:-?(\d{{2}}|\d{{4}}))?")
+_DAY_MONTH = re.compile(rf"(?:(\d{{1,2}})(?:ST|ND|RD|TH)?-?)?({_MONTH})(?:-?(\d{{2}}|\d{{4}}))?")
 _ISO_DAY = re.compile(r"(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})")
 _INDIAN_DAY = re.compile(r"(?P<day>0?[1-9]|[12]\d|3[01])-(?P<month>0?[1-9]|1[0-2])(?:-(?P<year>\d{4}|\d{2}))?")
 
@@ -169,7 +173,7 @@ def spellings(query: str) -> list[str]:
     found = [query]
     for together, others in ((first, rest), ("".join(tokens), [])):
         for glued in (pattern.fullmatch(together) for pattern in _GLUED):
-            if glued and any(glued.groups()[1:]):
+            if glued and (glued[2] or glued[3] or glued[4] == FUTURE_TYPE):  # RELIANCE is no RELIAN CE
                 found.append(" ".join([*filter(None, glued.groups()), *others]))
     if weekly := _WEEKLY_SYMBOL.fullmatch(first):
         name, year, month, day, strike, side = weekly.groups()
@@ -228,6 +232,10 @@ def _read_token(token: str, following: str, named: bool, found: dict[str, int | 
         found["slot"] = f"@{slot[1] or slot[2]}".lower()
     elif glued := _STRIKE_WITH_SIDE.fullmatch(token):
         found["strike"], found["instrument_type"] = glued[1], TYPE_WORDS[glued[2]]
+    elif glued := _SIDE_WITH_STRIKE.fullmatch(token):
+        found["strike"], found["instrument_type"] = glued[2], TYPE_WORDS[glued[1]]
+    elif ordinal := _ORDINAL.fullmatch(token):
+        found["day"] = int(ordinal[1])
     elif whole := _ISO_DAY.fullmatch(token) or _INDIAN_DAY.fullmatch(token):
         found["month"], found["day"] = int(whole["month"]), int(whole["day"])
         found["year"] = _year(whole["year"]) if whole["year"] else found.get("year")
