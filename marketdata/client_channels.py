@@ -65,7 +65,7 @@ class ClientChannels:
         code, message = 405, f"A connection may follow {CHAINS_MAX} option chains."
         if is_within:
             try:
-                await self._hub.subscribe_chain(self._client, channel)
+                await self._hub.subscriptions.add_chain(self._client, channel)
             except NoSuchChain as error:
                 code, message = 411, f"{str(error)[:1].upper()}{str(error)[1:]}."
             except (PyMongoError, DatabaseError):
@@ -90,7 +90,7 @@ class ClientChannels:
         if len(charts) >= CHARTS_MAX and not any((each.instrument, each.interval) == (instrument, asked.interval) for each in charts):
             message = f"A connection may follow {CHARTS_MAX} channels of candles."
             return ItemResult(key, channel, "error", instrument, 405, message, "channels")
-        self._hub.subscribe_chart(self._client, instrument, key, asked.interval, candles)
+        self._hub.subscriptions.add_chart(self._client, instrument, key, asked.interval, candles)
         return ItemResult(key, channel, "active", instrument)
 
     def unsubscribe(self, channels: Sequence[str]) -> None:
@@ -100,7 +100,7 @@ class ClientChannels:
         self._client.outbox.all_gaps = MARKET in self._named
         for series in list(self._client.outbox.charts):
             if gone & {_name(series), f"{OHLC}:{series.interval}:{ID_PREFIX}{series.instrument}"}:
-                self._hub.unsubscribe_chart(self._client, series)
+                self._hub.subscriptions.remove_chart(self._client, series)
         if self._client.outbox.chains:
             self._unsubscribe_chains(gone)
 
@@ -112,7 +112,7 @@ class ClientChannels:
                     gone.add(parse_channel(name))
         for series in list(self._client.outbox.chains):
             if series.channel in gone:
-                self._hub.unsubscribe_chain(self._client, series)
+                self._hub.subscriptions.remove_chain(self._client, series)
 
 
 def _name(series: Series) -> str:

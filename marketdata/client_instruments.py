@@ -48,7 +48,7 @@ class ClientInstruments:
             return ItemResult(key, name, "error", instrument, 405, message)
         entry = self._hub.entries.get(instrument)
         dirty = entry is None or seen.get(name) != entry.seq
-        is_live = self._hub.subscribe(self._client, instrument, key, mode, dirty=dirty)
+        is_live = self._hub.subscriptions.add(self._client, instrument, key, mode, dirty=dirty)
         self._keys[instrument] = sys.intern(key)
         return ItemResult(key, name, "active" if is_live else "accepted", instrument)
 
@@ -58,5 +58,5 @@ class ClientInstruments:
         held |= {f"{ID_PREFIX}{instrument}": instrument for instrument in self._keys}
         for name in names:
             instrument = held.get(name)
-            if instrument is not None and self._hub.unsubscribe(self._client, instrument):
+            if instrument is not None and self._hub.subscriptions.remove(self._client, instrument):
                 self._keys.pop(instrument, None)

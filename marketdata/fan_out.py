@@ -1,12 +1,11 @@
 """The fan-out of one web process: the only member of the feed's group here, and the latest quotes in memory.
 
-Each batch is taken once: it replaces entries, gives each to who follows it (its ready-made bytes where the client's window is
-open, a mark where it is not) and wakes those clients; the group's window is the only window. Nothing is encoded here:
-fragments are made once per entry and kind.
+Each batch is taken once: it replaces entries, gives each to who follows it (`hub_quotes`: its ready-made bytes where the client's
+window is open, a mark where it is not) and wakes those clients; the group's window is the only window.
 
 Lost messages are never guessed at. A jump in a batch's number, another epoch, or silence makes the hub `reconnecting`;
 it reads the shared state again once the feed reports, applies what is newer by (epoch, seq), and owes every client
-whole quotes. Quotes never go back: an entry is replaced by a newer one only.
+whole quotes.
 """
 
 from __future__ import annotations
@@ -19,26 +18,19 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
 from channels.db import database_sync_to_async
-from django.db import DatabaseError
-from pymongo.errors import PyMongoError
 
-from marketdata import leases, live_state
+from marketdata import live_state
 from marketdata.bus import BusBatch, Notice, batches
-from marketdata.chain_channels import ChainChannels
-from marketdata.chain_series import ChainSeries
-from marketdata.commands import ChainChannel
 from marketdata.credential_watch import CredentialWatch
 from marketdata.domain.candle import Candle
 from marketdata.domain.feed_status import FeedStatus
 from marketdata.feed_board import FeedBoard
-from marketdata.followers import Followers
 from marketdata.hub_client import COUNTS, OUTBOX_COUNTS, Client, totals
-from marketdata.hub_notices import HubNotices
-from marketdata.models import LatestQuote
-from marketdata.ohlc_channels import OhlcChannels
-from marketdata.ohlc_series import Series
+from marketdata.hub_presence import HubPresence
+from marketdata.hub_quotes import HubQuotes, stored_entries
 from marketdata.outbox import Outbox
-from marketdata.wire import FULL, FULL_DEPTH, LTPC, FeedView, QuoteEntry, entry_unpack, feed_status_push, market_status_push, tick_fragment
+from marketdata.subscriptions import Subscriptions
+from marketdata.wire import FeedView, QuoteEntry, feed_status_push, market_status_push
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +40,6 @@ REOPEN_SECONDS = 10.0
 """Without one for so long, the channel layer's connections are made anew: one may be half-open."""
 SETTLE_SECONDS = 1.5
 """After a loss the shared hash is read once it must hold what was lost: the feed writes it each second."""
-DEMAND_SECONDS = 5.0
-DEMAND_PAUSE_SECONDS = 0.2
-"""Demand is written so often, and at once on change, but not more often than the second."""
-LEASE_SECONDS = 10.0
-"""Connection leases are renewed so often."""
 FORGET_SECONDS = 3600.0
 FORGET_MS = 7 * 86_400_000
 """So often, quotes that nobody follows and that are so much older than the newest are dropped: contracts expire."""
@@ -72,6 +59,7 @@ class Hub:
         entries: instrument id → newest quote. Copy with `list(…)` before iterating in another thread.
         board: what clients may rely on.
         clients: outbox → connection.
+        subscriptions: what they follow.
         counts: totals of this process. Of the group: `batches_received_total`, `batches_lost_total` (jumps in the numbers),
             `entries_received_total`, `entries_stale_total` (not newer than what was known), `reloads_total` (of the shared
             state). Of connections: accepted, refused, told that they are slow, aborted. `marked_total` is of all clients; the
@@ -84,26 +72,24 @@ class Hub:
         self.board = FeedBoard()
         self.clients: dict[Outbox, Client] = {}
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-        self._epochs: dict[int, int] = {}
-        self._fragments: tuple[dict[int, bytes], ...] = ({}, {}, {})
-        self._followers = Followers()
-        self._charts = OhlcChannels(self.market_ms, self._wake_all)
-        self._chains = ChainChannels(self.entries, self.market_ms, self._wake_all, self._want)
-        self._notices = HubNotices(self.clients, self.entries, self._followers, self._charts, self._chains, self.unsubscribe)
+        self._touched: set[Outbox] = set()
+        self.subscriptions = Subscriptions(self.clients, self.entries, self.market_ms, self._wake_all, self._is_live)
+        self._followers, self._notices = self.subscriptions.followers, self.subscriptions.notices
+        self._charts, self._chains = self.subscriptions.charts, self.subscriptions.chains
+        self._quotes = HubQuotes(self.entries, self.subscriptions, self.counts, self._touched, self._current_epochs)
+        self._presence = HubPresence(self.name, self.clients, self.subscriptions, self.counters)
         self._credentials = CredentialWatch(self.clients)
         self._positions: dict[int, tuple[int, int]] = {}
         self._reading = batches()
-        self._touched: set[Outbox] = set()
         self._together = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._follower: asyncio.Task[None] | None = None
         self._losses = 0
         self._reload_due = asyncio.Event()
         self._reported = asyncio.Event()
-        self._demand_changed = asyncio.Event()
         self._reports_at: dict[int, float] = {}
         """Shard → when it reported last; so long must it be silent until clients are told."""
-        self._report_at = self._entries_at = self._reopened_at = self._leased_at = self._forgot_at = 0.0
+        self._report_at = self._entries_at = self._reopened_at = self._forgot_at = 0.0
         self._closed = False
         self._told: tuple[object, ...] = ()
         self._told_segments: dict[str, str] = {}
@@ -125,13 +111,14 @@ class Hub:
         self._announce()
         self._tasks += [
             asyncio.create_task(self._for_ever(step), name=f"hub {step.__name__}")
-            for step in (self._recover_step, self._watch_step, self._demand_step, self._credentials.step, *self._followed_steps)
+            for step in (self._recover_step, self._watch_step, *self._part_steps)
         ]
         self._tasks.append(asyncio.create_task(self._load_stored(), name="hub stored quotes"))
 
     @property
-    def _followed_steps(self) -> tuple[Callable[[], Awaitable[None]], ...]:
-        return self._charts.load_step, self._chains.load_step, self._chains.turn_step
+    def _part_steps(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        followed = self._charts.load_step, self._chains.load_step, self._chains.turn_step
+        return *followed, self._presence.demand_step, self._presence.places_step, self._credentials.step
 
     async def close(self, code: int) -> None:
         """Say bye to every client, wait CLOSE_SECONDS for them to go, abort the rest, leave the group."""
@@ -166,81 +153,18 @@ class Hub:
 
     def disconnect(self, client: Client) -> None:
         """Forget a client and all that it followed."""
-        for instrument in list(client.outbox.modes):
-            self.unsubscribe(client, instrument)
-        for series in list(client.outbox.charts):
-            self.unsubscribe_chart(client, series)
-        for chain in list(client.outbox.chains):
-            self.unsubscribe_chain(client, chain)
+        self.subscriptions.remove_all(client)
         client.outbox.forget()
         if self.clients.pop(client.outbox, None) is not None:
             for name, attribute in OUTBOX_COUNTS.items():
                 self.counts[name] += getattr(client.outbox, attribute)
 
-    def subscribe(self, client: Client, instrument: int, key: str, mode: int, *, dirty: bool = True) -> bool:
-        """Let a client follow an instrument; it is owed the whole quote then, unless `dirty` is False.
-
-        Returns:
-            Whether it is live. If not, it is demanded, and a `subscription` push follows.
-        """
-        known, is_live = instrument in self.entries, self._is_live(instrument)
-        client.outbox.subscribe(instrument, mode, dirty=dirty and known)
-        if self._followers.add(client.outbox, instrument, mode):
-            self._demand_changed.set()
-        if known:
-            client.wake()
-        if not is_live:
-            self._notices.wait(client.outbox, instrument, key, time.monotonic())
-        return is_live
-
     def _is_live(self, instrument: int) -> bool:
         """Whether a quote of an instrument has come from a feed that runs, and it has not left since."""
-        return self._epochs.get(instrument, 0) in self._current_epochs() and not self._notices.has_left(instrument)
+        return self._quotes.epoch_of(instrument) in self._current_epochs() and not self._notices.has_left(instrument)
 
     def _current_epochs(self) -> set[int]:
         return {epoch for epoch, _ in self._positions.values()} | {status.epoch for status in self.board.statuses.values()}
-
-    def unsubscribe(self, client: Client, instrument: int) -> bool:
-        """Let a client follow an instrument no more. False: it did not."""
-        followed = client.outbox.unsubscribe(instrument)
-        if self._followers.remove(client.outbox, instrument):
-            self._demand_changed.set()
-        return followed
-
-    def subscribe_chart(self, client: Client, instrument: int, key: str, interval: str, candles: int) -> Series:
-        """Let a client follow the candles of an instrument, which is demanded: it is owed the newest `candles`, then what changes."""
-        is_new = all((series.instrument, series.interval) != (instrument, interval) for series in client.outbox.charts)
-        series = self._charts.follow(client.outbox, instrument, key, interval, candles)
-        if is_new and self._followers.add_chart(instrument):
-            self._demand_changed.set()
-        client.wake()
-        return series
-
-    def unsubscribe_chart(self, client: Client, series: Series) -> bool:
-        """Let a client follow a chart no more. False: it did not."""
-        followed = self._charts.unfollow(client.outbox, series)
-        if followed and self._followers.remove_chart(series.instrument):
-            self._demand_changed.set()
-        return followed
-
-    async def subscribe_chain(self, client: Client, channel: ChainChannel) -> ChainSeries:
-        """Let a client follow an option chain, whose contracts are demanded: it is owed the whole, then what changes. The reply wakes it.
-
-        Raises:
-            NoSuchChain, pymongo.errors.PyMongoError, django.db.DatabaseError: as `ChainChannels.follow` does.
-        """
-        return await self._chains.follow(client.outbox, channel)
-
-    def unsubscribe_chain(self, client: Client, series: ChainSeries) -> bool:
-        """Let a client follow a chain no more. False: it did not."""
-        return self._chains.unfollow(client.outbox, series)
-
-    def _want(self, added: Iterable[int], gone: Iterable[int]) -> None:
-        """Note what chains demand from now on, and what no more."""
-        changed = [self._followers.add_chart(instrument) for instrument in added]
-        changed += [self._followers.remove_chart(instrument) for instrument in gone]
-        if any(changed):
-            self._demand_changed.set()
 
     def recent_minutes(self, instrument: int) -> list[Candle]:
         """Return the newest few 1-minute candles that the feed has told, oldest first; from any thread."""
@@ -248,13 +172,7 @@ class Hub:
 
     def fragments(self, outbox: Outbox) -> list[bytes]:
         """Drain an outbox's quotes: one ready-made `market:tick` item for each dirty key."""
-        return [self._fragment(instrument, kind) for instrument, kind in outbox.drain()]
-
-    def _fragment(self, instrument: int, kind: int) -> bytes:
-        fragment = self._fragments[kind].get(instrument)
-        if fragment is None:
-            fragment = self._fragments[kind][instrument] = tick_fragment(self.entries[instrument], kind)
-        return fragment
+        return self._quotes.fragments(outbox)
 
     def counters(self) -> dict[str, float]:
         """Return `counts` with what the present clients add, and gauges. From another thread, clients may be read between two steps.
@@ -315,8 +233,8 @@ class Hub:
         if batch.entries:
             self._entries_at = time.monotonic()
             self.counts["entries_received_total"] += len(batch.entries)
-            self.counts["entries_stale_total"] += len(batch.entries) - self._take_all((batch.epoch, entry) for entry in batch.entries)
-
+            taken = self._quotes.take_all((batch.epoch, entry) for entry in batch.entries)
+            self.counts["entries_stale_total"] += len(batch.entries) - taken
         if batch.candles:
             self.counts["candles_received_total"] += len(batch.candles)
             self._touched |= self._charts.take(batch.shard, batch.candles)
@@ -343,57 +261,18 @@ class Hub:
         self._positions[batch.shard] = (batch.epoch, batch.n)
         return True
 
-    def _take_all(self, stamped: Iterable[tuple[int, QuoteEntry]]) -> int:
-        """Take entries with their epochs; return how many were newer than what was known. `_wake_touched` comes next."""
-        return sum([self._take(epoch, entry) for epoch, entry in stamped])
-
     def _wake_all(self, outboxes: Iterable[Outbox]) -> None:
         self._touched |= set(outboxes)
         self._wake_touched()
 
     def _wake_touched(self) -> None:
         """Wake every client that was given something, once."""
-        touched, self._touched, self._together = self._touched, set(), 0
+        touched, self._together = list(self._touched), 0
+        self._touched.clear()
         for outbox in touched:
             client = self.clients.get(outbox)
             if client is not None:  # it may have gone between two batches
                 client.wake()
-
-    def _take(self, epoch: int, entry: QuoteEntry) -> bool:
-        """Replace an entry by a newer one and give it to who follows it; False: it is not newer."""
-        instrument = entry.instrument
-        old = self.entries.get(instrument)
-        if old is not None:
-            known = self._epochs[instrument]
-            if epoch < known or (epoch == known and entry.seq <= old.seq):
-                return False
-        self.entries[instrument] = entry
-        self._epochs[instrument] = epoch
-        self._chains.mark(instrument)
-        for fragments in self._fragments:
-            fragments.pop(instrument, None)
-        if self._notices.is_awaited(instrument) and epoch in self._current_epochs():
-            self._notices.arrive(entry, time.monotonic())
-        depth = entry.depth_changed or old is None
-        self._give(entry, LTPC, depth)
-        self._give(entry, FULL_DEPTH if depth else FULL, depth)
-        return True
-
-    def _give(self, entry: QuoteEntry, kind: int, depth: bool) -> None:
-        """Give an entry to who follows it in one mode: its bytes where they are taken at once, a mark elsewhere."""
-        instrument = entry.instrument
-        outboxes = self._followers.of(instrument, kind and FULL)
-        if not outboxes:
-            return
-        self.counts["marked_total"] += len(outboxes)
-        fragment = self._fragment(instrument, kind)
-        self._touched |= outboxes
-        for outbox in outboxes:
-            window = outbox.window
-            if window is None:
-                outbox.mark(instrument, depth)
-            else:
-                window.append(fragment)
 
     # --- what clients may rely on ---------------------------------------------------------------------------------------
     @property
@@ -466,13 +345,13 @@ class Hub:
         for status in statuses:
             self.board.take(status)
             self._reports_at.setdefault(status.shard, time.monotonic())
-        self._take_all(stamped)
+        self._quotes.take_all(stamped)
         self._wake_touched()
         return True
 
     async def _load_stored(self) -> None:
         """Take what MongoDB holds for instruments that nobody has told of: a start without a feed has something to show."""
-        self._take_all(await database_sync_to_async(stored_entries, thread_sensitive=False)())
+        self._quotes.take_all(await database_sync_to_async(stored_entries, thread_sensitive=False)())
         self._wake_touched()
 
     # --- once a second --------------------------------------------------------------------------------------------------
@@ -491,9 +370,6 @@ class Hub:
         for client in list(self.clients.values()):
             client.inspect(now)
         self._tell_no_data(now)
-        if now - self._leased_at > LEASE_SECONDS:
-            self._leased_at = now
-            await self._renew_leases()
         if now - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = now
             self._forget_old()
@@ -507,47 +383,10 @@ class Hub:
         self._wake_all(self._notices.tell_late(self.feed_view().state, now))
 
     def _forget_old(self) -> None:
-        limit = max((entry.broker_ms for entry in self.entries.values()), default=0) - FORGET_MS
-        for entry in list(self.entries.values()):
-            if entry.broker_ms < limit and not self._followers.anyone(entry.instrument):
-                del self.entries[entry.instrument], self._epochs[entry.instrument]
-                for fragments in self._fragments:
-                    fragments.pop(entry.instrument, None)
+        self._quotes.forget_old(FORGET_MS)
         self._charts.forget_old()
         self._notices.forget(time.monotonic())
-
-    async def _renew_leases(self) -> None:
-        held = [client.lease for client in self.clients.values() if client.lease is not None]
-        if held:
-            try:
-                await leases.aconnection_renew(held)
-            except live_state.Unavailable:
-                logger.debug("connection leases were not renewed")
-
-    async def _demand_step(self) -> None:
-        try:
-            async with asyncio.timeout(DEMAND_SECONDS):
-                await self._demand_changed.wait()
-        except TimeoutError:
-            pass
-        self._demand_changed.clear()
-        try:
-            await live_state.ademand_write(self.name, self._followers.wanted())
-            await live_state.ahub_counters_write(self.name, self.counters())
-        except live_state.Unavailable:
-            logger.debug("demand was not written")
-        await asyncio.sleep(DEMAND_PAUSE_SECONDS)
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def stored_entries(instruments: Iterable[int] | None = None) -> list[tuple[int, QuoteEntry]]:
-    """Return what MongoDB holds of some instruments, or of all, as of epoch 0; empty when it is away."""
-    rows = LatestQuote.objects.all() if instruments is None else LatestQuote.objects.filter(pk__in=list(instruments))
-    try:
-        return [(0, entry_unpack(bytes(packed))[1]) for packed in rows.values_list("entry", flat=True)]
-    except (PyMongoError, DatabaseError, ValueError) as error:
-        logger.warning("stored quotes could not be read: %s", error)
-        return []

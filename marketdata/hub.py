@@ -11,8 +11,9 @@ from asgiref.sync import SyncToAsync
 from marketdata import live_state
 from marketdata.client_errors import CloseCode
 from marketdata.domain.candle import Candle
-from marketdata.fan_out import Hub, stored_entries
+from marketdata.fan_out import Hub
 from marketdata.feed_board import FeedBoard
+from marketdata.hub_quotes import stored_entries
 from marketdata.wire import QuoteEntry
 
 __all__ = ["Hub", "close_hub", "current_hub", "get_hub", "latest_entries", "recent_minutes"]

@@ -49,7 +49,7 @@ def client_of(hub: Hub, *instruments: int, mode: int = FULL) -> RecordingClient:
     client.hub = hub
     hub.connect(client)
     for instrument in instruments:
-        hub.subscribe(client, instrument, f"TEST|{instrument}", mode)
+        hub.subscriptions.add(client, instrument, f"TEST|{instrument}", mode)
     return client
 
 
@@ -61,7 +61,7 @@ async def charted(hub: Hub, *instruments: int) -> RecordingClient:
     """Return a client that has the charts of instruments and is owed nothing."""
     client = client_of(hub)
     for instrument in instruments:
-        hub.subscribe_chart(client, instrument, f"TEST|{instrument}", "1m", 300)
+        hub.subscriptions.add_chart(client, instrument, f"TEST|{instrument}", "1m", 300)
     while hub._charts._due and min(hub._charts._due.values()) == 0.0:
         await hub._charts.load_step()
     assert len(list(client.outbox.drain_charts())) == len(instruments)

@@ -70,7 +70,7 @@ async def test_a_hub_tells_a_chains_followers_what_the_feed_refuses() -> None:
     hub = Hub()
     hub._apply(BusBatch(0, 7, 1, [], FeedStatus(0, 7, 1, "live", 7, NOON_MS, NOON_MS, {}, {})))
     chained, other = client_of(hub), client_of(hub, NIFTY)
-    await hub.subscribe_chain(chained, ChainChannel("NIFTY", "@w0", "all"))
+    await hub.subscriptions.add_chain(chained, ChainChannel("NIFTY", "@w0", "all"))
     other.told("subscription")
     refused = {option_of(0, strike, side): LIMIT for strike in (24_000.0, 24_050.0) for side in ("CE", "PE")}
     hub._take_notice(Notice(refused=refused))
@@ -84,5 +84,5 @@ async def test_a_hub_tells_a_chains_followers_what_the_feed_refuses() -> None:
     (push,) = chained.told("subscription")
     assert (push["missing"], push["reason"]) == (19, f"19 of 19: {SILENT}")
     for series in list(chained.outbox.chains):
-        hub.unsubscribe_chain(chained, series)
+        hub.subscriptions.remove_chain(chained, series)
     assert chained.outbox not in hub._notices.tell_late("live", time.monotonic())

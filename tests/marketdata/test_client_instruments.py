@@ -19,7 +19,7 @@ async def test_the_name_of_what_the_hub_has_ended_is_forgotten() -> None:
     client = client_of(hub)
     names = ClientInstruments(client, hub)
     await names.subscribe(["TEST|1"], FULL, {})
-    hub.unsubscribe(client, 1)  # as when it expires
+    hub.subscriptions.remove(client, 1)  # as when it expires
     await names.subscribe(["TEST|2"], FULL, {})
     assert names.followed() == [("TEST|2", 2, FULL)]
     assert names._keys == {2: "TEST|2"}, "memory follows what is followed"

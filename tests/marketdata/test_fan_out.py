@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -81,14 +80,14 @@ def test_an_open_window_collects_the_batch_and_a_closed_one_marks(quiet_hub: Hub
 
 
 def test_a_quote_of_an_earlier_run_is_given_and_does_not_make_a_subscription_active(quiet_hub: Hub) -> None:
-    quiet_hub._take_all([(0, entry_of(1, 5, 9.0)), (6, entry_of(2, 5, 19.0))])
+    quiet_hub._quotes.take_all([(0, entry_of(1, 5, 9.0)), (6, entry_of(2, 5, 19.0))])
     client = client_of(quiet_hub)
-    assert not quiet_hub.subscribe(client, 1, "TEST|1", FULL)
+    assert not quiet_hub.subscriptions.add(client, 1, "TEST|1", FULL)
     assert [quote["last_price"] for _key, _seq, quote in client.ticks(quiet_hub)] == [9.0]
     quiet_hub._apply(batch(1, entry_of(3, 1, 1.0)))
-    quiet_hub._take_all([(0, entry_of(1, 6, 9.5))])
+    quiet_hub._quotes.take_all([(0, entry_of(1, 6, 9.5))])
     assert client.told("subscription") == []
-    assert not quiet_hub.subscribe(client, 2, "TEST|2", FULL)
+    assert not quiet_hub.subscriptions.add(client, 2, "TEST|2", FULL)
     quiet_hub._apply(batch(2, entry_of(1, 1, 10.0), entry_of(2, 1, 20.0)))
     assert [(told["key"], told["status"]) for told in client.told("subscription")] == [("TEST|1", "active"), ("TEST|2", "active")]
 
@@ -159,7 +158,7 @@ def minute(instrument: int, number: int, close: float, state: str = "live") -> C
 
 async def test_candles_and_quotes_of_a_batch_wake_a_client_once(quiet_hub: Hub) -> None:
     client = await charted(quiet_hub, 1)
-    quiet_hub.subscribe(client, 1, "TEST|1", FULL)
+    quiet_hub.subscriptions.add(client, 1, "TEST|1", FULL)
     client.woken = 0
     assert client.outbox.open_window()
     quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
@@ -181,7 +180,7 @@ async def test_candles_and_quotes_of_a_batch_wake_a_client_once(quiet_hub: Hub) 
 async def test_a_report_ends_candles_by_market_time(quiet_hub: Hub) -> None:
     client = client_of(quiet_hub)
     quiet_hub._apply(batch(0)._replace(status=ScriptedFeed().status()._replace(epoch=7, n=0, data_ms=NOON_MS)))
-    series = quiet_hub.subscribe_chart(client, 1, "TEST|1", "3m", 300)
+    series = quiet_hub.subscriptions.add_chart(client, 1, "TEST|1", "3m", 300)
     await quiet_hub._charts.load_step()
     quiet_hub._apply(batch(1)._replace(candles=[minute(1, 0, 101.0, "confirmed")]))
     assert series.candles()[0].state == "live"
@@ -206,7 +205,7 @@ async def test_after_a_loss_charts_are_read_again(hub: Hub, feed: ScriptedFeed, 
     monkeypatch.setattr(ohlc_channels, "UNSURE_SECONDS", 3600.0)
     await auntil(lambda: hub.settled)
     client = client_of(hub)
-    series = hub.subscribe_chart(client, 1, "TEST|1", "1m", 300)
+    series = hub.subscriptions.add_chart(client, 1, "TEST|1", "1m", 300)
     await auntil(lambda: series.is_filled)
     await store_candles([minute(1, 0, 101.0, "confirmed")])  # told in a message that is lost
     feed.n += 1
@@ -239,7 +238,7 @@ def test_the_counters_add_up_whoever_comes_and_goes(quiet_hub: Hub) -> None:
     assert assert_it()["merged_total"] == 3
     one.outbox.window_delivered()
     quiet_hub.disconnect(gone)
-    quiet_hub.unsubscribe(two, 1)
+    quiet_hub.subscriptions.remove(two, 1)
     found = assert_it()
     assert (found["delivered_total"], found["forgotten_total"], found["waiting"], found["clients"]) == (4, 3, 0, 2)
     quiet_hub._apply(batch(5, entry_of(1, 2, 11.0), entry_of(2, 3, 22.0)))
@@ -332,13 +331,6 @@ async def test_after_a_loss_clients_are_owed_whole_quotes(hub: Hub, feed: Script
     assert [message["state"] for message in client.told("feed:status")] == ["reconnecting", "live"]
 
 
-async def test_leases_of_connections_are_renewed(hub: Hub, valkey: redis.Redis, settings: Any) -> None:
-    client = client_of(hub)
-    client.lease = ("user", "one")
-    key = f"{settings.NAMESPACE}.connections.user"
-    await auntil(lambda: valkey.zscore(key, "one") is not None)
-
-
 async def test_a_slow_farewell_is_cut_short(hub: Hub) -> None:
     client = client_of(hub, 1)
     await close_hub(4001)
@@ -383,7 +375,7 @@ async def test_listings_of_chains_are_read_again_when_the_feed_has_another_maste
     await nifty_options(date(2026, 9, 22))
     client = client_of(quiet_hub)
     quiet_hub._apply(BusBatch(0, 7, 1, [], FeedStatus(0, 7, 1, "live", 7, NOON_MS, NOON_MS, {}, {})))
-    await quiet_hub.subscribe_chain(client, ChainChannel("NIFTY", "@w0", "atm30"))
+    await quiet_hub.subscriptions.add_chain(client, ChainChannel("NIFTY", "@w0", "atm30"))
     (series,) = client.outbox.chains
     await nifty_options(date(2026, 9, 15), first=7)  # no part of it: a call of its own, beside
     await database_sync_to_async(Instrument.objects.filter(id=option_of(7, 24_200.0, "CE")).update)(

@@ -64,7 +64,7 @@ def test_what_the_limit_takes_is_removed_and_active_again_when_it_comes_back(qui
     quiet_hub._apply(batch(2, entry_of(1, 2, 11.0)))  # it was on its way
     assert client.told("subscription") == [], "once is enough"
     late = client_of(quiet_hub)
-    assert not quiet_hub.subscribe(late, 1, "TEST|1", FULL), "its last quote is known, and stands still"
+    assert not quiet_hub.subscriptions.add(late, 1, "TEST|1", FULL), "its last quote is known, and stands still"
     assert [seq for _key, seq, _quote in late.ticks(quiet_hub)] == [2]
     now += 10
     quiet_hub._tell_no_data(now)
@@ -72,7 +72,7 @@ def test_what_the_limit_takes_is_removed_and_active_again_when_it_comes_back(qui
     quiet_hub._apply(batch(3, entry_of(1, 3, 12.0)))
     for each in (client, late):
         assert [told["status"] for told in each.told("subscription")] == ["active"]
-    assert quiet_hub.subscribe(late, 1, "TEST|1", FULL)
+    assert quiet_hub.subscriptions.add(late, 1, "TEST|1", FULL)
 
 
 def test_what_has_another_key_now_goes_on_under_that(quiet_hub: Hub) -> None:
@@ -142,7 +142,7 @@ def test_who_named_the_market_is_told_the_whole_change(quiet_hub: Hub) -> None:
 def test_gaps_are_told_to_whom_they_concern(quiet_hub: Hub) -> None:
     quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))
     one, two, other = client_of(quiet_hub, 1, 2), client_of(quiet_hub), client_of(quiet_hub, 3)
-    quiet_hub.subscribe_chart(two, 2, "TEST|2", "5m", 10)
+    quiet_hub.subscriptions.add_chart(two, 2, "TEST|2", "5m", 10)
     gap = GapNotice("a", 0, 1, 2, "stale", "open", "", [1, 2], 0)
     quiet_hub._take_notice(Notice([], [gap]))
     told = [[message["keys"] for message in client.told("gap")] for client in (one, two, other)]
