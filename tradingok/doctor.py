@@ -278,6 +278,10 @@ def disk() -> Findings:
         yield ok("disk", text)
 
 
+HOUR_DAYS = 1 / 24
+"""A start is no measure of how fast a journal grows."""
+
+
 def journals() -> Findings:
     """How large each feed's journal is, how far back it goes, and for how many more days there is room."""
     segments = {folder.name: segment_paths(folder) for folder in sorted((settings.VAR / "journal").glob("[0-9]"))}
@@ -289,10 +293,11 @@ def journals() -> Findings:
     for name, paths in segments.items():
         held = sum(path.stat().st_size for path in paths)
         days = max(time.time() - stamp_to_ms(segment_stamp(paths[0])) / 1000, 1.0) / 86_400
-        a_day = held / max(days, 1 / 24) * len(segments)  # of an hour at least: a start is no measure
+        a_day = held / max(days, HOUR_DAYS) * len(segments)
         left = min(max(room, 0) / max(a_day, 1), 9999)
         kept = f"at most {settings.JOURNAL_DAYS:g} days or {settings.JOURNAL_GB:g} GB are kept"
-        text = f"feed {int(name) + 1}: {held / 1e9:.2f} GB of {days:.1f} days ({kept}); room for {left:.0f} more days above the floor"
+        room_for = f"room for {left:.0f} more days above the floor" if days > HOUR_DAYS else "too young to say for how long there is room"
+        text = f"feed {int(name) + 1}: {held / 1e9:.2f} GB of {days:.1f} days ({kept}); {room_for}"
         needed = min(settings.JOURNAL_DAYS * a_day, settings.JOURNAL_GB * 1e9 * len(segments)) - held * len(segments)
         if needed > room:
             yield warn("journal", text, "free some space, or keep less (TRADINGOK_JOURNAL_DAYS, TRADINGOK_JOURNAL_GB)")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 
 from django.core.management import call_command
 
@@ -67,13 +68,13 @@ def run() -> list[Row]:
 
 
 def _ms(work: Callable[[], object]) -> float:
-    """The least processor time of a few turns: what is above it is the machine's."""
-    least = float("inf")
+    """The median processor time of a few turns."""
+    turns = []
     for _ in range(TURNS):
         began = time.process_time()
         work()
-        least = min(least, time.process_time() - began)
-    return least * 1000
+        turns.append(time.process_time() - began)
+    return median(turns) * 1000
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from instruments.domain.instrument import IST, day_end, ms_of
 from instruments.domain.limits import Limits
 from instruments.domain.universe import Contract, Rule, Universe, resolve
 from instruments.models import SubscriptionRule
-from instruments.selectors import rule_of
+from instruments.selectors import rule_of, universe_resolve
 from instruments.services import instruments_refresh, rules_default_create
+from instruments.store import instruments_collection
 from tests.instruments.rows import DAY_1, REAL_MASTER, index, needs_real_master, option
 
 CALENDAR = REAL_MASTER.with_name("nifty_actual_expiry_calendar_2021_2026.json")
@@ -130,6 +131,30 @@ def test_the_default_rules_pick_what_a_person_would_on_awkward_days() -> None:
         assert f"NSE_FO|{line[2]}FUT" in universe.by_mode["full"]
         assert universe.cut == []
         assert universe.next_end_ms == ms_of(datetime.combine(line[1][0], datetime.min.time().replace(hour=15, minute=30), IST)), line
+
+
+@pytest.mark.django_db
+@pytest.mark.realdata
+@pytest.mark.skipif(not CALENDAR.exists(), reason=f"the real expiry calendar is not at {CALENDAR}")
+def test_lots_that_change_from_expiry_to_expiry_and_on_a_living_contract_move_nothing() -> None:
+    """Of what the rules pick when trading of 26 December 2024 has ended: lots of 75 in the weeks, of 25 in January's monthly."""
+    lots = {date.fromisoformat(row["actual_expiry_date"]): row["contract_lot_size"] for row in json.loads(CALENDAR.read_text())["rows"]}
+    days = [date(2025, 1, 2), date(2025, 1, 9), date(2025, 1, 16), date(2025, 1, 30)]
+    at = datetime(2024, 12, 26, 15, 30, tzinfo=IST)
+    rows = [option(token, day=day, weekly=day != days[-1], lot=lots[day]) for token, day in enumerate(days, 1)]
+    instruments_refresh(rows=[index(), *rows], source="test", as_of=at)
+    rules_default_create()
+    before = universe_resolve(spots={NIFTY: 25_010.0}, at_ms=ms_of(at))
+    followed = {
+        found["_id"]: found["lot_size"] for found in instruments_collection().find({"instrument_key": {"$in": before.by_mode["full"]}})
+    }
+    assert sorted(lot for lot in followed.values() if lot) == [25, 75, 75]
+
+    instruments_refresh(rows=[index(), *rows[:-1], replace(rows[-1], lot_size=75)], source="test", as_of=at.replace(hour=18))
+    after = universe_resolve(spots={NIFTY: 25_010.0}, at_ms=ms_of(at))
+    assert after.by_mode == before.by_mode
+    now = {found["_id"]: found["lot_size"] for found in instruments_collection().find({"_id": {"$in": list(followed)}})}
+    assert sorted(lot for lot in now.values() if lot) == [75, 75, 75]
 
 
 @cache

@@ -193,6 +193,10 @@ def test_journals_are_shown_with_their_age_and_the_room_there_is(settings: Setti
     assert [finding.level for finding in found] == [Level.WARN, Level.WARN]
     assert found[0].text.endswith("room for 0 more days above the floor")
     assert only(doctor.disk()).level == Level.WARN
+    now_us = time.time_ns() // 1000
+    (tmp_path / "journal" / "2").mkdir()
+    (tmp_path / "journal" / "2" / f"{now_us - EPOCH_2020_US:016d}.mcap").write_bytes(b"x" * 1000)
+    assert list(doctor.journals())[2].text.endswith("; too young to say for how long there is room")
 
 
 def test_a_look_that_fails_itself_does_not_stop_the_others() -> None:
