@@ -181,8 +181,9 @@ async def test_what_the_api_says_is_what_the_feeds_do(journal: Journal, shards: 
     await asyncio.to_thread(lambda: instruments_refresh(rows=market(), source="test", as_of=DAY_1))
 
     def rules() -> None:
-        for priority, (mode, strikes) in enumerate([("full", "atm1"), ("ltpc", "atm4"), ("option_greeks", "atm6"), ("full", "all")]):
-            words = {"what": "options", "underlying": "NIFTY", "expiries": ["@m0"], "strikes": strikes, "mode": mode}
+        wanted = [("full", "atm1", "@m0"), ("ltpc", "atm4", "@m0"), ("option_greeks", "atm6", "@m0"), ("full", "all", "@w0")]
+        for priority, (mode, strikes, expiry) in enumerate(wanted):
+            words = {"what": "options", "underlying": "NIFTY", "expiries": [expiry], "strikes": strikes, "mode": mode}
             SubscriptionRule.objects.create(name=f"{priority}", priority=priority, **words)
         spots_record(spots={}, at_ms=ms_of(DAY_1), shard=0, shards=shards)
         followed_forget()
