@@ -132,7 +132,9 @@ class SearchIndex:
     def _add(self, subject: Subject, former: tuple[str, ...], words: dict[str, list[int]]) -> None:
         number = len(self._subjects)
         self._subjects.append(subject)
-        for word in {subject.symbol, *former, *_WORD.findall(subject.symbol), *_WORD.findall(subject.name)}:
+        parts = _WORD.findall(subject.name)
+        together = ["".join(parts)] if subject.rank <= SERIES_RANK["EQ"] else []
+        for word in {subject.symbol, *former, *_WORD.findall(subject.symbol), *parts, *together}:
             words[word].append(number)
 
     def _measured(self) -> int:

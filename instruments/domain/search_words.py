@@ -69,7 +69,6 @@ NICKNAMES = {
     "MNM": "M&M",
     "POLICYBAZAAR": "POLICYBZR",
     "RIL": "RELIANCE",
-    "TATAMOTORS": "TMPV",
     "ZOMATO": "ETERNAL",
 }
 """What traders call an underlying, without blanks → its symbol at the exchange. None of them is a symbol itself (master of July 2026)."""
