@@ -182,10 +182,8 @@ def _stored_view(underlying: str, word: str, at_ms: int) -> ChainView:
 def _expiry_then(underlying: str, word: str, at_ms: int) -> str:
     try:
         return expiry_at(underlying, word, _aware(at_ms)).isoformat()
-    except NoSuchChain as error:
-        if error.field != "expiry":
-            raise
-        now = expiry_at(underlying, word, _market_at())  # raises where it is the word that means nothing
+    except NoSuchChain:
+        now = expiry_at(underlying, word, _market_at())  # raises where it is the underlying or the word that means nothing
         what = f"No {word} of {underlying} is known for {_minute(at_ms)}; now it is {now.isoformat()}."
         raise BadInput("at", f"{what} Ask for an earlier time, or name the expiry by its date.", code="not_found") from None
 
