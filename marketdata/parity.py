@@ -1,7 +1,7 @@
 """How minutes came to be, and how those made of ticks compared with the broker's bars: one row per instrument and day (CandleParity).
 
-A row is counted anew from the stored 1-minute candles whenever one of them, or a gap over them, has changed; nothing is ever
-added to it. Counting again, or after being killed half-way, gives the same.
+Each hour of a row is counted anew from the stored 1-minute candles whenever one of them has changed, and nothing is ever added to it; the
+row is the sum of its hours. Counting again, or after being killed half-way, gives the same.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ from marketdata.models import OHLC, CandleParity, Gap
 Row = dict[str, Any]
 Pair = tuple[int, int]
 """Instrument id, and 00:00 IST of a day as ms UTC."""
+HOUR_MS = 60 * MINUTE_MS
+HOURS = range(24)
 
 FIELDS = ("open", "high", "low", "close", "volume", "prices")
 """What is compared; "prices" is open, high, low and close together."""
 STATES = ("confirmed", "closed", "backfilled", "missing")
 COUNTS = (*STATES, "revised", "compared", "volume_compared", *(f"{field}_equal" for field in FIELDS))
+_BY_HOUR = tuple(name for name in COUNTS if name != "missing")
+"""What a row keeps of each hour, in this order, under `hours`; which minutes are missing, the gaps tell."""
 HALF_A_CENT = 0.005
 OVERLAP = timedelta(seconds=120)
 """So far behind its watermark it looks again, as the roll-up does: a write is stamped up to 20 s before it is acknowledged."""
@@ -96,7 +100,7 @@ def parity_update(*, market_ms: int, seconds: float = 45.0) -> ParityUpdate:
     with found:
         while chunk := list(islice(found, CHUNK_MINUTES)):
             changed += len(chunk)
-            count.pairs(_pair_of(row["_id"]) for row in chunk)
+            count.minutes(row["_id"] for row in chunk)
             marks.update_one({"_id": WATERMARK}, {"$set": {"u": min(chunk[-1]["u"].replace(tzinfo=None), now)}}, upsert=True)
             if time.monotonic() > deadline:
                 return ParityUpdate(changed, len(count.done), complete=len(chunk) < CHUNK_MINUTES)
@@ -109,24 +113,43 @@ def parity_update(*, market_ms: int, seconds: float = 45.0) -> ParityUpdate:
 
 
 class _Count:
-    """One run's counting: every pair once, against the gaps and the calendar as they were when it began."""
+    """One run's counting: every hour once, against the gaps and the calendar as they were when it began."""
 
     def __init__(self, market_ms: int) -> None:
-        self.done: set[Pair] = set()
+        self.done: dict[Pair, set[int]] = {}
+        """Pair → the hours of it that were counted."""
         self._until_ms = market_ms // MINUTE_MS * MINUTE_MS
         self.gaps_since_ms = day_start_ms(market_ms) - GAP_DAYS * DAY_MS
         self.gaps = _unhealed(self.gaps_since_ms, self._until_ms)
 
+    def minutes(self, identifiers: Iterable[int]) -> None:
+        """Count the hours anew that these candles lie in."""
+        touched: dict[Pair, set[int]] = {}
+        for identifier in identifiers:
+            pair, hour = _place_of(identifier)
+            touched.setdefault(pair, set()).add(hour)
+        self._write({pair: fresh for pair, hours in touched.items() if (fresh := hours - self.done.get(pair, set()))})
+
     def pairs(self, pairs: Iterable[Pair]) -> None:
-        """Write the rows of those that were not counted yet."""
-        fresh = iter(sorted(set(pairs) - self.done))
-        while chunk := list(islice(fresh, CHUNK_PAIRS)):
+        """Tell anew what is missing of those that were not counted yet."""
+        self._write({pair: set() for pair in pairs if pair not in self.done})
+
+    def _write(self, touched: dict[Pair, set[int]]) -> None:
+        target = store.collection(CandleParity._meta.db_table)
+        ordered = iter(sorted(touched))
+        while chunk := list(islice(ordered, CHUNK_PAIRS)):
+            found = target.find({"_id": {"$in": [_parity_id(pair) for pair in chunk]}}, {"instrument": 1, "day": 1, "hours": 1})
+            known = {(int(row["instrument"]), store.time_ms(row["day"])): row["hours"] for row in found if "hours" in row}
+            spans = {pair: _span(touched[pair]) if pair in known else HOURS for pair in chunk}
+            counted = _counted({pair: span for pair, span in spans.items() if span})
             missing = self._missing(chunk)
             now = datetime.now(UTC)
-            rows = {pair: _row(pair, counted, missing.get(pair, 0), now) for pair, counted in _counted(chunk).items()}
-            target = store.collection(CandleParity._meta.db_table)
-            target.bulk_write([ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in rows.values()], ordered=False)
-            self.done.update(chunk)
+            rows = []
+            for pair in chunk:
+                before = {hour: part for hour, part in known.get(pair, {}).items() if int(hour) not in spans[pair]}
+                rows.append(_row(pair, before | counted.get(pair, {}), missing.get(pair, 0), now))
+                self.done.setdefault(pair, set()).update(spans[pair])
+            target.bulk_write([ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in rows], ordered=False)
 
     def _missing(self, pairs: list[Pair]) -> dict[Pair, int]:
         """Return how many minutes of each pair's session lie in a gap and have no candle; 0 where the session is not known."""
@@ -164,9 +187,15 @@ class _Count:
         }
 
 
-def _pair_of(identifier: int) -> Pair:
-    """Return the instrument and the day of a 1-minute candle's id."""
-    return int(identifier >> 30), day_start_ms(((identifier & (1 << 26) - 1) + EPOCH_2020_MIN) * MINUTE_MS)
+def _place_of(identifier: int) -> tuple[Pair, int]:
+    """Return the instrument and the day of a 1-minute candle's id, and its hour of that day."""
+    start_ms = ((identifier & (1 << 26) - 1) + EPOCH_2020_MIN) * MINUTE_MS
+    day = day_start_ms(start_ms)
+    return (int(identifier >> 30), day), (start_ms - day) // HOUR_MS
+
+
+def _span(hours: set[int]) -> range:
+    return range(min(hours), max(hours) + 1) if hours else range(0)
 
 
 def _sum(condition: Any) -> Row:
@@ -182,7 +211,7 @@ _VOLUME_COMPARED = {"$and": [_COMPARED, {"$or": [{"$gt": ["$v", 0]}, {"$gt": [{"
 """Indices have no volume: that both sides say 0 is no agreement."""
 _EQUAL = [_equal(name, at) for at, name in enumerate("ohlcv")]
 _COUNTED = {
-    "_id": None,
+    "_id": {"$toInt": {"$divide": [{"$subtract": ["$t", "$$day"]}, HOUR_MS]}},
     **{state: _sum({"$eq": ["$s", state]}) for state in ("confirmed", "closed", "backfilled")},
     "revised": _sum({"$gt": ["$rev", 0]}),
     "compared": _sum(_COMPARED),
@@ -191,30 +220,40 @@ _COUNTED = {
     "volume_equal": _sum({"$and": [_VOLUME_COMPARED, _EQUAL[4]]}),
     "prices_equal": _sum({"$and": [_COMPARED, *_EQUAL[:4]]}),
 }
-"""What MongoDB counts of one pair's candles: it reads them by their ids, and gives back one row."""
+"""What MongoDB counts of one pair's candles, by the hour: it reads them by their ids."""
 
 
-def _counted(pairs: list[Pair]) -> dict[Pair, Row]:
-    """Return what the stored candles of each pair count to, in one aggregation; without candles: nothing of anything."""
-    spans = [
-        {"i": instrument, "d": day, "low": candle_id(instrument, "1m", day), "high": candle_id(instrument, "1m", day + DAY_MS)}
-        for instrument, day in pairs
+def _counted(spans: dict[Pair, range]) -> dict[Pair, dict[str, list[int]]]:
+    """Return what the stored candles of each pair count to in each of those hours that has any, in one aggregation."""
+    if not spans:
+        return {}
+    asked = [
+        {
+            "i": instrument,
+            "d": DatetimeMS(day),
+            "low": candle_id(instrument, "1m", day + hours.start * HOUR_MS),
+            "high": candle_id(instrument, "1m", day + hours.stop * HOUR_MS),
+        }
+        for (instrument, day), hours in spans.items()
     ]
     inside = {"$expr": {"$and": [{"$gte": ["$_id", "$$low"]}, {"$lt": ["$_id", "$$high"]}]}}
     lookup = {
         "from": OHLC._meta.db_table,
-        "let": {"low": "$low", "high": "$high"},
+        "let": {"low": "$low", "high": "$high", "day": "$d"},
         "pipeline": [{"$match": inside}, {"$group": _COUNTED}],
         "as": "counted",
     }
-    found = store.candles_collection().database.aggregate([{"$documents": spans}, {"$lookup": lookup}])
-    return {(int(row["i"]), int(row["d"])): (row["counted"] or [{}])[0] for row in found}
+    found = store.candles_collection().database.aggregate([{"$documents": asked}, {"$lookup": lookup}])
+    return {
+        (int(row["i"]), store.time_ms(row["d"])): {str(hour["_id"]): [int(hour[name]) for name in _BY_HOUR] for hour in row["counted"]}
+        for row in found
+    }
 
 
-def _row(pair: Pair, counted: Row, missing: int, now: datetime) -> Row:
+def _row(pair: Pair, hours: dict[str, list[int]], missing: int, now: datetime) -> Row:
     instrument, day = pair
-    counts = {name: int(counted.get(name, 0)) for name in COUNTS} | {"missing": missing}
-    return {"_id": _parity_id(pair), "instrument": instrument, "day": DatetimeMS(day), **counts, "updated_at": now}
+    counts = {name: sum([part[at] for part in hours.values()]) for at, name in enumerate(_BY_HOUR)} | {"missing": missing}
+    return {"_id": _parity_id(pair), "instrument": instrument, "day": DatetimeMS(day), **counts, "hours": hours, "updated_at": now}
 
 
 def _parity_id(pair: Pair) -> int:

@@ -155,6 +155,21 @@ def test_only_pairs_that_were_touched_are_counted_again() -> None:
     assert row(2)["backfilled"] == 0
 
 
+def test_only_the_hours_that_were_touched_are_counted_again() -> None:
+    store.candles_write(Candle(1, "1m", OPEN_MS + minute * MINUTE_MS, *FLAT, None, "confirmed") for minute in range(375))
+    parity_update(market_ms=CLOSE_MS)
+    table = store.collection(CandleParity._meta.db_table)
+    store.candles_collection().delete_one({"_id": candle_id(1, "1m", OPEN_MS)})  # at 09:15, which nobody tells the counting of
+    store.candles_collection().update_many({}, {"$set": {"u": datetime.now(UTC) - timedelta(hours=1)}})
+    write(1, 374, (100.0, 200.0, 100.0, 100.0, 10))  # at 15:29
+    parity_update(market_ms=CLOSE_MS)
+    assert (row(1)["confirmed"], row(1)["revised"]) == (375, 1), "the other hours were not read"
+    table.update_one({"instrument": 1}, {"$unset": {"hours": ""}})  # as rows were before there were hours
+    write(1, 374, FLAT)
+    parity_update(market_ms=CLOSE_MS)
+    assert (row(1)["confirmed"], row(1)["revised"]) == (374, 1)
+
+
 def test_counting_again_changes_nothing() -> None:
     for minute in range(5):
         write(1, minute, FLAT, built=FLAT)
@@ -309,7 +324,7 @@ def count_rows(shares: Iterable[tuple[int, int, int]]) -> None:
     """(compared, prices equal, missing) of instruments 1, 2, …"""
     for number, (compared, equal, lost) in enumerate(shares, 1):
         counts = dict.fromkeys(parity.COUNTS, 0) | {"compared": compared, "prices_equal": equal, "missing": lost}
-        document = parity._row((number, DAY), counts, lost, datetime.now(UTC))
+        document = parity._row((number, DAY), {"9": [counts.get(name, 0) for name in parity._BY_HOUR]}, lost, datetime.now(UTC))
         store.collection(CandleParity._meta.db_table).insert_one(document)
 
 
