@@ -206,7 +206,7 @@ def test_staff_may_do_what_the_admin_lets_them() -> None:
     clerk.user_permissions.add(Permission.objects.get(codename="add_subscriptionrule"))
     ask = asker(clerk)
     made = ask("post", RULES, WORDS, status=201)
-    assert ask("post", f"{RULES}preview/", WORDS)["rule"]["resolved"]["instruments"] == 7
+    assert ask("post", f"{RULES}preview/", {**WORDS, "name": "another"})["rule"]["resolved"]["instruments"] == 7
     assert ask("patch", f"{RULES}{made['id']}/", {"strikes": "all"}, status=403)["code"] == "forbidden"
     assert ask("delete", f"{RULES}{made['id']}/", status=403)["code"] == "forbidden"
 
