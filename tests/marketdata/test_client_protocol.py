@@ -99,6 +99,9 @@ def option_quote(seq: int, price: float) -> Quote:
     return quote
 
 
+LIMIT = "The broker's limit of 1500 instruments in full mode on one connection is reached."
+
+
 def settled(value: Any) -> Any:
     """Return a message with what differs from run to run replaced."""
     if isinstance(value, dict):
@@ -193,6 +196,9 @@ async def recorded(server: WebServer, feed: ScriptedFeed) -> dict[str, dict[str,
         seen["market:chain snapshot"] = await client.next(event="market:chain")
         await tell_of(feed, CALL, 2, 121.65)
         seen["market:chain"] = await client.next(event="market:chain")
+        server.hub._notices._absences._patience = 60.0
+        await bus.publish_notice(bus.Notice(refused={option_of(1, 24_250.0, side): LIMIT for side in ("CE", "PE")}))
+        seen["subscription chain"] = await client.next(event="subscription", key="chain:NIFTY:@w0:atm1")
         await expired_contract(EXPIRED, 4)
         await ask("subscribe expired", "subscribe expired reply", op="subscribe", id=9, instruments=[EXPIRED], channels=["market"])
         left = {OPTION: (2, "expired", FOLLOWING), EQUITY: (3, "limit", "")}
