@@ -309,16 +309,16 @@ def rule_preview(rule: SubscriptionRule, at: datetime) -> tuple[Followed, Follow
 
 
 def _followed_by(rows: Iterable[SubscriptionRule], at: datetime, *, preview: SubscriptionRule | None = None) -> Followed:
-    rows = sorted(rows, key=lambda row: (row.priority, row.name))
+    rows = sorted(rows, key=lambda row: (row.priority if isinstance(row.priority, int) else 0, str(row.name)))  # some were stored unchecked
     checked = [_checked(row) if row.enabled or row is preview else None for row in rows]
     recorded = spots_read()
     universe = _resolve_rules([rule for rule in checked if rule is not None], recorded.spots, ms_of(at), recorded.shards)
-    selections = iter(universe.selections)  # in the order of `rules`, which is sorted as `resolve` sorts
+    selections = {selection.rule.name: selection for selection in universe.selections}
     ids = instrument_ids(key for keys in universe.by_mode.values() for key in keys)
     return Followed(
         at,
         recorded.at_ms,
-        [FollowedRule(row, next(selections) if isinstance(rule, Rule) else None) for row, rule in zip(rows, checked, strict=True)],
+        [FollowedRule(row, selections[rule.name] if isinstance(rule, Rule) else None) for row, rule in zip(rows, checked, strict=True)],
         _limits_together(universe, recorded.shards),
         universe,
         sorted(ids.values()),

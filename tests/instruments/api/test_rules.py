@@ -234,15 +234,27 @@ def test_a_preview_says_what_would_be_followed_and_cut_and_stores_nothing(ask: A
     assert ask("post", f"{RULES}preview/", {"what": "index", "enabled": False})["rule"]["resolved"]["instruments"] == 3
 
 
-@pytest.mark.parametrize("stored", [{"expiries": None}, {"expiries": [5]}, {"what": "all"}, {"strikes": 5}, {"priority": None}], ids=str)
+@pytest.mark.parametrize(
+    "stored",
+    [{"expiries": None}, {"expiries": [5]}, {"what": "all"}, {"strikes": 5}, {"priority": None}, {"priority": "500"}, {"name": 5}],
+    ids=str,
+)
 def test_a_rule_that_was_stored_unchecked_is_shown_and_can_be_mended(ask: Ask, stored: dict[str, Any]) -> None:
     rule = SubscriptionRule.objects.create(**WORDS)
-    state_collection().database[SubscriptionRule._meta.db_table].update_one({}, {"$set": stored})
+    SubscriptionRule.objects.create(name="vix", what="index", underlying="INDIA VIX")
+    SubscriptionRule.objects.create(name="off", what="index", enabled=False)
+    state_collection().database[SubscriptionRule._meta.db_table].update_one({"_id": rule.pk}, {"$set": stored})
     cache.clear()
     answer = ask("get", RULES)
-    assert [row["resolved"] for row in answer["results"]] == [None]
-    assert [(cut["rule"], cut["mode"]) for cut in answer["cut"]] == [("money", "")]
-    assert ask("get", f"{RULES}{rule.pk}/")["instruments"] == []
+    resolved = {row["id"]: row["resolved"] for row in answer["results"]}
+    assert len(resolved) == 3
+    if stored not in ({"priority": "500"}, {"name": 5}):  # these mean what they look like
+        assert resolved[str(rule.pk)] is None
+        assert [(cut["rule"], cut["mode"]) for cut in answer["cut"]] == [("money", "")]
+        assert ask("get", f"{RULES}{rule.pk}/")["instruments"] == []
+    else:
+        assert resolved[str(rule.pk)]["instruments"] == 7
+    assert {mode["mode"]: mode["instruments"] for mode in answer["modes"]}["full"] == (1 if resolved[str(rule.pk)] is None else 8)
     assert ask("put", f"{RULES}{rule.pk}/", WORDS)["resolved"]["instruments"] == 7
 
 
