@@ -133,7 +133,10 @@ feed.on("subscribe", ({ results }) => {
     else [detail.chart, chain].forEach((view) => view.refused(result.item, result.message));
   }
 });
-feed.on("subscription", ({ instrument: id, status, reason }) => list.refuse(id, status === "active" ? "" : reason || status.replace("_", " ")));
+feed.on("subscription", ({ instrument: id, status, reason, follows }) => {
+  if (status === "removed" && follows) idOfKey.set(follows, id); // it goes on under another key
+  else list.refuse(id, status === "active" ? "" : reason || status.replace("_", " "));
+});
 feed.on("market:ohlc", (message) => detail.chart.take(message));
 feed.on("market:chain", (message) => {
   if (!message.snapshot) status.ticked();
