@@ -101,7 +101,7 @@ _WRITTEN_OTHERWISE = (
 _LIMITED = re.compile(r"\bLIMITED\b")
 _THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d+)?)K(?=\b|CE|PE)")
 _SLOT_PHRASE = re.compile(rf"\b({'|'.join(NEXT_WORDS)})[\s-]*(?:(WEEK|MONTH)(?:LY|'?S)?\b|(?=FUT))")
-_SLOT = re.compile(r"@([WM]\d\d?)|([WM]\d)")
+_SLOT = re.compile(r"@([WM][0-9]{1,2})|([WM][0-9])")
 _SEPARATORS = re.compile(r"[\s,/_]+")
 _STRIKE_WITH_SIDE = re.compile(r"(\d+(?:\.\d+)?)(CE|PE|CALL|PUT|C|P)")
 _SIDE_WITH_STRIKE = re.compile(r"(CE|PE|CALL|PUT)(\d+(?:\.\d+)?)")
