@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import zstandard
@@ -89,6 +89,7 @@ class Unavailable(Exception):
     """The channel layer's server does not answer, or not in time. Worth a retry after a second."""
 
 
+_T = TypeVar("_T", BusBatch, Notice)
 _encoder = msgspec.msgpack.Encoder(enc_hook=int)
 _decoder = msgspec.msgpack.Decoder(BusBatch)
 _notice_decoder = msgspec.msgpack.Decoder(Notice)
@@ -109,10 +110,7 @@ def decode_batch(packed: bytes) -> BusBatch:
     Raises:
         ValueError: the bytes are not such a batch.
     """
-    try:
-        return _decoder.decode(zstandard.decompress(packed))
-    except (zstandard.ZstdError, msgspec.DecodeError, TypeError) as error:
-        raise ValueError("not a batch of the feed") from error
+    return _decode(_decoder, packed, "a batch of the feed")
 
 
 def decode_notice(packed: bytes) -> Notice:
@@ -121,10 +119,14 @@ def decode_notice(packed: bytes) -> Notice:
     Raises:
         ValueError: the bytes are not such a notice.
     """
+    return _decode(_notice_decoder, packed, "a notice")
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_T], packed: bytes, what: str) -> _T:
     try:
-        return _notice_decoder.decode(zstandard.decompress(packed))
+        return decoder.decode(zstandard.decompress(packed))
     except (zstandard.ZstdError, msgspec.DecodeError, TypeError) as error:
-        raise ValueError("not a notice") from error
+        raise ValueError(f"not {what}") from error
 
 
 async def publish(batch: BusBatch) -> None:

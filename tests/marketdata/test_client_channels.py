@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any
 
@@ -37,16 +37,9 @@ from tests.marketdata.way_out import (
     option_of,
     quote_of,
     store_candles,
-    web_server,
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
-
-
-@pytest.fixture
-def server(db: None, valkey: redis.Redis) -> Iterator[WebServer]:
-    with web_server() as running:
-        yield running
 
 
 @pytest_asyncio.fixture

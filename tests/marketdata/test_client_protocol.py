@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-import redis
 from channels.db import database_sync_to_async
 from websockets.asyncio.client import connect
 
@@ -39,7 +36,6 @@ from tests.marketdata.way_out import (
     nifty_options,
     option_of,
     store_candles,
-    web_server,
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
@@ -53,18 +49,6 @@ CALL, PUT = option_of(1, 24_200.0, "CE"), option_of(1, 24_200.0, "PE")
 MINUTE = 1_789_999_980_000
 VOLATILE = {"time": 1_790_000_000_500, "since_ms": 1_790_000_000_000, "age_ms": 12, "lag_ms": 1, "data_ms": 1_790_000_000_123}
 """What differs from run to run, and what stands for it on the page."""
-
-
-@pytest.fixture
-def server(db: None, valkey: redis.Redis) -> Iterator[WebServer]:
-    with web_server() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def feed(valkey: redis.Redis) -> AsyncIterator[ScriptedFeed]:
-    async with ScriptedFeed().reporting() as running:
-        yield running
 
 
 def option_quote(seq: int, price: float) -> Quote:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import redis
 from channels.db import database_sync_to_async
 from websockets.asyncio.client import connect
@@ -42,18 +40,6 @@ from tests.zones import ist
 from tradingok.embedded import start_server, stop_server
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
-
-
-@pytest.fixture
-def server(db: None, valkey: redis.Redis) -> Iterator[WebServer]:
-    with web_server() as running:
-        yield running
-
-
-@pytest_asyncio.fixture
-async def feed(valkey: redis.Redis) -> AsyncIterator[ScriptedFeed]:
-    async with ScriptedFeed().reporting() as running:
-        yield running
 
 
 @database_sync_to_async

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
 
 import pytest
-import pytest_asyncio
 import redis
 from channels.db import database_sync_to_async
 
@@ -35,18 +33,6 @@ from tests.marketdata.way_out import (
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
-
-
-@pytest_asyncio.fixture
-async def hub(db: None, valkey: redis.Redis) -> AsyncIterator[Hub]:
-    yield await get_hub()
-    await close_hub()
-
-
-@pytest_asyncio.fixture
-async def feed(valkey: redis.Redis) -> AsyncIterator[ScriptedFeed]:
-    async with ScriptedFeed().reporting() as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import redis
 from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
@@ -22,18 +20,6 @@ from tests.marketdata.way_out import ScriptedFeed, auntil, entry_of, own_valkey
 from tradingok.embedded import stop_server
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
-
-
-@pytest_asyncio.fixture
-async def hub(db: None, valkey: redis.Redis) -> AsyncIterator[Hub]:
-    yield await get_hub()
-    await close_hub()
-
-
-@pytest_asyncio.fixture
-async def feed(valkey: redis.Redis) -> AsyncIterator[ScriptedFeed]:
-    async with ScriptedFeed().reporting() as running:
-        yield running
 
 
 async def test_one_hub_serves_a_loop_however_many_ask_at_once(hub: Hub) -> None:
