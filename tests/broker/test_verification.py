@@ -441,6 +441,9 @@ def test_ticks_of_a_shard_whose_journal_lies_elsewhere_are_not_passed(clock_day:
 
 def test_a_running_day_is_proved_as_far_as_it_has_come(tmp_path: Path) -> None:
     now_us = time.time_ns() // 1000
+    today = datetime.fromtimestamp(now_us / 1_000_000, IST).date()
+    if datetime.fromtimestamp(now_us / 1_000_000 - 3, IST).date() != today:
+        pytest.skip("India's day has just begun")
     day = Day(tmp_path)
     stamp = day.receive(0, at_us=now_us - 3_000_000)
     day.journal.flush()
@@ -452,7 +455,6 @@ def test_a_running_day_is_proved_as_far_as_it_has_come(tmp_path: Path) -> None:
         store.ticks_write([store.tick_bson(tick, record.received_us, decoded.broker_ms, 1) for tick in decoded.ticks])
         store.candles_write(decoded.bars)
     position_write(0, stamp)
-    today = datetime.fromtimestamp(now_us / 1_000_000, IST).date()
     publish_latest([], status_of(now_ms=now_us // 1000, frames_received_total=2, frames_decoded_total=1, frames_rejected_total=1))
     certificate = day.verify(day=today, now_ms=now_us // 1000)
     day.journal.close()

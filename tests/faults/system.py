@@ -168,6 +168,7 @@ class System(Stack):
         Raises:
             AssertionError: the oracle's, or it does not come to rest.
         """
+        self.proved = False
         self.wait_for(self.is_live)
         deadline = time.monotonic() + DEADLINE
         while True:

@@ -30,6 +30,7 @@ def test_connections_dropped_at_random_moments_come_back(system: ProxiedSystem, 
         assert watcher.stepped_back == []
         assert "reconnecting" in watcher.states
         assert watcher.counts["closed"] == 0, "the client noticed nothing but the feed's state"
+    system.wait_for(lambda: system.counter("gaps_total") >= gaps + times)
     assert system.counter("reconnects_total") == reconnects + times
     assert system.counter("gaps_total") == gaps + times
     print(f"  {times} drops, {watcher.states.count('reconnecting')} told, {proof.lost} frames lost")

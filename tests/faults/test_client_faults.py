@@ -28,7 +28,7 @@ DEADLINE = 90.0
 GROWTH_MB = 60.0
 """So much a web process may grow while one client misbehaves: its buffers are bounded, and small against this."""
 
-UNMERGED_SHARE = 0.75
+UNMERGED_SHARE = 0.5
 """At least so much of what the source published comes to each of the others unmerged: 98 % were measured on a busy machine."""
 
 
@@ -122,9 +122,8 @@ async def flowing() -> AsyncIterator[Flow]:
 
 
 async def counters() -> dict[str, float]:
-    """The hub's counters, as the process tells them every five seconds."""
-    (found,) = (await live_state.ahub_counters_read()).values()
-    return dict(found)
+    """The hub's counters, as the process tells them every five seconds; empty where it has told none of late."""
+    return dict(*(await live_state.ahub_counters_read()).values())
 
 
 async def until_counted(name: str, least: float) -> dict[str, float]:
@@ -159,7 +158,7 @@ async def assert_marks_add_up() -> None:
 
     async def add_up() -> bool:
         found = await counters()
-        return found["clients"] == 0 and found["marked_total"] == sum(
+        return found.get("clients") == 0 and found["marked_total"] == sum(
             found[name] for name in ("delivered_total", "merged_total", "forgotten_total", "waiting")
         )
 
