@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.cache import cache
@@ -308,8 +308,13 @@ def rule_preview(rule: SubscriptionRule, at: datetime) -> tuple[Followed, Follow
     return now, next(each for each in now.rules if each.row is rule)
 
 
+def _place(row: Any) -> tuple[int, str]:
+    """Where a rule comes among all; what somebody stored unchecked may have no priority and no name."""
+    return row.priority if isinstance(row.priority, int) else 0, str(row.name)
+
+
 def _followed_by(rows: Iterable[SubscriptionRule], at: datetime, *, preview: SubscriptionRule | None = None) -> Followed:
-    rows = sorted(rows, key=lambda row: (row.priority if isinstance(row.priority, int) else 0, str(row.name)))  # some were stored unchecked
+    rows = sorted(rows, key=_place)
     checked = [_checked(row) if row.enabled or row is preview else None for row in rows]
     recorded = spots_read()
     universe = _resolve_rules([rule for rule in checked if rule is not None], recorded.spots, ms_of(at), recorded.shards)

@@ -191,7 +191,8 @@ async def test_what_the_api_says_is_what_the_feeds_do(journal: Journal, shards: 
     alone, mixed = {"ltpc": 9, "option_greeks": 9, "full": 12}, {"ltpc": 3, "option_greeks": 1, "full": 9}
     with override_settings(BROKER_MODE_LIMITS=alone, BROKER_MIXED_MODE_LIMITS=mixed):
         await asyncio.to_thread(rules)
-        feeds, limits = {}, Counter[str]()
+        feeds: dict[str, str] = {}
+        limits = Counter[str]()
         for shard in range(shards):
             following = Following(journal, Pipeline(), shard=shard, shards=shards, limits=broker_limits())
             at(following, "2026-11-10 06:00:00")
