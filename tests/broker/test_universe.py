@@ -97,6 +97,19 @@ def test_demand_fills_up_to_the_limit_and_rules_keep_at_least_their_mode() -> No
     assert fit({"R": "ltpc"}, {"R": "full"}, limits).wanted == {"R": "full"}, "what a client asks for beyond the rule's mode"
 
 
+@given(allowed, maps, maps)
+def test_demand_takes_nothing_from_rules_and_who_comes_later_nothing_from_who_came_first(
+    rules: dict[str, str], demanded: dict[str, str], later: dict[str, str]
+) -> None:
+    fitted = fit(rules, demanded, NARROW)
+    assert NARROW.hold(Counter(fitted.wanted.values()))
+    assert fitted.wanted.keys() | fitted.refused.keys() == rules.keys() | demanded.keys()
+    assert not fitted.wanted.keys() & fitted.refused.keys()
+    assert all(fitted.wanted[key] in (mode, "full") for key, mode in rules.items())
+    more = fit(rules, demanded | {key: mode for key, mode in later.items() if key not in demanded}, NARROW).wanted
+    assert all(more[key] in (mode, "full") for key, mode in fitted.wanted.items())
+
+
 @pytest.mark.parametrize(
     ("rules", "mode", "room"),
     [
