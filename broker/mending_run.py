@@ -249,7 +249,7 @@ class MendingRun:
     def _fetch(self, subject: Subject, days: Sequence[date], call: Callable[[], Bars], *, daily: bool = False) -> Bars | None:
         """Make one call when the limits allow it. None: there is no answer, for good (which is noted) or for now. Raises as `ask`."""
         while True:
-            if not self._pacer.acquire(self._deadline - time.monotonic()):
+            if self.is_out_of_time or not self._pacer.acquire(self._deadline - time.monotonic()):
                 raise OutOfTime
             self.counts["calls"] += 1
             if self._progress is not None:
