@@ -14,6 +14,7 @@ import pytest
 from pytest_django import DjangoDbBlocker
 
 from tests.replay.two_weeks import (
+    INDIA,
     Contract,
     Modes,
     Run,
@@ -46,6 +47,8 @@ monthly), and those of BANKNIFTY, FINNIFTY and MIDCPNIFTY (the monthly). The mon
 of 14 April, a holiday, on the 13th. Source: the exchange's bhavcopies (nifty_actual_expiry_calendar_2021_2026.json, S15 of FACTS)."""
 ROLLS = ("03-24", "03-30")
 BROUGHT = {"03-24": ["04-07"], "03-30": ["04-13", "04-28"]}
+LIMIT = 900
+"""Of keys, below the broker's own: fewer than the default rules would take on each of the days, so that it is felt."""
 GRACE_MS = 10 * 60_000
 """Of the market's time after the close. The market stands still within it for as long as the feed needs."""
 SPEED = 8000
@@ -78,8 +81,9 @@ def expiries(weeks: TwoWeeks) -> tuple[list[str], str]:
 @pytest.fixture(scope="module")
 def run(django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The two weeks, lived through."""
+    limit = {"TRADINGOK_LIMIT_FULL": f"{LIMIT}"}
     options = ("--seed", "7", "--hours", "real", "--from", f"2026-{SESSIONS[0]}T09:00", "--speed", f"{SPEED}", "--stand", "0.1")
-    with live_through(live, options, tmp_path_factory.mktemp("weeks"), django_db_blocker) as done:
+    with live_through(live, options, tmp_path_factory.mktemp("weeks"), django_db_blocker, limit) as done:
         yield done
 
 
@@ -106,7 +110,9 @@ def test_limits_are_never_exceeded(run: Run) -> None:
     assert len(run.moments) > 8
     for each in run.moments:
         modes = Counter(each.modes.values())
-        assert all(count <= limits_of(modes)[mode] for mode, count in modes.items()), each.asked
+        assert all(count <= min(limits_of(modes)[mode], LIMIT) for mode, count in modes.items()), each.asked
+    asked = [row for row in run.rows if row.by_mode == {"full": LIMIT}]
+    assert {f"{row.at.astimezone(INDIA):%m-%d}" for row in asked} == set(SESSIONS), "it was reached on each of the days"
     assert run.counts.keys() <= {"connections_opened_total", "requests_total"}, "nothing was unknown, over a limit or no request"
     assert run.counts["connections_opened_total"] == 1
 
@@ -119,8 +125,10 @@ def test_nothing_expired_is_followed(run: Run, day: str) -> None:
     assert later
     for each in (run.moments[run.moments.index(later[0]) - 1], *later):
         assert dead.isdisjoint(each.modes), india(each.asked.market_ms)
-    left = [each.asked for each in run.moments if each.asked.method == "unsub" and not dead.isdisjoint(each.asked.keys)]
-    assert [asked.market_ms >= closes_of(day) for asked in left] == [True]
+    left = [each.asked for each in run.moments if each.asked.method == "unsub" and each.asked.market_ms >= closes_of(day)]
+    assert [dead & set(asked.keys) for asked in left if not dead.isdisjoint(asked.keys)] == [
+        dead & at(run.moments, closes_of(day) - 1).keys()
+    ]
     print(f"\n{day}: {len(left[0].keys)} contracts left {(left[0].market_ms - closes_of(day)) / 1000:.0f} s of the market after the close")
 
 
@@ -157,10 +165,25 @@ def test_what_stays_is_asked_for_once_and_has_no_hole(run: Run) -> None:
 def test_what_a_roll_brings_ticks_from_the_next_session_on(run: Run, roll: str, first: str) -> None:
     before, after = at(run.moments, closes_of(roll) - 1), at(run.moments, closes_of(roll) + GRACE_MS)
     new = after.keys() - before.keys()
-    assert {run.contracts[key].expiry for key in new} == {f"2026-{expiry}" for expiry in BROUGHT[roll]}
+    known = {run.contracts[key].expiry for key in before}
+    assert {run.contracts[key].expiry for key in new} - known == {f"2026-{expiry}" for expiry in BROUGHT[roll]}
     opens, closes = moment(f"2026-{first}T{OPEN}"), closes_of(first)
-    silent = [key for key in new if not any(opens <= ms < closes for ms in run.sent.get(key, ()))]
-    assert silent == []
+    left = {
+        key for each in run.moments if closes_of(roll) < each.asked.market_ms < closes for key in each.asked.keys if key not in each.modes
+    }
+    stay = new - left
+    assert len(stay) > 100
+    assert [key for key in stay if not any(opens <= ms < closes for ms in run.sent.get(key, ()))] == []
+
+
+def test_the_limit_moves_with_the_money(run: Run) -> None:
+    """There is room for less than the rules want: what lies farthest from the money is left, and comes back."""
+    moved = [row for row in run.rows if {"spot", "limit"} <= {*row.causes} and row.entered]
+    assert len(moved) > len(SESSIONS)
+    assert {why for row in moved for why in row.left.values()} >= {"limit"}
+    wings = {key for row in moved for key, why in row.left.items() if why == "limit"}
+    assert {run.contracts[key].kind for key in wings} == {"CE", "PE"}
+    assert any(key in row.entered for row in moved for key in wings)
 
 
 def test_the_log_says_exactly_what_the_exchange_was_asked(run: Run) -> None:

@@ -198,7 +198,7 @@ class Run(NamedTuple):
 class TwoWeeks:
     """The processes, and a client that names the channel `market`."""
 
-    def __init__(self, exchange: RunningExchange, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, exchange: RunningExchange, folder: Path, stack: ExitStack, environment: Mapping[str, str]) -> None:
         self.exchange = exchange
         self.told: Told
         self.contracts: dict[str, Contract] = {}
@@ -209,6 +209,7 @@ class TwoWeeks:
         self.url = f"http://127.0.0.1:{port}"
         environment = {
             **os.environ,
+            **environment,
             "PORT": str(port),
             "TRADINGOK_VAR": str(folder),
             "SECRET_KEY": settings.SECRET_KEY,
@@ -300,7 +301,13 @@ def is_option(contract: Contract, underlying: str, expiry: str) -> bool:
 
 
 @contextmanager
-def live_through(live: Callable[[TwoWeeks], None], options: tuple[str, ...], folder: Path, blocker: DjangoDbBlocker) -> Iterator[Run]:
+def live_through(
+    live: Callable[[TwoWeeks], None],
+    options: tuple[str, ...],
+    folder: Path,
+    blocker: DjangoDbBlocker,
+    environment: Mapping[str, str],
+) -> Iterator[Run]:
     """Start everything, live, end everything; give what is left. The database is used outside of pytest-django's `db`, and emptied.
 
     Args:
@@ -308,6 +315,7 @@ def live_through(live: Callable[[TwoWeeks], None], options: tuple[str, ...], fol
         options: of runexchange.
         folder: an empty one.
         blocker: pytest-django's.
+        environment: settings of web and feed beside the usual ones.
     """
     with ExitStack() as stack:
         stack.enter_context(blocker.unblock())
@@ -316,7 +324,7 @@ def live_through(live: Callable[[TwoWeeks], None], options: tuple[str, ...], fol
         exchange = RunningExchange(*options, "--paused", ledger=folder / "ledger")
         stack.callback(exchange.stop)
         began_ms = int(exchange.state()["market_ms"])
-        weeks = TwoWeeks(exchange, folder, stack)
+        weeks = TwoWeeks(exchange, folder, stack, environment)
         weeks.refresh(f"{india(began_ms):%Y-%m-%d}")
         with weeks.running():
             live(weeks)
