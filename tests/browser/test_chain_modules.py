@@ -262,6 +262,7 @@ def test_a_session_that_has_ended_is_told_and_a_reload_is_offered(chain_page: Pa
     chain_page.evaluate("window.marked = true")
     chain_page.get_by_role("button", name="Reload").click()
     chain_page.wait_for_function("!window.marked")
+    chain_page.wait_for_load_state("networkidle")
 
 
 def test_a_row_that_is_not_seen_is_drawn_when_it_comes_into_sight(chain_page: Page) -> None:
