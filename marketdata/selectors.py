@@ -52,6 +52,8 @@ _STORED = ("p", "q", "c", "v", "a", "oi", "iv", "d", "th", "g", "ve", "rh", "bp"
 EVER_MS = 1 << 62
 LATE_MS = 60 * MINUTE_MS
 """Minutes so much older than the newest rolled-up candle may still be corrected before the roll-up comes again."""
+LONGEST_GAP_MS = 40 * DAY_MS
+"""As parity has it: what began longer ago is looked for no more."""
 MOST_MINUTES = 500_000
 """Five years of one instrument: only where nothing was rolled up yet."""
 _KINDS = {kind.value: kind.name.lower() for kind in TickKind}
@@ -225,8 +227,9 @@ def gaps(*, from_ms: int, to_ms: int, limit: int, instrument: int | None = None)
 
 def holes_read(instrument: int, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
     """Return the gaps of an instrument that are not healed and touch [from_ms, to_ms), as whole minutes within it, ms UTC."""
-    within = {"heal_state": {"$in": [Gap.Heal.OPEN, Gap.Heal.IMPOSSIBLE]}, "start": {"$lt": DatetimeMS(to_ms)}}
-    rows = store.collection(Gap._meta.db_table).find(within | _concerning(instrument), {"start": 1, "end": 1})
+    started = {"$gte": DatetimeMS(from_ms - LONGEST_GAP_MS), "$lt": DatetimeMS(to_ms)}
+    within = {"heal_state": {"$in": [Gap.Heal.OPEN, Gap.Heal.IMPOSSIBLE]}, "start": started}
+    rows = store.collection(Gap._meta.db_table).find(within | _concerning(instrument), {"start": 1, "end": 1}, hint="gap_heal")
     spans = [(store.time_ms(row["start"]), to_ms if row.get("end") is None else store.time_ms(row["end"])) for row in rows]
     holes = [(max(start // MINUTE_MS * MINUTE_MS, from_ms), min(-(-end // MINUTE_MS) * MINUTE_MS, to_ms)) for start, end in spans]
     return [hole for hole in holes if hole[0] < hole[1]]

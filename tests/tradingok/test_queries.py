@@ -69,7 +69,8 @@ def user() -> User:
     Instrument.objects.bulk_create(
         instrument_of(number + 1, f"{segments[number % 2]}|{number + 1}", segment=segments[number % 2]) for number in range(ROWS)
     )
-    Gap.objects.bulk_create(Gap(start=moment, end=moment, cause="stale") for moment in times)
+    healed = [Gap.Heal.IMPOSSIBLE, *[Gap.Heal.HEALED] * 19]
+    Gap.objects.bulk_create(Gap(start=at, end=at, cause="stale", heal_state=healed[number % 20]) for number, at in enumerate(times))
     MarketStatus.objects.bulk_create(
         MarketStatus(segment=segments[number % 2], status=f"S{number}", since=times[number]) for number in range(ROWS)
     )
