@@ -48,7 +48,7 @@ class Streamed:
         streamer.on("error", self.errors.append)
         streamer.on("close", lambda *_: self.closed.set())
 
-    def wait_for(self, holds: Callable[[dict[str, Any]], bool], since: int = 0, seconds: float = 30) -> dict[str, Any]:
+    def wait_for(self, holds: Callable[[dict[str, Any]], bool], since: int = 0, seconds: float = 60) -> dict[str, Any]:
         """The first message from number `since` on that `holds`. Raises AssertionError."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -99,9 +99,12 @@ def feed_of(message: dict[str, Any], key: str) -> dict[str, Any]:
 
 def test_streamer_receives_snapshot_and_live_frames_in_full_mode(exchange: RunningExchange, stream: Callable[..., Streamed]) -> None:
     contracts = exchange.get("/v2/option/contract", instrument_key=INDEX).json()["data"]
-    option = contracts[len(contracts) // 2]["instrument_key"]
+    expiry = sorted({each["expiry"] for each in contracts})[1]  # not the nearest, nor far from the money: none of its greeks is 0
+    (spot,) = exchange.get("/v3/market-quote/ltp", instrument_key=INDEX).json()["data"].values()
+    chain = [each for each in contracts if each["expiry"] == expiry]
+    option = min(chain, key=lambda each: abs(each["strike_price"] - spot["last_price"]))["instrument_key"]
     streamed = stream([INDEX, option], "full")
-    assert streamed.opened.wait(20)
+    assert streamed.opened.wait(60)
     snapshot = streamed.wait_for(lambda message: {INDEX, option} <= message.get("feeds", {}).keys())
     assert streamed.messages[0]["type"] == "market_info"
     assert streamed.messages[0]["marketInfo"]["segmentStatus"]["NSE_FO"] == "NORMAL_OPEN"
