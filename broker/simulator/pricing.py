@@ -1,7 +1,8 @@
-"""Fair values: futures with carry, options by Black-Scholes-Merton on a volatility smile. Pure, vectorised.
+"""Fair values: futures with carry, options by Black's formula on a volatility smile. Pure, vectorised.
 
 The formulas are pyvolr's (PyPI): a Rust core on numpy arrays that needs nothing but numpy. What is ours is only the market's
-shape: carry, the smile, and the broker's units of greeks.
+shape: carry, the smile, and the broker's ways: its units of greeks, on the future's price without interest, to the end of trading (found
+by recomputing 100 real frames: docs/option-chain.md).
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pyvolr import bs
 
+from broker.simulator.calendar import CAS_SINCE, CASH_CLOSE_MINUTE, DAY_MS, DERIVATIVES_CLOSE_MINUTE, MINUTE_MS, midnight_ms
 from broker.simulator.contract import Kind
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-#: A year's interest and dividend yield, as fractions: futures stand about 5 % a year above spot.
-INTEREST_RATE = 0.065
-DIVIDEND_YIELD = 0.012
-YEAR_MS = 365 * 86_400_000
+#: A year's interest less dividends, a fraction: by so much futures stand above spot.
+CARRY = 0.053
+YEAR_MS = 365 * DAY_MS
+#: From 00:00 of an expiry day to what the master writes for it.
+LAST_SECOND_MS = DAY_MS - 1000
 #: Time to expiry is not taken below an hour: the last prices stay finite.
 LEAST_YEARS = 1 / (365 * 24)
 LEAST_VOLATILITY = 0.03
@@ -30,7 +33,10 @@ _FARTHEST = 8.0
 
 
 class Greeks(NamedTuple):
-    """Per unit of the underlying. `theta` INR per calendar day · `vega` INR per 1 % of volatility · `rho` INR per 1 % of interest."""
+    """Per unit of the underlying, whose future's price `delta` and `gamma` are slopes against.
+
+    `theta` INR per calendar day · `vega` INR per 1 % of volatility · `rho` INR per 1 % of interest.
+    """
 
     delta: Floats
     theta: Floats
@@ -40,13 +46,15 @@ class Greeks(NamedTuple):
 
 
 def years_left(expiry_ms: Integers, now_ms: Integers | int) -> Floats:
-    """Years to expiry, never below `LEAST_YEARS`."""
-    return np.maximum((expiry_ms - now_ms) / YEAR_MS, LEAST_YEARS)
+    """Years to the end of trading of the day that the master's `expiry_ms` means, never below `LEAST_YEARS`."""
+    close_minute = np.where(expiry_ms < midnight_ms(CAS_SINCE), CASH_CLOSE_MINUTE, DERIVATIVES_CLOSE_MINUTE)
+    ends_ms = expiry_ms - LAST_SECOND_MS + close_minute * MINUTE_MS
+    return np.maximum((ends_ms - now_ms) / YEAR_MS, LEAST_YEARS)
 
 
 def forward(spot: Floats, years: Floats) -> Floats:
     """Fair price of a future, INR."""
-    return spot * np.exp((INTEREST_RATE - DIVIDEND_YIELD) * years)
+    return spot * np.exp(CARRY * years)
 
 
 def volatility(spot: Floats, strike: Floats, years: Floats, level: Floats) -> Floats:
@@ -63,7 +71,7 @@ def volatility(spot: Floats, strike: Floats, years: Floats, level: Floats) -> Fl
 
 def option_price(sign: Integers, spot: Floats, strike: Floats, years: Floats, sigma: Floats) -> Floats:
     """Fair price, INR. `sign` is 1 for a call, −1 for a put."""
-    return cast(Floats, bs.price(sign, spot, strike, years, INTEREST_RATE, sigma, DIVIDEND_YIELD))
+    return cast(Floats, bs.price(sign, forward(spot, years), strike, years, 0.0, sigma, 0.0))
 
 
 class Values(NamedTuple):
@@ -89,7 +97,7 @@ def fair_values(kind: Integers, sign: Integers, strike: Floats, years: Floats, s
 
 def option_greeks(sign: Integers, spot: Floats, strike: Floats, years: Floats, sigma: Floats) -> Greeks:
     """Greeks in the broker's units (FACTS §3.6)."""
-    found = cast(dict[str, Floats], bs.greeks(sign, spot, strike, years, INTEREST_RATE, sigma, DIVIDEND_YIELD))
+    found = cast(dict[str, Floats], bs.greeks(sign, forward(spot, years), strike, years, 0.0, sigma, 0.0))
     return Greeks(found["delta"], found["theta"] / 365, found["gamma"], found["vega"] / 100, found["rho"] / 100)
 
 

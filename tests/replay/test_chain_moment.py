@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pymongo
@@ -17,8 +18,11 @@ from django.conf import settings
 from django.test import override_settings
 
 from broker import tasks as broker_tasks
+from instruments.chain_listing import chain_listing
 from marketdata import live_state, tasks
 from marketdata.domain.candle import MINUTE_MS
+from marketdata.domain.chain import Chain
+from marketdata.option_quotes import option_quote
 from tests.fakes.stack import Stack, empty_namespace
 
 pytestmark = pytest.mark.slow
@@ -28,6 +32,7 @@ CHAIN = "/api/marketdata/chain/NIFTY/"
 EQUAL = {"last_price": "ltp", "volume": "volume", "open_interest": "oi", "bid_price": "bid_price", "ask_price": "ask_price"}
 """Our name → the broker's, among `market_data`. The quantities that wait are left out: the exchange draws them anew for each who asks."""
 GREEKS = ("delta", "gamma", "theta", "vega")
+SENT_GREEKS = ("implied_volatility", *GREEKS, "rho")
 HALF_A_HUNDREDTH = 0.005001
 """The broker tells percent to two places."""
 Sides = dict[str, dict[str, Any]]
@@ -76,6 +81,26 @@ def differences(told: Sides, ours: Sides) -> list[str]:
     return found
 
 
+def computed_sides(expiry: str) -> Sides:
+    """Make the frozen chain by ourselves: of the feed's prices alone, without the volatility and the greeks that it sends."""
+    market_ms = max(status.data_ms for status in live_state.statuses_read())
+    listing = chain_listing("NIFTY", expiry, datetime.fromtimestamp(market_ms / 1000, UTC))
+    chain = Chain(listing, interest_rate=0.0)
+    entries = live_state.quotes_read([option.instrument for option in listing.options])
+    for instrument, entry in entries.items():
+        chain.take(instrument, option_quote(entry)._replace(**dict.fromkeys(SENT_GREEKS)), entry.broker_ms)
+    return {side.key: side._asdict() for row in chain.rows() for side in (row.call, row.put) if side is not None}
+
+
+def is_near(side: dict[str, Any], theirs: dict[str, float]) -> bool:
+    """Whether values that we computed are the broker's, as far as a price between bid and ask and its rounding can tell."""
+    assert side["computed"]
+    near = [side[name] == pytest.approx(theirs[name], rel=0.03, abs=0.0001) for name in ("gamma", "theta", "vega")]
+    near.append(side["delta"] == pytest.approx(theirs["delta"], abs=0.006))
+    near.append(side["implied_volatility"] == pytest.approx(theirs["iv"] / 100, rel=0.02))
+    return all(near)
+
+
 def freeze(stack: Stack) -> None:
     """Let the exchange stand still, and the feed connect anew: each contract's snapshot is of that very moment."""
     stack.exchange.fault(kind="pause")
@@ -114,6 +139,8 @@ def test_a_frozen_moments_chain_is_the_brokers_own_and_stays_as_it_was_among_the
     frozen = market.get(CHAIN, strikes="atm5")
     assert differences(told, our_sides(frozen)) == []
     assert market.get(CHAIN, strikes="atm5", at=frozen["at"]) == frozen | {"stored": True}
+    computed = computed_sides(expiry)
+    assert [key for key in our_sides(frozen) if not is_near(computed[key], told[key]["option_greeks"])] == []
     market.exchange.fault(kind="clear")
     market.wait_for(lambda: tasks.store_chains() and len(market.get(f"{CHAIN}history/")["results"]) >= 3, 60)
     assert brokers_sides(market, expiry)[0] != told
