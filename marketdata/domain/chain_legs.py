@@ -30,7 +30,7 @@ class Values(NamedTuple):
 
 
 class _Valued(NamedTuple):
-    """What values were computed from. `needs_middle`: the last price told no volatility, and `middle` was taken, if there was one."""
+    """What values were computed from. `needs_middle`: the mark told no volatility, and `middle` was taken, if there was one."""
 
     price: float | None
     needs_middle: bool
@@ -74,6 +74,17 @@ class Leg:
         return (bid + ask) / 2 if bid and ask and bid < ask else None
 
     @property
+    def mark_price(self) -> float | None:
+        """The last price, or the nearer side of the book that has left it behind, INR; None where it never traded.
+
+        Source: how brokers mark options to the market ("mark": the last price while it lies between bid and ask).
+        """
+        last, bid, ask = self.last_price, self.quote.bid_price, self.quote.ask_price
+        if last is None or not bid or not ask or bid >= ask:
+            return last
+        return min(max(last, bid), ask)
+
+    @property
     def spread(self) -> float:
         """Ask less bid, INR; nonsense where there is no `middle_price`."""
         return (self.quote.ask_price or 0.0) - (self.quote.bid_price or 0.0)
@@ -99,8 +110,8 @@ class Leg:
     def revalue(self, market: Market | None, market_ms: int) -> bool:
         """Compute what the broker did not send, if it is due: another price or volatility, FORWARD_MOVED, or VALUES_MS gone.
 
-        Greeks are at the broker's volatility where there is one, else at that of the last price; where that price has none (an old trade
-        below what the option is worth at least now, or no trade at all), at that of the middle between bid and ask.
+        Greeks are at the broker's volatility where there is one, else at that of `mark_price`; where that has none (below what the option
+        is worth at least now, or no trade at all), at that of the middle between bid and ask.
 
         Args:
             market: None where nothing can be valued.
@@ -116,18 +127,18 @@ class Leg:
         forward = 0.0 if market is None else market.forward
         if (
             was is not None
-            and was.price == quote.last_price
+            and was.price == self.mark_price
             and not (was.needs_middle and was.middle != self.middle_price)
             and was.implied_volatility == quote.implied_volatility
             and abs(forward - was.forward) <= FORWARD_MOVED * was.forward
             and market_ms - was.market_ms < VALUES_MS
         ):
             return False
-        volatility = quote.implied_volatility or self._volatility_at(self.last_price, market)
+        volatility = quote.implied_volatility or self._volatility_at(self.mark_price, market)
         needs_middle = not volatility
         if needs_middle:
             volatility = self._volatility_at(self.middle_price, market)
-        self._valued = _Valued(quote.last_price, needs_middle, self.middle_price, quote.implied_volatility, forward, market_ms)
+        self._valued = _Valued(self.mark_price, needs_middle, self.middle_price, quote.implied_volatility, forward, market_ms)
         self._ours = self._computed(volatility, market)
         return self._ours != old
 

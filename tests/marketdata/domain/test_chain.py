@@ -357,10 +357,12 @@ def is_near(side: Side, name: str, strike: float, forward: float, now_ms: int) -
         years = years_left(ENDS_MS, ms)
         for moved in (1 - 1.01 * FORWARD_MOVED, 1 + 1.01 * FORWARD_MOVED):
             market = Market(forward * moved, years, discount_factor(0.065, years))
-            volatility = implied_volatility(name, strike, side.last_price or 0.0, market)
+            bid, ask, mark = side.bid_price or 0.0, side.ask_price or 0.0, side.last_price or 0.0
+            middle = (bid + ask) / 2 if 0 < bid < ask else 0.0
+            if mark and middle and not bid <= mark <= ask:
+                mark = bid if mark < bid else ask
+            volatility = implied_volatility(name, strike, mark, market)
             if volatility is None:  # the price is at its intrinsic value there, or below: the book tells
-                bid, ask = side.bid_price or 0.0, side.ask_price or 0.0
-                middle = (bid + ask) / 2 if 0 < bid < ask else 0.0
                 found += [0.0, implied_volatility(name, strike, middle, market) or 0.0]
             else:
                 found.append(volatility)

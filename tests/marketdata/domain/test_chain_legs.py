@@ -69,15 +69,18 @@ def test_what_cannot_be_said_is_none_and_not_called_computed() -> None:
         assert leg.shown(25_100.0).computed is False
 
 
-def test_an_old_trade_below_the_intrinsic_value_leaves_the_word_to_the_book() -> None:
+def test_a_trade_that_the_book_has_left_behind_leaves_the_word_to_the_book() -> None:
     """A call struck at 25,000 with the forward at 25,120: an old trade at 115 has no volatility; a book round 135 has."""
     leg = a_leg(strike=25_000.0)
     book = OptionQuote(last_price=115.0, bid_price=134.0, ask_price=136.0)
     for quote, price in (
-        (book, 135.0),
-        (book._replace(ask_price=138.0), 136.0),  # the book moves, nothing else
+        (book, 134.0),  # the nearer side of the book that has left the trade behind
+        (book._replace(last_price=135.5), 135.5),  # a trade within the book tells itself
+        (book._replace(last_price=140.0), 136.0),
+        (book._replace(last_price=140.0, ask_price=None), 140.0),  # no book: the trade
+        (book._replace(bid_price=118.0), 127.0),  # below the intrinsic value even so: the middle
+        (book._replace(bid_price=118.0, ask_price=138.0), 128.0),  # which moves, and nothing else
         (book._replace(last_price=None), 135.0),
-        (book._replace(last_price=140.0), 140.0),  # a trade comes first, whatever the book says
     ):
         leg.quote = quote
         assert leg.revalue(MARKET, 1)
