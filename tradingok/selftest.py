@@ -149,7 +149,7 @@ class SelfTest:
     def _websocket(self) -> Finding:
         parts = urlsplit(self.url)
         address = f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}/ws/market/"
-        with connect(address, additional_headers=self.headers, open_timeout=10, close_timeout=2) as socket:
+        with connect(address, additional_headers=self.headers, open_timeout=10, close_timeout=2, ping_interval=None) as socket:
             hello = json.loads(socket.recv(timeout=10))
             if hello.get("event") != "hello":
                 raise Unexpected(f"the first frame is {hello}")

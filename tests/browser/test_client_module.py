@@ -53,7 +53,7 @@ class ScriptedServer:
         self.commands: Queue[dict[str, Any]] = Queue()
         self.page = PAGE
         self.answers: dict[str, Any] = {}
-        self._server: Server = serve(self._talk, "127.0.0.1", 0, process_request=self._answer)
+        self._server: Server = serve(self._talk, "127.0.0.1", 0, process_request=self._answer, ping_interval=None)
         self.address = f"127.0.0.1:{self._server.socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()

@@ -35,7 +35,7 @@ def saying(messages: list[dict[str, Any]]) -> Iterator[str]:
         for _ in connection:  # until the client goes
             pass
 
-    with serve(handle, "127.0.0.1", 0) as server:
+    with serve(handle, "127.0.0.1", 0, ping_interval=None) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
         server.shutdown()

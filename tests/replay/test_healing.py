@@ -80,7 +80,7 @@ def following(host: str, api_key: str, key: str) -> Iterator[ChartClient]:
     """Have a client on that follows the minutes of `key`."""
     client = ChartClient()
     headers = {"Authorization": f"Bearer {api_key}"}
-    with connect(f"ws://{host}/ws/market/", additional_headers=headers, max_size=None, proxy=None) as socket:
+    with connect(f"ws://{host}/ws/market/", additional_headers=headers, max_size=None, ping_interval=None, proxy=None) as socket:
         socket.send(json.dumps({"id": 1, "op": "subscribe", "channels": [f"ohlc:1m:{key}"]}))
         reader = threading.Thread(target=client.read, args=(socket,), daemon=True)
         reader.start()

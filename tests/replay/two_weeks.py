@@ -226,7 +226,8 @@ class TwoWeeks:
         """Run web, client and feed, in this order: the client is told everything. The market must stand."""
         self.web.start()
         wait_until(lambda: answers(self.url), 60, self.web.told)
-        socket = connect(f"{self.url.replace('http', 'ws')}/ws/market/", additional_headers=self.headers, max_size=None, proxy=None)
+        address = f"{self.url.replace('http', 'ws')}/ws/market/"
+        socket = connect(address, additional_headers=self.headers, max_size=None, ping_interval=None, proxy=None)
         with socket:
             self.told = Told(socket)
             reader = threading.Thread(target=self.told.read, daemon=True)

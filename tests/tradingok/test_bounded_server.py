@@ -76,13 +76,13 @@ def test_a_client_that_stops_reading_is_gone_once_aborted(server: Run) -> None:
 
 
 def test_a_deaf_client_does_not_disturb_another(server: Run) -> None:
-    with server.deaf_client(), connect(f"ws://127.0.0.1:{server.port}/quiet") as client:
+    with server.deaf_client(), connect(f"ws://127.0.0.1:{server.port}/quiet", ping_interval=None) as client:
         client.send("abc")
         assert client.recv(timeout=60) == "3"
 
 
 def test_the_line_sends_whole_frames_of_every_size_among_those_of_asgi(server: Run) -> None:
-    with connect(f"ws://127.0.0.1:{server.port}/line", max_size=None) as client:
+    with connect(f"ws://127.0.0.1:{server.port}/line", ping_interval=None, max_size=None) as client:
         assert [len(client.recv(timeout=60)) for _ in SIZES] == list(SIZES)
         client.send("abc")
         assert client.recv(timeout=60) == "3"
@@ -92,7 +92,7 @@ def test_the_line_says_when_it_is_full_and_goes_on_when_it_is_read(server: Run) 
     small = socket.socket()
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
     small.connect(("127.0.0.1", server.port))
-    with connect(f"ws://127.0.0.1:{server.port}/line", sock=small, max_size=None, max_queue=1) as client:
+    with connect(f"ws://127.0.0.1:{server.port}/line", sock=small, ping_interval=None, max_size=None, max_queue=1) as client:
         until(lambda: server.reads("accepted"), "the client is accepted")
         until(lambda: server.reads("full at 2000000, backlog over a million: True"), "the line is full")
         assert [len(client.recv(timeout=60)) for _ in SIZES] == list(SIZES)
@@ -109,7 +109,7 @@ def test_a_signal_ends_the_process_in_time_and_with_code_0_despite_a_deaf_client
 
 
 def test_a_client_that_reads_is_closed_with_a_code(server: Run) -> None:
-    with connect(f"ws://127.0.0.1:{server.port}/quiet") as client:
+    with connect(f"ws://127.0.0.1:{server.port}/quiet", ping_interval=None) as client:
         server.process.terminate()
         with pytest.raises(ConnectionClosedError) as caught:
             client.recv(timeout=60)
@@ -118,7 +118,7 @@ def test_a_client_that_reads_is_closed_with_a_code(server: Run) -> None:
 
 
 def test_a_message_over_the_limit_closes_its_connection_with_1009(server: Run) -> None:
-    with connect(f"ws://127.0.0.1:{server.port}/quiet") as client:
+    with connect(f"ws://127.0.0.1:{server.port}/quiet", ping_interval=None) as client:
         client.send("a" * 2000)
         assert client.recv(timeout=60) == "2000"
         client.send("a" * 2001)

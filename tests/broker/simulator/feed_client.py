@@ -15,8 +15,8 @@ from tests.fakes.exchange import RunningExchange
 
 
 def open_feed(exchange: RunningExchange) -> ClientConnection:
-    """A connection through authorise."""
-    return connect(exchange.authorized_url(), max_size=None, open_timeout=60, proxy=None)
+    """A connection through authorise. It does not ping: Python 3.11's `Thread.join` may fail where two threads join a third."""
+    return connect(exchange.authorized_url(), max_size=None, open_timeout=60, ping_interval=None, proxy=None)
 
 
 def request(method: str, keys: list[str], mode: str | None = None) -> bytes:

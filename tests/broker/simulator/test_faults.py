@@ -227,7 +227,7 @@ def test_a_spent_code_is_refused_at_the_upgrade(exchange: RunningExchange) -> No
     assert refused_status(exchange.authorized_url()) == 403
     assert exchange.state()["faults"]["spent_code"] == before + 1
     url = exchange.authorized_url()
-    with connect(url, proxy=None):
+    with connect(url, ping_interval=None, proxy=None):
         assert refused_status(url) == 403  # used twice
 
 

@@ -199,7 +199,7 @@ def _master(exchange: RunningExchange) -> list[dict[str, object]]:
 
 def test_codes_open_once(exchange: RunningExchange) -> None:
     url = exchange.authorized_url()
-    with connect(url, proxy=None) as connection:
+    with connect(url, ping_interval=None, proxy=None) as connection:
         receive(connection)
         assert refused_status(url) == 403
     assert refused_status(url.partition("code=")[0] + "code=made-up") == 403
@@ -221,7 +221,7 @@ def test_entry_redirects_to_an_authorised_socket(exchange: RunningExchange) -> N
     answer = httpx.get(entry, headers=exchange.headers)
     assert answer.status_code == 302
     assert httpx.get(entry).status_code == 401
-    with connect(entry.replace("http", "ws", 1), additional_headers=exchange.headers, proxy=None) as connection:
+    with connect(entry.replace("http", "ws", 1), additional_headers=exchange.headers, ping_interval=None, proxy=None) as connection:
         assert receive(connection).type == pb.market_info
     assert refused_status(entry.replace("http", "ws", 1)) == 401
 
