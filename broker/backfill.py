@@ -137,9 +137,8 @@ class Mender:
 
     def heal(self) -> None:
         """Heal the open gaps, the newest first. Raises as `candles_mend`."""
-        self._run.gaps = self._gaps_open()
         try:
-            for gap in self._run.gaps:
+            for gap in self._gaps_final():
                 if self._run.is_out_of_time:
                     raise OutOfTime
                 self._heal(gap)
@@ -148,8 +147,8 @@ class Mender:
         finally:
             self._run.tell()
 
-    def _gaps_open(self) -> list[GapNotice]:
-        """Return the gaps whose last minute is final at the broker, also by a clock of its that is a little slower than ours."""
+    def _gaps_final(self) -> list[GapNotice]:
+        """Return the open gaps whose last minute is final at the broker, also by a clock of its that is a little slower than ours."""
         return gaps.gaps_open(ended_before_ms=(self._run.now_ms - plan.SETTLE_MS - CLOCKS_MS) // MINUTE_MS * MINUTE_MS)
 
     def _heal(self, gap: GapNotice) -> None:
@@ -228,7 +227,6 @@ class Mender:
     def confirm(self) -> None:
         """Confirm minutes that ticks alone have made, the oldest first, then compare days that are over. Raises as `candles_mend`."""
         try:
-            self._run.gaps = self._gaps_open()
             self._confirm_recent()
             for day in (self._run.today - timedelta(days=back) for back in range(AUDIT_DAYS)):
                 self._audit(day)

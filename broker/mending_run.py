@@ -87,7 +87,6 @@ class MendingRun:
         now_ms: market time · ms UTC.
         today: its day in India.
         shards: how many feeds there are.
-        gaps: the open ones: what lies in them is back-filled.
         moved: gaps that clients are still to be told of.
         counts: numbers of `Mended`.
         calls_planned: how many calls are foreseen in all, for who watches.
@@ -98,7 +97,6 @@ class MendingRun:
         self.now_ms = now_ms
         self.today = day_of(now_ms)
         self.shards = spots_read().shards
-        self.gaps: list[GapNotice] = []
         self.moved: list[GapNotice] = []
         self.counts: Counter[str] = Counter()
         self.calls_planned = 0
@@ -185,10 +183,10 @@ class MendingRun:
         return instrument % self.shards == gap.shard % self.shards
 
     def _holes_of(self, subject: Subject) -> list[Stretch]:
-        """Return the open gaps that an instrument is concerned by, as whole minutes."""
+        """Return the open gaps that an instrument is concerned by, as whole minutes; read anew, as one that ends meanwhile counts."""
         return [
             plan.minutes_around(gap.start_ms, gap.end_ms)
-            for gap in self.gaps
+            for gap in gaps.gaps_open()
             if (subject.instrument in gap.instruments if gap.instruments else self.is_of(subject.instrument, gap))
         ]
 

@@ -27,13 +27,14 @@ class Filled(NamedTuple):
     instruments: int
 
 
-def gaps_open(*, ended_before_ms: int, limit: int = 1000) -> list[GapNotice]:
+def gaps_open(*, ended_before_ms: int | None = None, limit: int = 1000) -> list[GapNotice]:
     """Return ended gaps that nobody has healed or given up, the newest first.
 
     Args:
-        ended_before_ms: market time, ms UTC.
+        ended_before_ms: market time, ms UTC; None: those that have just ended too.
     """
-    wanted = {"heal_state": Gap.Heal.OPEN, "end": {"$ne": None, "$lte": DatetimeMS(ended_before_ms)}}
+    ended = {} if ended_before_ms is None else {"$lte": DatetimeMS(ended_before_ms)}
+    wanted = {"heal_state": Gap.Heal.OPEN, "end": {"$ne": None} | ended}
     return [_notice(row) for row in _gaps().find(wanted).sort("start", DESCENDING).limit(limit)]
 
 

@@ -290,6 +290,28 @@ def test_a_gap_waits_until_its_last_minute_is_final_so_that_one_answer_settles_i
     assert (broken.heal_state, broken.heal_attempts, broken.candles_healed) == ("healed", 1, 3)
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["asked for confirming", "asked for another gap"])
+def test_an_outage_that_has_just_ended_stays_one_gap_whoever_asks_first(broker: ScriptedServer, others: int) -> None:
+    followed = instrument(1)
+    follow(followed, at_ms=OPEN)
+    before, after = range(OPEN, OPEN + 10 * MINUTE, MINUTE), OPEN + 29 * MINUTE
+    give(1, dict.fromkeys((*before, after), (100.0, 101.0, 99.0, 100.0, 50)), "closed")
+    outage = gap(OPEN + 10 * MINUTE, after + 10_000)
+    if others:
+        gap(OPEN + 2 * MINUTE, OPEN + 3 * MINUTE)
+    bars = [row(OPEN + minute * MINUTE) for minute in range(33)]
+    broker.will(candles(*bars[:30]), candles(*bars))
+
+    first = backfill.candles_mend(now_ms=OPEN + 30 * MINUTE)
+
+    assert (first.calls, first.missing, first.healed) == (1, 0, others)
+    assert [row.pk for row in Gap.objects.filter(heal_state="open")] == [outage.pk], "it waits for its last minute"
+    second = backfill.candles_mend(now_ms=OPEN + 33 * MINUTE)
+    assert (second.calls, second.missing, second.healed) == (1, 0, 1)
+    outage.refresh_from_db()
+    assert (outage.heal_detail, Gap.objects.count()) == ("20 candles filled, 1 instrument", 1 + others)
+
+
 # --- killed, repeated -------------------------------------------------------------------------------------------------
 
 

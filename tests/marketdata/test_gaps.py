@@ -32,11 +32,12 @@ def test_open_gaps_come_newest_first_without_those_that_last_or_have_just_ended(
     gap(START, START + MINUTE, heal_state="healed")
     gap(START, START + MINUTE, heal_state="impossible")
     gap(START, None)
-    gap(START, START + 60 * MINUTE)
+    recent = gap(START, START + 60 * MINUTE)
     found = gaps.gaps_open(ended_before_ms=START + 6 * MINUTE)
     assert [notice.gap for notice in found] == [str(second.pk), str(first.pk)]
     assert found[0][1:] == (2, START + 5 * MINUTE, START + 6 * MINUTE, "disconnected", "open", "", [7, 8], 0)
     assert len(gaps.gaps_open(ended_before_ms=START + 6 * MINUTE, limit=1)) == 1
+    assert {notice.gap for notice in gaps.gaps_open()} == {str(row.pk) for row in (first, second, recent)}
 
 
 def test_a_verdict_counts_what_is_filled_within_and_the_attempt() -> None:
