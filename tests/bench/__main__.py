@@ -11,7 +11,7 @@ from pathlib import Path
 import tests.conftest as servers  # starts the embedded servers and sets the environment
 from tests.bench.table import HEADER, Row, show
 
-BENCHES = ("decode", "pipeline", "fanout", "endtoend", "rest", "candles", "chain", "universe", "scale")
+BENCHES = ("decode", "pipeline", "fanout", "endtoend", "demand", "rest", "candles", "chain", "universe", "scale")
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def _start_afresh() -> None:
 
 
 def _run(name: str, options: argparse.Namespace) -> list[Row]:
-    from tests.bench import candles, chain, decode, endtoend, fanout, pipeline, rest, scale, universe
+    from tests.bench import candles, chain, decode, demand, endtoend, fanout, pipeline, rest, scale, universe
 
     match name:
         case "decode":
@@ -77,6 +77,8 @@ def _run(name: str, options: argparse.Namespace) -> list[Row]:
             return fanout.run()
         case "endtoend":
             return endtoend.run(seconds=options.seconds, instruments=options.instruments)
+        case "demand":
+            return demand.run()
         case "rest":
             return rest.run()
         case "universe":
