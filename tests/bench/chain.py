@@ -6,27 +6,42 @@ difference is what the chain costs (taking the quotes, figures, encoding, one cl
 Volatilities and greeks are the broker's.
 Every tick changes what its row shows, so that every push has all rows: the worst case. Clients check that they get every turn.
 
+Then, in this process and with nobody else, what a turn costs the hub (quotes read, figures, rows and one push encoded) when the broker
+sends volatilities and greeks, and when they all have to be computed.
+
 `python -m tests.bench chain`
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from statistics import median
 from typing import Any, NamedTuple
 
 import httpx
+import numpy as np
 
 from accounts.services import api_key_create, owner_user
+from broker.simulator import pricing
 from instruments.models import Instrument
 from marketdata import live_state
 from marketdata.chain_channels import CHAIN_SECONDS
+from marketdata.chain_series import ChainBook, ChainSeries
+from marketdata.commands import ChainChannel
+from marketdata.domain.chain import Chain
+from marketdata.domain.quote import FIELDS, Quote
+from marketdata.ohlc_series import NOTHING
+from marketdata.option_quotes import option_quote
+from marketdata.wire import QuoteEntry, quote_entry
 from tests.bench.fanout import COUNTERS_SECONDS, RAISED, SEED
 from tests.bench.fanout_worker import Worker, cpu_seconds
 from tests.bench.table import Row
 from tests.fakes.web import web_process
+from tests.marketdata.domain.hand_chains import ENDS_MS, ladder
 from tradingok.children import processes_with
 
 STRIKES = 120
@@ -35,6 +50,11 @@ SUBSCRIBERS = 500
 CHANNEL = "chain:NIFTY:@w0:all"
 SECONDS = 12.0
 SETTLE_SECONDS = 3.0
+TURNS = 40
+SPOT = 25_000.0
+VOLATILITY = 0.15
+DAYS_LEFT = 30
+"""So that the farthest strikes have a volatility too: all 240 are computed."""
 
 
 class Run(NamedTuple):
@@ -166,4 +186,61 @@ def run() -> list[Row]:
         Row("bytes of a push", many.bytes / many.delivered, "B"),
         Row("subscribers served by one encoding", many.delivered / many.pushes, "", 0.99 * SUBSCRIBERS),
         Row("pushes that came behind a hole", many.wrong + one.wrong, "", 0, lower_is_better=True),
+        *_turn_rows(),
     ]
+
+
+def _turn_rows() -> list[Row]:
+    rows = []
+    for name, sent in (("valued by the broker", True), ("valued by us, with QuantLib", False)):
+        turn_ms = _turn_ms(sent=sent)
+        rows.append(Row(f"a turn of {2 * STRIKES} options {name}", turn_ms, "ms"))
+        rows.append(Row(f"    at a turn each {CHAIN_SECONDS} s, of a core", turn_ms / CHAIN_SECONDS / 10, "%"))
+    return rows
+
+
+def _turn_ms(*, sent: bool) -> float:
+    """The median processor time of a turn, between two of which every option has another price and the forward has moved by 0.1 %.
+
+    Raises:
+        RuntimeError: an option has no values, or other than those that are meant.
+    """
+    strikes = SPOT + 50 * np.arange(-STRIKES // 2, STRIKES // 2)
+    book = ChainBook(Chain(ladder(strikes.tolist()), interest_rate=0.0), Counter())
+    series, seen, taken = ChainSeries(ChainChannel("NIFTY", "@w0", "all")), NOTHING, []
+    for turn in range(1, TURNS + 1):
+        spot = SPOT * (1 + 0.001 * (turn % 2))
+        entries = _priced(strikes, spot, turn, sent=sent)
+        began = time.process_time()
+        for entry in entries:
+            book.chain.take(entry.instrument, option_quote(entry), entry.broker_ms)
+        book.chain.take_spot(spot, entries[-1].broker_ms)
+        book.turn([series], entries[-1].broker_ms)
+        seen = series.drain(seen).seen
+        taken.append(time.process_time() - began)
+    sides = [side for row in book.chain.rows() for side in (row.call, row.put)]
+    if any(side is None or side.implied_volatility is None or side.computed is sent for side in sides):
+        raise RuntimeError("not every option has the values that are meant")
+    return 1000 * median(taken)
+
+
+def _priced(strikes: np.ndarray[Any, Any], spot: float, turn: int, *, sent: bool) -> list[QuoteEntry]:
+    """Quotes of a call and a put at each strike, as the simulated exchange prices them; with volatility and greeks if they are `sent`."""
+    now_ms = ENDS_MS - DAYS_LEFT * 86_400_000 + turn * int(1000 * CHAIN_SECONDS)
+    both, signs = np.repeat(strikes, 2), np.tile([1, -1], len(strikes))
+    spots, years = np.full(len(both), spot), np.full(len(both), (ENDS_MS - now_ms) / pricing.YEAR_MS)
+    sigmas = pricing.volatility(spots, both, years, np.full(len(both), VOLATILITY))
+    prices = pricing.to_tick(pricing.option_price(signs, spots, both, years, sigmas), np.full(len(both), 0.05))
+    greeks = pricing.option_greeks(signs, spots, both, years, sigmas)
+    found = []
+    for number, (price, sigma, *values) in enumerate(zip(prices, sigmas, *greeks, strict=True), start=1):
+        quote = Quote(number)
+        quote.seq, quote.broker_ms = turn, now_ms
+        told: dict[str, float] = {"last_price": float(price), "last_trade_ms": now_ms, "previous_close": 100.0}
+        told |= {"bid_price": float(price) - 0.05, "bid_quantity": 75, "ask_price": float(price) + 0.05, "ask_quantity": 150}
+        told |= {"volume": 75 * turn, "open_interest": 1e6}
+        if sent:
+            told |= {"implied_volatility": float(sigma)} | dict(zip(pricing.Greeks._fields, map(float, values), strict=True))
+        quote.values = tuple(told.get(name) for name in FIELDS)
+        found.append(quote_entry(quote, f"NSE_FO|{number}", False))
+    return found
