@@ -11,14 +11,16 @@ filters, so that only what is answered is fetched. The index is named in the que
     type alone                          instrument_type
     none                                instrument_active
 
-`lot` and `as_of` go with any: all of them hold the lot and the times. A list as of an older master is read from three places, each in
-order of id, and merged (instruments/history.py): active instruments, retired ones, and versions (by instrument_version_underlying or
-instrument_version). Of retired ones and versions, entries that are past are skipped in the index, not fetched.
+`instruments`, `lot` and `as_of` go with any: all of them hold the id, the lot and the times. A list as of an older master is read from
+three places, each in order of id, and merged (instruments/history.py): active instruments, retired ones, and versions (by
+instrument_version_underlying or instrument_version). Of retired ones and versions, entries that are past are skipped in the index, not
+fetched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
@@ -30,11 +32,13 @@ from rest_framework.request import Request
 from instruments.domain.expiry import check_expiry_word
 from instruments.domain.instrument import IST, day_end
 from instruments.history import is_present, states_as_of
-from instruments.selectors import followed, underlying_expiries
+from instruments.selectors import ID_PREFIX, followed, instrument_ids, underlying_expiries
 from instruments.store import Document, instruments_collection
 
 LIMIT = 50
 LIMIT_MAX = 1000
+NAMED_MAX = 500
+"""Instruments that one request may name."""
 STRIKE_MAX = 10_000_000.0
 LOT_MAX = 2**31 - 1
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
@@ -43,6 +47,8 @@ EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo
 
 FIELDS = {"segment": "segment", "instrument_type": "instrument_type", "underlying": "underlying_symbol", "lot": "lot_size"}
 """Parameter of the list → field that equals it."""
+
+_NUMBERED = re.compile(r"id:\d{1,18}", re.ASCII)
 
 
 class QuerySerializer(serializers.Serializer[Any]):
@@ -145,10 +151,21 @@ class ListQuery(FilterQuery):
         required=False,
         help_text="What the master in force then listed, as it was; epoch ms or ISO 8601. `active` says what is so still. Default: now.",
     )
+    instruments = serializers.CharField(
+        required=False, help_text=f"Only these: keys or id:<n>, comma-separated, {NAMED_MAX} at the most; those not listed are left out."
+    )
     after = serializers.IntegerField(required=False, min_value=0, max_value=2**63 - 1, help_text="Cursor: the last page's last id.")
     limit = serializers.IntegerField(required=False, default=LIMIT, min_value=1, max_value=LIMIT_MAX, help_text=f"1 to {LIMIT_MAX}.")
 
+    def validate_instruments(self, value: str) -> list[str]:
+        names = [name.strip() for name in value.split(",")]
+        if len(names) > NAMED_MAX:
+            raise serializers.ValidationError(f"Takes {NAMED_MAX} instruments at the most, not {len(names)}.")
+        return names
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "as_of" in attrs and "instruments" in attrs:
+            raise serializers.ValidationError({"instruments": "Keys change with time: leave out `as_of`, or ask for each instrument."})
         if "as_of" in attrs and attrs.get("subscribed") is not None:
             raise serializers.ValidationError({"subscribed": "What is followed is known for now only; leave out `as_of`."})
         return super().validate(attrs)
@@ -223,15 +240,27 @@ def list_request(asked: Mapping[str, Any], now: Callable[[], datetime]) -> ListR
     if strikes:
         wanted["strike_price"] = strikes
     after = asked.get("after", 0)
-    return ListRequest(wanted, _id_conditions(after, asked.get("subscribed"), now), _index_for(wanted), asked["limit"], after, as_of)
+    return ListRequest(wanted, _id_conditions(asked, now), _index_for(wanted), asked["limit"], after, as_of)
 
 
-def _id_conditions(after: int, subscribed: bool | None, now: Callable[[], datetime]) -> Document:
-    if subscribed is None:
-        return {"$gt": after}
-    ids: Sequence[int] = followed(now()).ids
-    ahead = [instrument for instrument in ids if instrument > after]
-    return {"$in": ahead} if subscribed else {"$gt": after, "$nin": ahead}
+def _id_conditions(asked: Mapping[str, Any], now: Callable[[], datetime]) -> Document:
+    after, subscribed = asked.get("after", 0), asked.get("subscribed")
+    only = _ids_named(asked["instruments"]) if "instruments" in asked else None
+    if subscribed is not None:
+        ruled = set(followed(now()).ids)
+        if subscribed:
+            only = ruled if only is None else only & ruled
+        elif only is None:
+            return {"$gt": after, "$nin": sorted(number for number in ruled if number > after)}
+        else:
+            only -= ruled
+    return {"$gt": after} if only is None else {"$in": sorted(number for number in only if number > after)}
+
+
+def _ids_named(names: list[str]) -> set[int]:
+    """The ids that are named, and those of who holds the keys that are."""
+    keys = [name for name in names if not name.startswith(ID_PREFIX)]
+    return {int(name[3:]) for name in names if _NUMBERED.fullmatch(name)} | set(instrument_ids(keys).values())
 
 
 def _index_for(wanted: Document) -> str:

@@ -15,9 +15,10 @@ from django.test import Client
 from accounts.models import User
 from accounts.services import api_key_create
 from instruments.domain.instrument import ms_of
-from instruments.models import SubscriptionRule
+from instruments.models import Instrument, SubscriptionRule
 from instruments.selectors import instrument_ids
 from instruments.services import instruments_refresh, spots_record
+from tests.instruments.explain import assert_by_index, profiled
 from tests.instruments.rows import DAY_1, DAY_2, NEXT_MONTHLY, market, option
 
 pytestmark = pytest.mark.django_db
@@ -147,9 +148,38 @@ def test_subscribed_is_what_the_rules_follow(get: Get) -> None:
     assert len(rest["results"]) == 1
 
 
+def test_instruments_are_named_by_key_or_id(get: Get) -> None:
+    keys = ["NSE_INDEX|Nifty 50", "NSE_FO|1000", "NSE_EQ|INE002A01018"]
+    ids = instrument_ids(keys)
+    index, contract, share = map(ids.__getitem__, keys)
+    names = f"NSE_EQ|INE002A01018, id:{index},NSE_INDEX|Nifty 50,id:{contract},id:999999,NSE_FO|404,nonsense"
+    with profiled(Instrument._meta.db_table) as entries:
+        rows = get(LIST, instruments=names)["results"]
+    assert [(row["id"], row["key"]) for row in rows] == sorted((number, key) for key, number in ids.items())
+    assert_by_index(entries, at_most=3)
+    assert max(entry["keysExamined"] for entry in entries) < 20
+    assert symbols(get(LIST, instruments=names, segment="NSE_EQ")) == ["RELIANCE"]
+    SubscriptionRule.objects.create(name="index", what="index", underlying="NIFTY")
+    cache.clear()
+    assert symbols(get(LIST, instruments=names, subscribed="true")) == ["NIFTY"]
+    assert {row["id"] for row in get(LIST, instruments=names, subscribed="false")["results"]} == {contract, share}
+    first = get(LIST, instruments=names, limit=2)
+    assert [row["id"] for row in get(first["next"].removeprefix("http://testserver"))["results"]] == [max(ids.values())]
+
+
+def test_a_request_names_500_instruments_at_the_most(get: Get) -> None:
+    names = [f"id:{number}" for number in range(1, 502)]
+    everything = [row["id"] for row in get(LIST, limit=1000)["results"]]
+    found = get(LIST, instruments=",".join(names[:500]), limit=1000)["results"]
+    assert [row["id"] for row in found] == [number for number in everything if number <= 500]
+    assert get(LIST, status=400, instruments=",".join(names))["detail"] == "Takes 500 instruments at the most, not 501."
+
+
 @pytest.mark.parametrize(
     ("parameters", "field"),
     [
+        ({"instruments": ""}, "instruments"),
+        ({"instruments": "id:1", "as_of": "2026-11-10"}, "instruments"),
         ({"segmnt": "NSE_FO"}, "segmnt"),
         ({"limit": 0}, "limit"),
         ({"limit": 1001}, "limit"),
