@@ -17,22 +17,20 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 
 from channels.db import database_sync_to_async
-from django.conf import settings
 from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
 from instruments.chain_listing import NoSuchChain, chain_listing
 from instruments.domain.listing import ChainListing
-from marketdata.chain_series import ChainBook, ChainSeries
+from marketdata.chain_live import LiveChain
+from marketdata.chain_series import ChainSeries
 from marketdata.commands import ChainChannel
 from marketdata.domain.candle import day_start_ms
-from marketdata.domain.chain import Chain, InterestBase
 from marketdata.interest import bases_read
-from marketdata.option_quotes import option_quote
 from marketdata.outbox import Outbox
 from marketdata.wire import QuoteEntry
 
@@ -57,59 +55,12 @@ Word = tuple[str, str]
 """Underlying, and what was asked as its expiry: @w0, or a date."""
 
 
-class _Live:
-    """A chain in use.
-
-    Attributes:
-        book: the chain and its encoded rows.
-        series: its windows, followed or idle.
-        keys: instrument → key, of all that moves it.
-        stale: instruments with a newer quote than the chain has taken.
-        is_due: whether it has to be turned for another reason.
-        newest_ms: the broker's clock of the newest quote that was taken · ms UTC; 0 before the first.
-        has_ended: whether trading in it has ended in market time.
-        bases, bases_day: what its open interest is compared with, and which day's that is · ms UTC.
-        bases_due: when that is to be read · monotonic.
-    """
-
-    def __init__(self, listing: ChainListing, encoded: Counter[str]) -> None:
-        self.series: set[ChainSeries] = set()
-        self.bases: dict[int, InterestBase] = {}
-        self.bases_day, self.has_ended = 0, False
-        self._encoded = encoded
-        self.replace(listing)
-
-    def replace(self, listing: ChainListing) -> None:
-        """Begin anew, with these contracts; the windows stay."""
-        self.book = ChainBook(Chain(listing, interest_rate=settings.INTEREST_RATE), self._encoded)
-        self.keys = {option.instrument: option.key for option in listing.options}
-        if listing.underlying_id is not None and listing.underlying_key is not None:
-            self.keys[listing.underlying_id] = listing.underlying_key
-        self.stale = set(self.keys)
-        self.is_due, self.bases_due, self.newest_ms = True, 0.0, 0
-        self.take_bases(self.bases)
-
-    def take_bases(self, bases: dict[int, InterestBase]) -> None:
-        """Compare open interest with these from now on."""
-        self.bases = bases
-        all_of_them = {option.instrument: bases.get(option.instrument, InterestBase()) for option in self.listing.options}
-        self.is_due |= self.book.chain.take_bases(all_of_them)
-
-    def instruments(self, lowest: float, highest: float) -> frozenset[int]:
-        """Return the options from one strike to another, and what they are written on."""
-        found = {option.instrument for option in self.listing.options if lowest <= option.strike_price <= highest}
-        return frozenset(found if self.listing.underlying_id is None else found | {self.listing.underlying_id})
-
-    @property
-    def listing(self) -> ChainListing:
-        return self.book.chain.listing
-
-
 class ChainChannels:
     """All chains of one event loop.
 
     Args:
         entries: instrument id → newest quote; read, never changed.
+        unfollowed: instruments whose newest quote counts no more; the same, and `mark` is called for what comes into it.
         market_ms: market time · ms UTC.
         wake: called with outboxes that have been given something.
         want: called with instruments that a channel demands from now on, and with those that it demands no more.
@@ -118,16 +69,17 @@ class ChainChannels:
     def __init__(
         self,
         entries: Mapping[int, QuoteEntry],
+        unfollowed: Container[int],
         market_ms: Callable[[], int],
         wake: Callable[[Iterable[Outbox]], None],
         want: Callable[[Iterable[int], Iterable[int]], None],
     ) -> None:
-        self._entries, self._market_ms, self._wake, self._want = entries, market_ms, wake, want
-        self._chains: dict[tuple[str, date], _Live] = {}
-        self._words: dict[Word, _Live] = {}
+        self._entries, self._unfollowed, self._market_ms, self._wake, self._want = entries, unfollowed, market_ms, wake, want
+        self._chains: dict[tuple[str, date], LiveChain] = {}
+        self._words: dict[Word, LiveChain] = {}
         self._read_at: dict[Word, float] = {}  # when its listing was read, or tried to be · monotonic
         self._until_ms: dict[Word, float] = {}  # market time at which it may mean another expiry
-        self._of: dict[int, set[_Live]] = {}  # instrument → the chains that it moves
+        self._of: dict[int, set[LiveChain]] = {}  # instrument → the chains that it moves
         self._series: dict[ChainChannel, ChainSeries] = {}
         self._followers: dict[ChainSeries, set[Outbox]] = {}
         self._wanted: dict[ChainSeries, frozenset[int]] = {}
@@ -194,13 +146,13 @@ class ChainChannels:
             del self._words[word], self._read_at[word], self._until_ms[word]
             self._forget(live)
 
-    def _forget(self, live: _Live) -> None:
+    def _forget(self, live: LiveChain) -> None:
         """Drop a chain if no word means it any more."""
         if live not in self._words.values():
             del self._chains[live.listing.underlying, live.listing.expiry]
             self._index(live, live.keys, ())
 
-    def _index(self, live: _Live, gone: Collection[int], come: Collection[int]) -> None:
+    def _index(self, live: LiveChain, gone: Collection[int], come: Collection[int]) -> None:
         for instrument in gone:
             self._of[instrument].discard(live)
             if not self._of[instrument]:
@@ -229,7 +181,7 @@ class ChainChannels:
 
     # --- what comes -----------------------------------------------------------------------------------------------------
     def mark(self, instrument: int) -> None:
-        """Note that an instrument has a newer quote."""
+        """Note that an instrument has a newer quote, or that its quote counts no more."""
         for live in self._of.get(instrument, ()):
             live.stale.add(instrument)
 
@@ -261,12 +213,12 @@ class ChainChannels:
             if has_ended != live.has_ended:
                 live.has_ended, live.is_due = has_ended, True
 
-    def _turn(self, live: _Live) -> set[Outbox]:
+    def _turn(self, live: LiveChain) -> set[Outbox]:
         """Let a chain take what has moved, and its windows too; return who has been given something."""
         windows = [series for series in live.series if self._followers[series]]
         if not windows:
             return set()
-        self._take(live)
+        self.counts["chain_quotes_rejected_total"] += live.take(self._entries, self._unfollowed, self._market_ms() + BACK_MS)
         touched: set[Outbox] = set()
         for series in live.book.turn(windows, live.newest_ms or self._market_ms()):
             for outbox in self._followers[series]:
@@ -276,28 +228,7 @@ class ChainChannels:
             self._demand(series, self._needed(live, series))
         return touched
 
-    def _take(self, live: _Live) -> None:
-        book, underlying, latest_ms = live.book, live.listing.underlying_id, self._market_ms() + BACK_MS
-        stale, live.stale, live.is_due = live.stale, set(), False
-        for instrument in stale:
-            entry = self._entries.get(instrument)
-            if entry is None:
-                continue
-            if entry.broker_ms > latest_ms:
-                live.stale.add(instrument)  # of a day that is still to come: a replay began, or the feed's report is on its way
-                continue
-            live.newest_ms = max(live.newest_ms, entry.broker_ms)
-            try:
-                quote = option_quote(entry)
-            except ValueError:
-                self.counts["chain_quotes_rejected_total"] += 1
-                continue
-            if instrument == underlying:
-                book.chain.take_spot(quote.last_price, entry.broker_ms)
-            else:
-                book.chain.take(instrument, quote, entry.broker_ms)
-
-    def _needed(self, live: _Live, series: ChainSeries) -> frozenset[int]:
+    def _needed(self, live: LiveChain, series: ChainSeries) -> frozenset[int]:
         """Return what a window needs from the feed: nothing once trading has ended, and nothing else while what it has is enough."""
         if live.has_ended or not series.window:
             return frozenset()
@@ -333,7 +264,7 @@ class ChainChannels:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), 1)
 
-    def _day(self, live: _Live) -> int:
+    def _day(self, live: LiveChain) -> int:
         return day_start_ms(live.newest_ms or self._market_ms())
 
     async def _listing(self, word: Word) -> tuple[ChainListing, float]:
@@ -364,7 +295,7 @@ class ChainChannels:
         key = (listing.underlying, listing.expiry)
         live = self._chains.get(key)
         if live is None:
-            live = self._chains[key] = _Live(listing, self.counts)
+            live = self._chains[key] = LiveChain(listing, self.counts)
             self._index(live, (), live.keys)
         elif live.listing != listing:
             before = live.keys
@@ -383,7 +314,7 @@ class ChainChannels:
                 series.leave()
             self._forget(before_live)
 
-    async def _read_bases(self, live: _Live) -> None:
+    async def _read_bases(self, live: LiveChain) -> None:
         day_ms, chain = self._day(live), live.book.chain
         options = [option.instrument for option in live.listing.options]
         found = await database_sync_to_async(bases_read, thread_sensitive=False)(options, day_ms)

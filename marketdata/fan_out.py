@@ -57,6 +57,7 @@ class Hub:
     Attributes:
         name: its own, for leases.
         entries: instrument id → newest quote. Copy with `list(…)` before iterating in another thread.
+        unfollowed: instruments of which the newest quote tells nothing of now (`Standing.unfollowed`).
         board: what clients may rely on.
         clients: outbox → connection.
         subscriptions: what they follow.
@@ -74,6 +75,7 @@ class Hub:
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self._touched: set[Outbox] = set()
         self.subscriptions = Subscriptions(self.clients, self.entries, self.market_ms, self._wake_all, self._is_live)
+        self.unfollowed = self.subscriptions.unfollowed
         self._followers, self._notices = self.subscriptions.followers, self.subscriptions.notices
         self._charts, self._chains = self.subscriptions.charts, self.subscriptions.chains
         self._quotes = HubQuotes(self.entries, self.subscriptions, self.counts, self._touched, self._current_epochs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import SyncToAsync
@@ -16,7 +16,7 @@ from marketdata.feed_board import FeedBoard
 from marketdata.hub_quotes import stored_entries
 from marketdata.wire import QuoteEntry
 
-__all__ = ["Hub", "close_hub", "current_hub", "get_hub", "latest_entries", "recent_minutes"]
+__all__ = ["Hub", "close_hub", "current_hub", "followed_entries", "get_hub", "latest_entries", "recent_minutes"]
 
 START_SECONDS = 5.0
 """A sync view waits so long for the first start."""
@@ -80,6 +80,17 @@ def latest_entries(instruments: Iterable[int]) -> tuple[dict[int, QuoteEntry], s
     if missing:
         found |= {entry.instrument: entry for _epoch, entry in stored_entries(missing)}
     return found, board.view(None).state
+
+
+def followed_entries(instruments: Iterable[int]) -> tuple[dict[int, QuoteEntry], str]:
+    """Do as `latest_entries` does, without what the feed follows no more though trading in it goes on: for what counts the market of now.
+
+    Outside of a web process nobody hears what has left: there it is the same as `latest_entries`.
+    """
+    found, state = latest_entries(instruments)
+    hub = current_hub()
+    unfollowed: Container[int] = () if hub is None else hub.unfollowed
+    return {instrument: entry for instrument, entry in found.items() if instrument not in unfollowed}, state
 
 
 def recent_minutes(instrument: int) -> list[Candle]:

@@ -31,6 +31,7 @@ class HubNotices:
         clients: outbox → connection; read, never changed.
         entries: instrument id → newest quote; the same.
         followers, charts, chains: who follows what.
+        standing: what is known of what the feed does not follow; changed here alone.
         unsubscribe: ends what a client follows, for ever.
     """
 
@@ -41,11 +42,12 @@ class HubNotices:
         followers: Followers,
         charts: OhlcChannels,
         chains: ChainChannels,
+        standing: Standing,
         unsubscribe: Callable[[Client, int], bool],
     ) -> None:
         self._clients, self._entries, self._followers = clients, entries, followers
         self._charts, self._chains, self._unsubscribe = charts, chains, unsubscribe
-        self._standing = Standing()
+        self._standing = standing
         self._absences = ChainAbsences(entries, NO_DATA_SECONDS)
 
     # --- what the feed says ---------------------------------------------------------------------------------------------
@@ -78,7 +80,8 @@ class HubNotices:
         touched: set[Outbox] = set()
         for key, (instrument, why, follows) in universe.left.items():
             if why != KEY:
-                self._standing.leave(instrument, now)
+                self._standing.leave(instrument, why, now)
+                self._chains.mark(instrument)
             status = EXPIRED if why == EXPIRED else "removed"
             push = subscription_push(key, instrument, status, REASONS.get(why, why), follows or None)
             for outbox in [*self._followers.of(instrument, LTPC), *self._followers.of(instrument, FULL)]:

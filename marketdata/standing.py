@@ -20,15 +20,23 @@ REASONS = {
 
 
 class Standing:
-    """What is known of instruments that are not followed."""
+    """What is known of instruments that are not followed.
+
+    Attributes:
+        unfollowed: what has left though trading in it goes on, and no quote of it came since: its last quote tells nothing of now, so
+            nothing is counted from it. The same set always; read from any thread. What expired is not in it: that is the closing picture.
+    """
 
     def __init__(self) -> None:
+        self.unfollowed: set[int] = set()
         self._left_at: dict[int, float] = {}
         self._refused: dict[int, tuple[float, str]] = {}
 
-    def leave(self, instrument: int, now: float) -> None:
-        """Note that the feed follows an instrument no more."""
+    def leave(self, instrument: int, why: str, now: float) -> None:
+        """Note that the feed follows an instrument no more. `why`: the feed's word."""
         self._left_at[instrument] = now
+        if why != EXPIRED:
+            self.unfollowed.add(instrument)
 
     def refuse(self, refused: Mapping[int, str], now: float) -> None:
         """Note what the feed does not follow though clients want it, and why."""
@@ -43,6 +51,7 @@ class Standing:
         if now - self._left_at.get(instrument, float("-inf")) < LATE_SECONDS:
             return False
         self._left_at.pop(instrument, None)
+        self.unfollowed.discard(instrument)
         self._refused.pop(instrument, None)
         return True
 
@@ -54,4 +63,5 @@ class Standing:
     def forget(self, known: Container[int], now: float) -> None:
         """Drop what is told no more, and what left and has no quote any more."""
         self._left_at = {instrument: at for instrument, at in self._left_at.items() if instrument in known}
+        self.unfollowed.intersection_update(self._left_at)
         self._refused = {instrument: told for instrument, told in self._refused.items() if now - told[0] < REFUSED_SECONDS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from marketdata.chain_channels import ChainChannels
 from marketdata.chain_series import ChainSeries
@@ -15,6 +15,7 @@ from marketdata.hub_notices import HubNotices
 from marketdata.ohlc_channels import OhlcChannels
 from marketdata.ohlc_series import Series
 from marketdata.outbox import Outbox
+from marketdata.standing import Standing
 from marketdata.wire import QuoteEntry
 
 
@@ -30,6 +31,7 @@ class Subscriptions:
 
     Attributes:
         followers, charts, chains: who follows what.
+        unfollowed: `Standing.unfollowed`; read, never changed.
         notices: what they are told of it beside quotes.
         demand_changed: set when what is demanded has changed.
     """
@@ -45,8 +47,10 @@ class Subscriptions:
         self._entries, self._is_live = entries, is_live
         self.followers = Followers()
         self.charts = OhlcChannels(market_ms, wake)
-        self.chains = ChainChannels(entries, market_ms, wake, self._want)
-        self.notices = HubNotices(clients, entries, self.followers, self.charts, self.chains, self.remove)
+        standing = Standing()
+        self.unfollowed: Collection[int] = standing.unfollowed
+        self.chains = ChainChannels(entries, self.unfollowed, market_ms, wake, self._want)
+        self.notices = HubNotices(clients, entries, self.followers, self.charts, self.chains, standing, self.remove)
         self.demand_changed = asyncio.Event()
 
     def add(self, client: Client, instrument: int, key: str, mode: int, *, dirty: bool = True) -> bool:

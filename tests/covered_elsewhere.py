@@ -51,6 +51,7 @@ TRIED_BY = {
     "instruments/domain/listing.py": "marketdata/domain/test_chain.py",
     "instruments/rules.py": "instruments/api/test_rules.py",
     "marketdata/call_limits.py": "broker/test_rest_pacing.py",
+    "marketdata/chain_live.py": "marketdata/test_chain_channels.py",
     "marketdata/chain_minutes.py": "marketdata/test_chain_store.py",
     "marketdata/api/chain_serializers.py": "marketdata/api/test_chain.py",
     "marketdata/api/series.py": "marketdata/api/test_ticks.py",

@@ -29,7 +29,7 @@ from marketdata.chain_minutes import chain_view
 from marketdata.chain_store import ChainView, history_read, snapshot_read, span_read
 from marketdata.domain.candle import DAY_MS, MINUTE_MS, day_start_ms
 from marketdata.domain.chain_rows import Aggregate, Row, Side, check_window
-from marketdata.hub import latest_entries
+from marketdata.hub import followed_entries, latest_entries
 
 WINDOW = "atm10"
 NEAREST = "@w0"
@@ -160,7 +160,7 @@ def _live_view(underlying: str, expiry: str) -> tuple[ChainView, str]:
     except NoSuchChain as error:
         raise _unknown(error) from None
     instruments = [option.instrument for option in listing.options]
-    entries, state = latest_entries(instruments if listing.underlying_id is None else [listing.underlying_id, *instruments])
+    entries, state = followed_entries(instruments if listing.underlying_id is None else [listing.underlying_id, *instruments])
     return chain_view(listing, entries, bases), state
 
 

@@ -102,11 +102,11 @@ class StatsView(APIView):
 
 
 def _all_entries() -> tuple[list[QuoteEntry], str]:
-    """Return every latest quote that is known, and the feed's state."""
+    """Return the latest quotes of all that is followed or has expired, and the feed's state."""
     state = latest_entries(())[1]
     hub = current_hub()
     if hub is not None:
-        return list(hub.entries.copy().values()), state
+        return [entry for instrument, entry in hub.entries.copy().items() if instrument not in hub.unfollowed], state
     try:
         return list(live_state.quotes_read().values()), state
     except live_state.Unavailable:

@@ -45,7 +45,8 @@ class Market:
         self.entries: dict[int, QuoteEntry] = {}
         self.woken: list[Outbox] = []
         self.followers = Followers()
-        self.chains = ChainChannels(self.entries, lambda: self.now_ms, self.woken.extend, self._want)
+        self.unfollowed: set[int] = set()
+        self.chains = ChainChannels(self.entries, self.unfollowed, lambda: self.now_ms, self.woken.extend, self._want)
         self.seq = 0
 
     def _want(self, added: Iterable[int], gone: Iterable[int]) -> None:
@@ -57,6 +58,12 @@ class Market:
     @property
     def wanted(self) -> set[int]:
         return set(self.followers.wanted())
+
+    def leave(self, *instruments: int) -> None:
+        """Have the feed follow these no more, though trading in them goes on."""
+        self.unfollowed.update(instruments)
+        for instrument in instruments:
+            self.chains.mark(instrument)
 
     def tick(self, instrument: int, price: float, broker_ms: int | None = None, interest: float | None = None) -> None:
         self.seq += 1
@@ -317,6 +324,33 @@ async def test_a_chain_that_has_ended_is_shown_and_demands_nothing(market: Marke
     await program.follow("all", "2026-09-22")
     program.drain()
     assert (program.price(), market.wanted) == (120.0, set())
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["while it is followed", "before it is opened"])
+async def test_what_is_followed_no_more_counts_nothing_until_a_quote_comes(market: Market, is_open: bool) -> None:
+    await listed()
+    market.tick(NIFTY, 24_210.0)
+    for strike, units in ((24_200.0, 1000.0), (24_250.0, 3000.0)):
+        market.tick(option_of(0, strike, "CE"), 120.0, interest=units)
+        market.tick(option_of(0, strike, "PE"), 110.0, interest=2 * units)
+    program = Program(market)
+    if is_open:
+        await program.follow()
+        program.drain()
+        assert [program.aggregate[name] for name in ("options_known", "call_oi", "put_oi", "spot")] == [4, 4000.0, 8000.0, 24_210.0]
+    market.leave(option_of(0, 24_250.0, "CE"), option_of(0, 24_250.0, "PE"), NIFTY)
+    if is_open:
+        await market.chains.turn_step()
+    else:
+        await program.follow()
+    program.drain()
+    assert [program.aggregate[name] for name in ("options_known", "call_oi", "put_oi", "spot")] == [2, 1000.0, 2000.0, None]
+    assert (program.price(24_200.0), program.price(24_250.0)) == (120.0, None)
+    market.unfollowed.clear()
+    market.tick(option_of(0, 24_250.0, "CE"), 121.0, interest=3500.0)
+    await market.chains.turn_step()
+    program.drain()
+    assert (program.aggregate["options_known"], program.aggregate["call_oi"], program.price(24_250.0)) == (3, 4500.0, 121.0)
 
 
 async def test_market_time_that_goes_back_begins_anew(market: Market) -> None:

@@ -75,6 +75,18 @@ def test_what_the_limit_takes_is_removed_and_active_again_when_it_comes_back(qui
     assert quiet_hub.subscriptions.add(late, 1, "TEST|1", FULL)
 
 
+def test_what_left_is_unfollowed_until_a_quote_comes_unless_it_expired(quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    quiet_hub._apply(batch(1, *(entry_of(number, 1, 10.0) for number in (1, 2, 3))))
+    quiet_hub._take_notice(universe(left={"TEST|1": (1, "demand", ""), "TEST|2": (2, "expired", ""), "TEST|3": (3, "key", "TEST|4")}))
+    assert quiet_hub.unfollowed == {1}
+    assert set(quiet_hub.entries) == {1, 2, 3}
+    now += 10
+    quiet_hub._apply(batch(2, entry_of(1, 2, 11.0)))
+    assert quiet_hub.unfollowed == set()
+
+
 def test_what_has_another_key_now_goes_on_under_that(quiet_hub: Hub) -> None:
     client = client_of(quiet_hub, 1)
     quiet_hub._apply(batch(1, entry_of(1, 1, 10.0)))

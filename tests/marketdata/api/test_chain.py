@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from channels.db import database_sync_to_async
 from rest_framework.test import APIClient
 
 from instruments.chain_listing import chain_listing
 from instruments.domain.instrument import IST
 from instruments.services import instruments_refresh
-from marketdata import store
+from marketdata import bus, store
 from marketdata.api.chain_memory import chain_memory
 from marketdata.api.chain_serializers import ChainHistorySerializer, ChainSerializer, FollowedChainsSerializer
 from marketdata.calendar import calendar_forget
@@ -23,11 +24,13 @@ from marketdata.chain_store import snapshot_write
 from marketdata.domain.candle import DAY_MS, MINUTE_MS
 from marketdata.domain.chain import InterestBase
 from marketdata.domain.chain_rows import SIDE_COLUMNS, Aggregate
+from marketdata.hub import Hub
 from marketdata.interest import bases_write
 from marketdata.models import ChainSnapshot
 from tests.instruments.rows import MONTHLY, NEXT_WEEKLY, WEEKLY, market
 from tests.marketdata.api.test_serializers import check
 from tests.marketdata.option_market import CLOSE_MS, DAY, EXPIRY, OPEN_MS, SPOT, STRIKES, OptionMarket, option_market, quotes_of, tell
+from tests.marketdata.way_out import ScriptedFeed, auntil
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
@@ -96,6 +99,31 @@ def test_a_chain_is_ten_strikes_round_the_money_with_sides_by_name(client: APICl
     said = row["call"]
     assert (said["instrument"], said["key"], said["last_price"], said["open_interest"]) == (call, made.keys[call], 72.5, 1100.0)
     assert (said["oi_change_day"], said["oi_change_close"]) == (100.0, 300.0)
+
+
+async def test_what_the_feed_follows_no_more_counts_nothing_and_its_last_quote_is_still_told(db: None, hub: Hub, client: APIClient) -> None:
+    made = await database_sync_to_async(option_market)()
+    feed = ScriptedFeed()
+    feed.market_ms = AT + 500
+    beside = [made.options[strike, side] for strike in STRIKES[1:] for side in ("CE", "PE")]
+
+    @database_sync_to_async
+    def figures() -> tuple[Any, ...]:
+        chain = client.get(f"{PATH}NIFTY/", {"strikes": "all"}).json()
+        last = client.get("/api/marketdata/ticks/latest/", {"instruments": f"id:{beside[0]}"}).json()["results"][0]
+        counted = client.get("/api/marketdata/stats/", {"underlying": "NIFTY"}).json()["instruments"]
+        whole = chain["aggregate"]
+        return whole["options_known"], whole["call_oi"], whole["put_oi"], chain["strikes"][1]["call"]["last_price"], counted, last["quote"]
+
+    await feed.publish(quotes_of(made, AT).values(), report=True)
+    await auntil(lambda: made.spot in hub.entries and hub.board.market_ms is not None)
+    before = await figures()
+    assert before[:3] == (42, 23_100.0, 46_200.0)
+    assert (before[3], before[4]) == (SPOT - STRIKES[1] + 60.0, 43)
+    left = {made.keys[option]: (option, "demand", "") for option in beside}
+    await bus.publish_notice(bus.Notice(universe=bus.UniverseNotice(AT, ["demand"], {}, left)))
+    await auntil(lambda: hub.unfollowed == set(beside))
+    assert await figures() == (2, 100.0, 200.0, None, 3, before[5])
 
 
 def test_strikes_and_expiry_are_chosen_by_words_or_date(client: APIClient) -> None:
