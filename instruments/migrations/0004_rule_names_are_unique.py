@@ -15,7 +15,8 @@ def number_doubles(apps: Any, schema_editor: Any) -> None:
     for key, name in named:
         if name in kept:
             free = (f" ({number})" for number in range(2, len(named) + 2))
-            name = next(new for end in free if (new := f"{name[: LONGEST - len(end)]}{end}") not in taken)
+            text = str(name or "rule")  # somebody may have stored it unchecked: a number, or none
+            name = next(new for end in free if (new := f"{text[: LONGEST - len(end)]}{end}") not in taken)
             rules.filter(pk=key).update(name=name)
         taken.add(name)
         kept.add(name)

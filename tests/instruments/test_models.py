@@ -70,10 +70,11 @@ def test_rules_that_share_a_name_get_numbers_when_names_become_unique() -> None:
     before, after = ("instruments", "0003_instrumentversion_universechange"), ("instruments", "0004_rule_names_are_unique")
     MigrationExecutor(connection).migrate([before])
     rules = connection.database[SubscriptionRule._meta.db_table]  # type: ignore[attr-defined] # of django-mongodb-backend
-    names = ["money", "money", "money (2)", "other", "money", "x" * 60, "x" * 60]
+    names = ["money", "money", "money (2)", "other", "money", "x" * 60, "x" * 60, None, None, 5, 5]
     rules.insert_many([{"name": name, "what": "index", "underlying": "", "priority": place} for place, name in enumerate(names)])
     MigrationExecutor(connection).migrate([after])
     now = [rule["name"] for rule in rules.find().sort("priority")]
-    assert now == ["money", "money (3)", "money (2)", "other", "money (4)", "x" * 60, f"{'x' * 56} (2)"]
+    assert now[:5] == ["money", "money (3)", "money (2)", "other", "money (4)"]
+    assert now[5:] == ["x" * 60, f"{'x' * 56} (2)", None, "rule (2)", 5, "5 (2)"]
     with pytest.raises(DuplicateKeyError):
         rules.insert_one({"name": "money"})

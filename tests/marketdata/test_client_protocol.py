@@ -83,7 +83,7 @@ def option_quote(seq: int, price: float) -> Quote:
     return quote
 
 
-LIMIT = "The broker's limit of 1500 instruments in full mode on one connection is reached."
+LIMIT = "The broker's limit of 1500 keys in full mode is reached."
 
 
 def settled(value: Any) -> Any:
