@@ -5,12 +5,14 @@ from candles.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from django.conf import settings
 
+from broker.backfill_plan import Stretch, day_of
+from broker.candle_fetches import followed_read
 from broker.rest_pacing import RestPacer
 from broker.sessions import token_current
 from broker.upstox.protocol import FeedRefused, RateLimited
@@ -20,16 +22,17 @@ from instruments.domain.instrument import ms_of
 from instruments.domain.listing import ChainListing
 from instruments.followed_chains import FollowedChain, chains_followed, chains_with
 from instruments.selectors import market_now
+from instruments.store import spots_read
 from marketdata import live_state
 from marketdata.calendar import calendar_read
-from marketdata.domain.candle import day_start_ms
+from marketdata.domain.candle import MINUTE_MS, day_start_ms
 from marketdata.domain.chain import InterestBase
-from marketdata.interest import bases_write, closes_stored, day_starts_of
+from marketdata.interest import bases_write, closes_stored, firsts_of
 
 PACE_SECONDS = 20.0
 """Longest wait for a call's turn among the broker's limits."""
-
-
+OPENING_MS = 5 * MINUTE_MS
+"""A first candle that begins so soon after the session's open tells the day's start: earlier trades are of these minutes."""
 CLIENTS_CHAINS = 30
 """So many chains that only clients want are looked at in one run; the broker's limits are for all that asks it."""
 
@@ -56,7 +59,8 @@ def interest_bases_fetch() -> Fetched:
     day_ms = day_start_ms(ms_of(at))
     chains = [chain for chain in _chains(at) if _has_opened(chain.segment, ms_of(at))]
     listings = [chain_listing(chain.underlying, chain.expiry.isoformat(), at) for chain in chains]
-    started = sum(bases_write(_starts(listing, day_ms), day_ms) for listing in listings)
+    followed = _followed(day_ms)
+    started = sum(bases_write(_starts(listing, day_ms, followed), day_ms) for listing in listings)
     unknown = [listing for listing in listings if listing.underlying_key and closes_stored(_ids(listing), day_ms) != _ids(listing)]
     closed = refused = 0
     pacer = RestPacer()
@@ -85,9 +89,37 @@ def _ids(listing: ChainListing) -> set[int]:
     return {option.instrument for option in listing.options}
 
 
-def _starts(listing: ChainListing, day_ms: int) -> dict[int, InterestBase]:
-    """Read again what is stored already: minutes before the first one may have been healed."""
-    return {instrument: InterestBase(start, None) for instrument, start in day_starts_of(_ids(listing), day_ms).items()}
+def _followed(day_ms: int) -> dict[str, list[Stretch]]:
+    """Return when the feeds followed each key on that day, as far as that is recorded."""
+    shards = spots_read().shards
+    found: dict[str, list[Stretch]] = {}
+    for shard in range(shards):
+        found |= followed_read(day_of(day_ms), shard=shard, shards=shards)
+    return found
+
+
+def _starts(listing: ChainListing, day_ms: int, followed: Mapping[str, list[Stretch]]) -> dict[int, InterestBase]:
+    """Return the day's starts: the open interest of a first candle near the open, or of a later one if the option was followed since.
+
+    Such an option had not traded before, and only trades change open interest. Of any other nobody knows what came before its first
+    candle. Read again what is stored already: minutes before the first one may have been healed.
+    """
+    hours = calendar_read().hours(listing.segment, day_ms)
+    if hours is None:
+        return {}
+    until_ms = hours.open_ms + OPENING_MS
+    firsts = firsts_of(_ids(listing), day_ms)
+    late = firsts_of([each for each, (start_ms, _) in firsts.items() if start_ms >= until_ms], day_ms, telling=False)
+    keys = {option.instrument: option.key for option in listing.options}
+    return {
+        each: InterestBase(first[1], None)
+        for each, first in firsts.items()
+        if each not in late or (late[each] == first and _was_followed(followed.get(keys[each], ()), until_ms, first[0]))
+    }
+
+
+def _was_followed(stretches: Sequence[Stretch], since_ms: int, until_ms: int) -> bool:
+    return any(start <= since_ms and until_ms < end for start, end in stretches)
 
 
 def _ask(rest: UpstoxRest, pacer: RestPacer, listing: ChainListing) -> dict[str, float] | None:

@@ -12,10 +12,11 @@ from django.core.cache import cache
 from django.test import override_settings
 
 from broker import open_interest, tasks
+from broker.candle_fetches import moment
 from broker.open_interest import interest_bases_fetch
 from instruments.domain.instrument import IST, day_end, ms_of
 from instruments.followed_chains import chains_followed
-from instruments.models import SubscriptionRule
+from instruments.models import SubscriptionRule, UniverseChange
 from instruments.selectors import instrument_ids, market_now
 from instruments.services import instruments_refresh, spots_record
 from marketdata import live_state, store
@@ -189,3 +190,27 @@ def test_the_days_start_follows_a_minute_that_was_healed_before_it(server: Scrip
             assert interest_bases_fetch().started == 1
             assert bases_read([one], DAY) == {one: InterestBase(open_interest, 1300.0)}
     assert len(server.requests) == 1
+
+
+def test_the_days_start_is_of_the_open_or_of_the_first_trade_of_who_was_followed_since(server: ScriptedServer) -> None:
+    now_ms = OPEN_MS + 361 * MINUTE_MS
+    ids = small_market(now_ms, ["@w0"])
+    opening, late, since, blind, *_ = sorted(ids)
+    entered = dict.fromkeys((opening, since, blind), "full")
+    UniverseChange.objects.create(at=moment(OPEN_MS - MINUTE_MS), causes=["start"], entered=entered)
+    UniverseChange.objects.create(at=moment(now_ms - MINUTE_MS), causes=["demand"], entered={late: "full"})
+    firsts = ((opening, 0, 100.0), (opening, 9, 130.0), (late, 360, 200.0), (since, 300, 300.0), (blind, 10, None), (blind, 360, 400.0))
+    store.candles_write(
+        Candle(ids[key], "1m", OPEN_MS + minute * MINUTE_MS, 1.0, 1.0, 1.0, 1.0, 1, interest, "closed") for key, minute, interest in firsts
+    )
+    server.will(chain_answer({}))
+    with at(server.url):
+        assert interest_bases_fetch().started == 2
+    known = {ids[opening]: InterestBase(100.0, None), ids[since]: InterestBase(300.0, None)}
+    assert bases_read(ids.values(), DAY) == known, "a contract followed since later, or told of since later, had trades that nobody saw"
+    healed = Candle(ids[late], "1m", OPEN_MS + 4 * MINUTE_MS, 1.0, 1.0, 1.0, 1.0, 1, 150.0, "backfilled")
+    store.candles_write([healed])
+    server.will(chain_answer({}))
+    with at(server.url):
+        assert interest_bases_fetch().started == 1
+    assert bases_read(ids.values(), DAY) == known | {ids[late]: InterestBase(150.0, None)}

@@ -7,7 +7,7 @@ import pytest
 from marketdata import store
 from marketdata.domain.candle import DAY_MS, MINUTE_MS, Candle, day_start_ms
 from marketdata.domain.chain import InterestBase
-from marketdata.interest import bases_read, bases_write, closes_stored
+from marketdata.interest import bases_read, bases_write, closes_stored, firsts_of
 from marketdata.models import InterestBase as Stored
 from tests.instruments.explain import profiled
 from tests.marketdata.api.fixtures import OPEN_MS
@@ -25,20 +25,31 @@ def daily(instrument: int, days_before: int, open_interest: float | None) -> Can
     return Candle(instrument, "1d", DAY - days_before * DAY_MS, 1.0, 1.0, 1.0, 1.0, 1, open_interest, "confirmed")
 
 
-def test_the_day_begins_with_its_first_candle_that_knows_its_open_interest() -> None:
+def test_the_first_candle_of_a_day_and_the_first_that_tells_open_interest() -> None:
     store.candles_write(
         [minute(1, 4, 900.0), minute(1, 2, 750.0), minute(1, 1, None), minute(1, 0, 600.0, day=-1), minute(1, 0, 99.0, day=1)]
     )
-    assert bases_read([1, 2], DAY) == {1: InterestBase(750.0, None)}
+    assert firsts_of([1, 2], DAY) == {1: (OPEN_MS + 2 * MINUTE_MS, 750.0)}
+    assert firsts_of([1, 2], DAY, telling=False) == {1: (OPEN_MS + MINUTE_MS, None)}
+    assert bases_read([1, 2], DAY) == {}, "whether it is the day's start, the task says"
 
 
-def test_a_whole_chain_is_read_by_three_queries_and_each_first_minute_by_its_key() -> None:
+def test_the_firsts_of_a_whole_chain_are_read_by_one_query_and_each_by_its_key() -> None:
     store.candles_write([minute(each, number, 100.0 * each + number) for each in range(1, 61) for number in range(1, 9)])
-    with profiled("$cmd.aggregate", store.candles_collection().name, Stored._meta.db_table) as entries:
-        found = bases_read(range(1, 61), DAY)
-    assert found == {each: InterestBase(100.0 * each + 1, None) for each in range(1, 61)}
-    assert len(entries) == 3
+    with profiled("$cmd.aggregate", store.candles_collection().name) as entries:
+        found = firsts_of(range(1, 61), DAY)
+    assert found == {each: (OPEN_MS + MINUTE_MS, 100.0 * each + 1) for each in range(1, 61)}
+    assert len(entries) == 1
     assert sum(entry["docsExamined"] for entry in entries) <= 60
+
+
+def test_what_a_whole_chain_is_compared_with_is_read_by_two_queries() -> None:
+    bases_write({each: InterestBase(10.0 * each, None) for each in range(1, 61)}, DAY)
+    store.candles_write([daily(each, 1, 5.0 * each) for each in range(1, 61)])
+    with profiled(store.candles_collection().name, Stored._meta.db_table) as entries:
+        found = bases_read(range(1, 61), DAY)
+    assert found == {each: InterestBase(10.0 * each, 5.0 * each) for each in range(1, 61)}
+    assert len(entries) == 2
 
 
 def test_the_previous_close_is_the_brokers_where_it_told_one_else_that_of_the_last_daily_candle() -> None:
