@@ -10,7 +10,7 @@ from django.conf import settings
 from instruments.selectors import ID_PREFIX
 from marketdata.hub import Hub
 from marketdata.hub_client import Client
-from marketdata.naming import resolve_with_endings
+from marketdata.naming import resolve, resolve_with_endings
 from marketdata.wire import ItemResult
 
 
@@ -22,8 +22,12 @@ class ClientInstruments:
         self._keys: dict[int, str] = {}
 
     def followed(self) -> list[tuple[str, int, int]]:
-        """Return key, instrument id and kind (LTPC or FULL) of each, in the order subscribed."""
-        return [(self._keys[instrument], instrument, mode) for instrument, mode in self._client.outbox.modes.items()]
+        """Return key, instrument id and kind (LTPC or FULL) of each, in the order subscribed. The key is the one that quotes come under."""
+        entries = self._hub.entries
+        return [
+            (entry.key if (entry := entries.get(instrument)) else self._keys[instrument], instrument, mode)
+            for instrument, mode in self._client.outbox.modes.items()
+        ]
 
     async def subscribe(self, names: Sequence[str], mode: int, seen: Mapping[str, int]) -> list[ItemResult]:
         """Follow instruments; `seen` has the seq of those whose quote the client has already. One result for each, in the order asked."""
@@ -52,11 +56,13 @@ class ClientInstruments:
         self._keys[instrument] = sys.intern(key)
         return ItemResult(key, name, "active" if is_live else "accepted", instrument)
 
-    def unsubscribe(self, names: Sequence[str]) -> None:
-        """Follow instruments no more; those that are not followed are no error."""
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        """Follow instruments no more; those that are not followed are no error. A contract may have got another key: either names it."""
         held = {key: instrument for instrument, key in self._keys.items()}
         held |= {f"{ID_PREFIX}{instrument}": instrument for instrument in self._keys}
+        others = [name for name in names if name not in held]
+        held |= {name: instrument for name, (instrument, _) in (await resolve(others, self._hub)).items()}
         for name in names:
             instrument = held.get(name)
-            if instrument is not None and self._hub.subscriptions.remove(self._client, instrument):
-                self._keys.pop(instrument, None)
+            if instrument in self._keys and self._hub.subscriptions.remove(self._client, instrument):
+                del self._keys[instrument]

@@ -362,7 +362,7 @@ class MarketConnection:
                 results = await self._instruments.subscribe(list(command.seq), wire.MODES[command.mode], seen)
                 reply = wire.resume_reply(command.id, self._hub.feed_view().epoch, results)
             case commands.Unsubscribe():
-                self._instruments.unsubscribe(command.instruments)
+                await self._instruments.unsubscribe(command.instruments)
                 self._channels.unsubscribe(command.channels)
                 reply = self._list(command.id, "unsubscribe")
             case commands.List():

@@ -81,6 +81,7 @@ class OhlcChannels:
             series = self._series[instrument, interval] = Series(instrument, key, interval)
             self._of.setdefault(instrument, {})[series] = set()
             self._read_twice(series)
+        series.key = key  # a living contract may have got another
         self._of[instrument][series].add(outbox)
         if self._idle.pop(series, None) is not None:
             self._changed.set()  # it may be due

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from instruments.models import Instrument
 from marketdata.client_instruments import ClientInstruments
 from marketdata.hub import Hub
 from marketdata.wire import FULL
-from tests.marketdata.recording import client_of
-from tests.marketdata.way_out import instruments
+from tests.marketdata.recording import batch, client_of
+from tests.marketdata.way_out import entry_of, instruments
 
 pytestmark = pytest.mark.django_db
 
@@ -23,3 +24,18 @@ async def test_the_name_of_what_the_hub_has_ended_is_forgotten() -> None:
     await names.subscribe(["TEST|2"], FULL, {})
     assert names.followed() == [("TEST|2", 2, FULL)]
     assert names._keys == {2: "TEST|2"}, "memory follows what is followed"
+
+
+async def test_what_has_another_key_now_is_listed_and_left_by_that_too() -> None:
+    await instruments(1, 2)
+    hub = Hub()
+    client = client_of(hub)
+    names = ClientInstruments(client, hub)
+    await names.subscribe(["TEST|1", "TEST|2"], FULL, {})
+    await Instrument.objects.filter(pk=1).aupdate(instrument_key="TEST|7")
+    hub._apply(batch(1, entry_of(1, 1, 10.0)._replace(key="TEST|7")))
+    assert names.followed() == [("TEST|7", 1, FULL), ("TEST|2", 2, FULL)]
+    await names.unsubscribe(["TEST|7", "TEST|9"])
+    assert names.followed() == [("TEST|2", 2, FULL)]
+    await names.unsubscribe(["id:2"])
+    assert (names.followed(), names._keys) == ([], {})

@@ -196,6 +196,15 @@ async def test_healing_changes_what_is_shown_of_every_interval(market: Market) -
     assert market.candles["10m", long_ago[0].start_ms][4:] == (healed[-1].close, 750, None, "backfilled")
 
 
+async def test_who_comes_by_a_contracts_new_key_is_told_by_that(market: Market) -> None:
+    await store_candles(minutes_of(*range(-3, 0)))
+    market.charts.follow(market.client, 1, "NSE_FO|7", "1m", 300)
+    await market.charts.load_step()
+    late = Outbox()
+    market.charts.follow(late, 1, KEY, "1m", 300)
+    assert [json.loads(push)["key"] for push in late.drain_charts()] == [KEY]
+
+
 @pytest.mark.parametrize("named", [[], [1]])
 async def test_a_gap_makes_a_finished_candle_doubtful_until_it_is_healed(market: Market, named: list[int]) -> None:
     await store_candles(minutes_of(*range(-60, 0)))
