@@ -64,5 +64,5 @@ class ClientInstruments:
         held |= {name: instrument for name, (instrument, _) in (await resolve(others, self._hub)).items()}
         for name in names:
             instrument = held.get(name)
-            if instrument in self._keys and self._hub.subscriptions.remove(self._client, instrument):
+            if instrument is not None and instrument in self._keys and self._hub.subscriptions.remove(self._client, instrument):
                 del self._keys[instrument]
