@@ -23,7 +23,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 PATIENCE_MS = 60_000
-LOST_CONNECTION = ("ERR_CONNECTION_REFUSED", "WebSocket connection to")
+LOST_CONNECTION = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "WebSocket connection to")
 """What the browser itself writes when a server is away, as some tests want it to be."""
 
 OpenPage = Callable[..., Page]

@@ -347,6 +347,30 @@ def test_figures_over_a_part_of_the_chain_say_so(chain_page: Page, connection: S
     expect(cover).to_have_text("")
 
 
+def test_how_much_of_a_chain_has_no_data_is_told_with_its_reason(
+    chain_page: Page,
+    connection: ServerConnection,
+    server: ScriptedServer,  # noqa: F811
+) -> None:
+    def tell(channel: str, missing: int, reason: str | None) -> None:
+        told = {"event": "subscription", "key": channel, "instrument": None, "follows": None, "missing": missing, "wanted": 15}
+        connection.send(json.dumps(told | {"status": "no_data" if missing else "active", "reason": reason}))
+
+    said = chain_page.locator("#chain-missing")
+    tell(CHANNEL, 2, "2 of 15: The broker's limit is reached.")
+    tell("chain:NIFTY:@w1:atm5", 3, "3 of 15: of a chain that was left")
+    connection.send(push(ROWS, whole=True))
+    expect(cell(chain_page, 24_400, "call.last")).to_have_text("100.00")
+    expect(said).to_have_text("No data for 2 of 15: The broker's limit is reached.")
+    tell(CHANNEL, 0, None)
+    expect(said).to_have_text("")
+    tell(CHANNEL, 1, "1 of 15: The broker has sent nothing for it yet.")
+    expect(said).to_be_visible()
+    connection.close(4000)
+    server.connection()
+    expect(said).to_have_text("")  # it is told anew, if it is so still
+
+
 def test_columns_are_chosen_and_remembered(chain_page: Page, connection: ServerConnection) -> None:
     connection.send(push(ROWS, whole=True))
     names = chain_page.locator("#strikes thead tr:nth-child(2) th.call")
@@ -365,25 +389,3 @@ def test_a_refused_chain_is_told_in_the_server_s_words(chain_page: Page, connect
     result = {"key": CHANNEL, "item": CHANNEL, "status": "error", "code": 411, "message": "no options of 'NIFTY' are listed"}
     connection.send(json.dumps({"id": 1, "op": "subscribe", "results": [result]}))
     expect(chain_page.locator("#chain-note")).to_have_text("no options of 'NIFTY' are listed")
-
-
-def test_what_became_of_a_watched_instrument_is_told_in_its_row(
-    chain_page: Page,
-    connection: ServerConnection,
-    server: ScriptedServer,  # noqa: F811
-) -> None:
-    option = {"id": 5, "key": "NSE_FO|5", "segment": "NSE_FO", "instrument_type": "CE", "trading_symbol": "NIFTY 25000 CE", "name": "NIFTY"}
-    server.answers |= {"/api/marketdata/gaps/": {"results": []}, "/api/marketdata/parity/": {"results": []}}
-    server.answers["/api/marketdata/instruments/id%3A5/"] = {**option, "isin": "", "tick_size": 0.05, "lot_size": 65, "active": True}
-    connection.send(push([[25_000.0, side(5, last_price=3.5), None], *ROWS], whole=True))
-    cell(chain_page, 25_000, "call.last").click()
-    assert server.command()["instruments"] == ["id:5"]
-    chain_page.get_by_role("link", name="Watchlist").click()
-    about = chain_page.locator("#watchlist tbody tr .segment")
-    expect(about).to_have_text("NSE FO")
-    connection.send(
-        json.dumps({"event": "subscription", "key": "NSE_FO|5", "instrument": 5, "status": "no_data", "reason": "the limit is reached"})
-    )
-    expect(about).to_have_text("the limit is reached")
-    connection.send(json.dumps({"event": "subscription", "key": "NSE_FO|5", "instrument": 5, "status": "active", "reason": None}))
-    expect(about).to_have_text("NSE FO")

@@ -1,4 +1,6 @@
 /** What the page asks the REST API. Each function returns plain rows; errors are thrown with the server's own words. */
+const BATCH = 250;
+
 export class ApiError extends Error {
   constructor(status, message) { super(message); this.status = status; }
 }
@@ -31,6 +33,14 @@ export const instrument = (name) => orNothing(null, get(`/api/marketdata/instrum
 
 /** Instruments by filter: {subscribed, instrument_type, underlying, …}; the first page. */
 export const instruments = async (filter) => rows(await get("/api/marketdata/instruments/", filter));
+
+/** Living instruments by their ids, asked for BATCH at a time: addresses may not be of any length. */
+export async function instrumentsById(ids) {
+  const names = ids.map((id) => `id:${id}`);
+  const batches = Array.from({ length: Math.ceil(names.length / BATCH) }, (_, at) => names.slice(at * BATCH, (at + 1) * BATCH).join(","));
+  const found = await Promise.all(batches.map((batch) => instruments({ instruments: batch, limit: BATCH })));
+  return new Map(found.flat().map((row) => [row.id, row]));
+}
 
 /** Living expiries of an underlying, nearest first: [{expiry: "2026-11-24", strikes: 80, …}…]. */
 export const expiries = async (underlying) => rows(await orNothing([], get(`/api/marketdata/underlyings/${encodeURIComponent(underlying)}/expiries/`)));

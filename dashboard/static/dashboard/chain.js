@@ -82,6 +82,7 @@ export class ChainView {
     const same = route && this.route && route.underlying === this.route.underlying && route.expiry === this.route.expiry;
     Object.assign(this, { route, channel });
     if (!same) this.forget();
+    this.lacks(channel, null);
     this.centered = false;
     if (!route) return;
     this.say(same ? "" : "Loading the chain…");
@@ -130,6 +131,7 @@ export class ChainView {
 
   /** The connection has come back: minutes may be missing, and the day may be another one. */
   reconnected() {
+    this.lacks(this.channel, null); // it is told anew
     if (this.chain.expiry) this.load();
   }
 
@@ -138,6 +140,11 @@ export class ChainView {
     if (channel !== this.channel) return;
     this.say(reason);
     if (this.underlyings?.includes(this.route.underlying)) this.loadExpiries(this.loading.signal);
+  }
+
+  /** Say of how many of a channel's instruments nothing comes, in the server's words; null: of all of them something does. */
+  lacks(channel, reason) {
+    if (channel === this.channel) write(this.at("missing"), reason ? `No data for ${reason} ` : "");
   }
 
   /** What may be expected of the prices now: a state of status.js, its word and its reason. */

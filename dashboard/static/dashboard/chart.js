@@ -81,9 +81,9 @@ export class Chart {
     this.drawSoon("all");
   }
 
-  /** Take a push of `market:ohlc`. Before the snapshot there may be some of an earlier subscription. */
-  take(message) {
-    if (message.interval !== this.interval || message.key !== this.instrument?.key) return;
+  /** Take a push of `market:ohlc`, with the id of whose key it names. Before the snapshot there may be some of an earlier subscription. */
+  take(message, id) {
+    if (!this.instrument || id !== this.instrument.id || message.interval !== this.interval) return;
     if (message.snapshot) this.begin(message.candles.map(row));
     else if (this.begun) {
       const candle = row(message);
@@ -113,10 +113,9 @@ export class Chart {
     if (channel === this.channel) this.say(`No candles: ${reason}`);
   }
 
-  /** Take a push of `gap`, or a row of REST's. A healed one is gone from the chart, and its candles are read again. */
-  gap(told) {
-    const concerns = told.keys ? told.keys.includes(this.instrument?.key) : !told.instruments?.length || told.instruments.includes(this.instrument?.id);
-    if (!this.instrument || !concerns) return;
+  /** Take a push of `gap`, with the ids of whom it concerns (none given: all), or a row of REST's. A healed one is gone from the chart, and its candles are read again. */
+  gap(told, ids) {
+    if (!this.instrument || (ids && !ids.includes(this.instrument.id))) return;
     if (told.heal_state === "healed") this.gaps.delete(told.gap);
     else this.gaps.set(told.gap, told);
     if (told.event && told.candles_healed && this.begun) this.reread(told.from - LENGTH_MS[this.interval] + 1, told.to ?? Infinity);

@@ -16,7 +16,7 @@ const wide = matchMedia("(min-width: 1000px)");
 const at = (id) => document.getElementById(id);
 const feed = connect();
 const status = new Status(document.querySelector("header"), stateChanged);
-const idOfKey = new Map();
+const idOfKey = new Map(); // also keys that an instrument had before: what is under way may still name it so
 const told = new Set(); // instruments whose quote this connection has told: the first may be old
 let marketMs = 0;
 let selectedBefore = null;
@@ -127,23 +127,24 @@ feed.on("heartbeat", (message) => status.serverTime(message.time));
 feed.on("error", (error) => notice(error.message));
 feed.on("subscribe", ({ results }) => {
   for (const result of results) {
-    if (result.instrument != null) idOfKey.set(result.key, result.instrument); // a key may have passed to another contract
-    if (result.status !== "error") continue;
-    if (result.item.startsWith("id:")) list.refuse(Number(result.item.slice(3)), result.message);
+    if (result.status !== "error") {
+      if (result.instrument != null) idOfKey.set(result.key, result.instrument); // a key may have passed to another contract
+    } else if (result.item.startsWith("id:")) list.refuse(Number(result.item.slice(3)), result.message);
     else [detail.chart, chain].forEach((view) => view.refused(result.item, result.message));
   }
 });
-feed.on("subscription", ({ instrument: id, status, reason, follows }) => {
-  if (status === "removed" && follows) idOfKey.set(follows, id); // it goes on under another key
+feed.on("subscription", ({ key, instrument: id, status, reason, follows }) => {
+  if (id === null) chain.lacks(key, reason);
+  else if (status === "removed" && follows) idOfKey.set(follows, id); // it goes on under another key
   else list.refuse(id, status === "active" ? "" : reason || status.replace("_", " "));
 });
-feed.on("market:ohlc", (message) => detail.chart.take(message));
+feed.on("market:ohlc", (message) => detail.chart.take(message, idOfKey.get(message.key)));
 feed.on("market:chain", (message) => {
   if (!message.snapshot) status.ticked();
   marketMs = Math.max(marketMs, message.market_ms);
   chain.take(message);
 });
-feed.on("gap", (message) => detail.chart.gap(message));
+feed.on("gap", (message) => detail.chart.gap(message, message.keys?.map((key) => idOfKey.get(key))));
 feed.on("market:tick", ([key, , quote]) => {
   const id = idOfKey.get(key);
   if (id === undefined) return;

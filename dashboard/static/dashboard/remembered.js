@@ -3,7 +3,7 @@
  * Instruments are remembered by our own id, never by key: brokers give keys of expired contracts to new ones. The symbol beside it
  * tells an id of another database apart.
  */
-import { expiries, instrument, instruments, latest } from "./api.js";
+import { expiries, instrument, instruments, instrumentsById, latest } from "./api.js";
 import { FIRST_CHAIN, hashOf, routeOf } from "./route.js";
 
 const PLACE = "tradingok.watchlist.v1";
@@ -68,8 +68,8 @@ export const rememberChainColumns = (names) => keep(COLUMNS_PLACE, JSON.stringif
 export async function watchlist() {
   const stamps = keptList(PLACE);
   if (!stamps) return defaults();
-  const rows = await Promise.all(stamps.map(([id]) => instrument(`id:${id}`)));
-  const same = rows.filter((row, at) => row?.active && stamp(row)[1] === stamps[at][1]);
+  const listed = await instrumentsById(stamps.map(([id]) => id));
+  const same = stamps.filter(([id, symbol]) => listed.has(id) && stamp(listed.get(id))[1] === symbol).map(([id]) => listed.get(id));
   return same.length || !stamps.length ? same : defaults();
 }
 
