@@ -29,7 +29,7 @@ MASTER = "/market-quote/instruments/exchange"
 
 @pytest.fixture(scope="module")
 def exchange() -> Iterator[RunningExchange]:
-    running = RunningExchange("--seed", "5")
+    running = RunningExchange("--seed", "5", "--from", "2026-11-20T11:00")  # far from midnight
     yield running
     running.stop()
 
