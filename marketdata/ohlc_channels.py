@@ -142,7 +142,8 @@ class OhlcChannels:
         """
         for instrument in {each for gap in gaps for each in gap.instruments or list(self._of)}:
             for series in self._of.get(instrument, {}):
-                self._read(series)
+                if series.interval != "1m":  # of a minute a gap says nothing
+                    self._read(series)
         touched: set[Outbox] = set()
         market_ms = self._market_ms()
         for candle in candles:

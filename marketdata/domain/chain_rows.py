@@ -49,7 +49,8 @@ class Side(NamedTuple):
         oi_change_close: open interest against the previous trading day's last.
         theta: INR a calendar day · vega: INR per 1 % of volatility · rho: INR per 1 % of interest.
         computed: whether volatility and greeks (or these alone, at the broker's volatility) are ours, because the broker sent none: at the
-            volatility of the last price, or, where that has none, of the middle between bid and ask.
+            volatility of the mark (the last price, or the nearer side of a book that has left it behind), or, where that has none, of the
+            middle between bid and ask.
         moneyness: "itm", "atm" or "otm": against the strike at the money; None while nothing says where the money is.
     """
 

@@ -209,6 +209,7 @@ async def test_who_comes_by_a_contracts_new_key_is_told_by_that(market: Market) 
 async def test_a_gap_makes_a_finished_candle_doubtful_until_it_is_healed(market: Market, named: list[int]) -> None:
     await store_candles(minutes_of(*range(-60, 0)))
     market.charts.follow(market.client, 1, KEY, "5m", 300)
+    minutes = market.charts.follow(Outbox(), 1, KEY, "1m", 300)
     await market.charts.load_step()
     told = GapNotice("", 0, NOON_MS - 29 * MINUTE_MS, NOON_MS - 28 * MINUTE_MS, "disconnected", "open", "", named, 0)
     row = Gap(start=aware(told.start_ms), end=aware(told.end_ms), cause=told.cause, instruments=named)
@@ -216,6 +217,7 @@ async def test_a_gap_makes_a_finished_candle_doubtful_until_it_is_healed(market:
         row.heal_state = state
         await database_sync_to_async(row.save)()
         market.charts.correct([], [told._replace(heal_state=state)])
+        assert market.charts._due[minutes] > 0.0, "of a minute a gap says nothing"
         await market.charts.load_step()
         market.drain()
         assert market.candles["5m", NOON_MS - 30 * MINUTE_MS][-1] == says
