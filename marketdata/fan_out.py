@@ -23,7 +23,7 @@ from marketdata import live_state
 from marketdata.bus import BusBatch, Notice, batches
 from marketdata.credential_watch import CredentialWatch
 from marketdata.domain.candle import Candle
-from marketdata.domain.feed_status import FeedStatus
+from marketdata.domain.feed_status import FeedState, FeedStatus
 from marketdata.feed_board import FeedBoard
 from marketdata.hub_client import COUNTS, OUTBOX_COUNTS, Client, totals
 from marketdata.hub_presence import HubPresence
@@ -78,7 +78,8 @@ class Hub:
         self.unfollowed = self.subscriptions.unfollowed
         self._followers, self._notices = self.subscriptions.followers, self.subscriptions.notices
         self._charts, self._chains = self.subscriptions.charts, self.subscriptions.chains
-        self._quotes = HubQuotes(self.entries, self.subscriptions, self.counts, self._touched, self._current_epochs)
+        epochs = self._current_epochs, self._live_epochs
+        self._quotes = HubQuotes(self.entries, self.subscriptions, self.counts, self._touched, *epochs, self.market_ms)
         self._presence = HubPresence(self.name, self.clients, self.subscriptions, self.counters)
         self._credentials = CredentialWatch(self.clients)
         self._positions: dict[int, tuple[int, int]] = {}
@@ -119,7 +120,7 @@ class Hub:
 
     @property
     def _part_steps(self) -> tuple[Callable[[], Awaitable[None]], ...]:
-        followed = self._charts.load_step, self._chains.load_step, self._chains.turn_step
+        followed = self._charts.load_step, self._chains.load_step, self._chains.turn_step, self._quotes.untold_step
         return *followed, self._presence.demand_step, self._presence.places_step, self._credentials.step
 
     async def close(self, code: int) -> None:
@@ -167,6 +168,10 @@ class Hub:
 
     def _current_epochs(self) -> set[int]:
         return {epoch for epoch, _ in self._positions.values()} | {status.epoch for status in self.board.statuses.values()}
+
+    def _live_epochs(self) -> set[int]:
+        is_live = self.settled and self.feed_view().state in (FeedState.LIVE, FeedState.QUIET)
+        return self._current_epochs() if is_live else set()
 
     def recent_minutes(self, instrument: int) -> list[Candle]:
         """Return the newest few 1-minute candles that the feed has told, oldest first; from any thread."""

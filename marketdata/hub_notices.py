@@ -80,8 +80,7 @@ class HubNotices:
         touched: set[Outbox] = set()
         for key, (instrument, why, follows) in universe.left.items():
             if why != KEY:
-                self._standing.leave(instrument, why, now)
-                self._chains.mark(instrument)
+                self.leave(instrument, why, now)
             status = EXPIRED if why == EXPIRED else "removed"
             push = subscription_push(key, instrument, status, REASONS.get(why, why), follows or None)
             for outbox in [*self._followers.of(instrument, LTPC), *self._followers.of(instrument, FULL)]:
@@ -127,6 +126,11 @@ class HubNotices:
     def has_left(self, instrument: int) -> bool:
         """Whether the feed follows an instrument no more, and no quote of it came since."""
         return self._standing.has_left(instrument)
+
+    def leave(self, instrument: int, why: str, now: float) -> None:
+        """Note that the feed follows an instrument no more; chains show it at their next turn. `why`: the feed's word."""
+        self._standing.leave(instrument, why, now)
+        self._chains.mark(instrument)
 
     def wait(self, outbox: Outbox, instrument: int, key: str, now: float) -> None:
         """Have a client told when the first quote comes, or why none does: with the next look where that is known."""

@@ -5,20 +5,28 @@ Nothing is encoded: fragments are made once per entry and kind. Quotes never go 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from channels.db import database_sync_to_async
 from django.db import DatabaseError
 from pymongo.errors import PyMongoError
 
+from instruments.universe_changes import instruments_named
 from marketdata.models import LatestQuote
 from marketdata.outbox import Outbox
+from marketdata.standing import EXPIRED
 from marketdata.subscriptions import Subscriptions
 from marketdata.wire import FULL, FULL_DEPTH, LTPC, QuoteEntry, entry_unpack, tick_fragment
 
 logger = logging.getLogger(__name__)
+
+UNTOLD_SECONDS = 30.0
+"""Feeds that have been live for so long have told a quote of all that they follow: the broker sends one with each subscription."""
+LONG_AGO = float("-inf")
 
 
 class HubQuotes:
@@ -30,6 +38,8 @@ class HubQuotes:
         counts: where `marked_total` is counted.
         touched: who was given something is added, and has to be woken.
         current_epochs: returns the runs of the feed that are going on.
+        live_epochs: returns the same while nothing is in doubt and clients may rely on all of them; else none.
+        market_ms: returns market time · ms UTC.
     """
 
     def __init__(
@@ -39,8 +49,11 @@ class HubQuotes:
         counts: Counter[str],
         touched: set[Outbox],
         current_epochs: Callable[[], set[int]],
+        live_epochs: Callable[[], set[int]],
+        market_ms: Callable[[], int],
     ) -> None:
-        self._entries, self._counts, self._touched, self._current_epochs = entries, counts, touched, current_epochs
+        self._entries, self._counts, self._touched = entries, counts, touched
+        self._current_epochs, self._live_epochs, self._market_ms = current_epochs, live_epochs, market_ms
         self._followers, self._chains, self._notices = subscriptions.followers, subscriptions.chains, subscriptions.notices
         self._epochs: dict[int, int] = {}
         self._fragments: tuple[dict[int, bytes], ...] = ({}, {}, {})
@@ -98,6 +111,24 @@ class HubQuotes:
         if fragment is None:
             fragment = self._fragments[kind][instrument] = tick_fragment(self._entries[instrument], kind)
         return fragment
+
+    async def untold_step(self) -> None:
+        """Wait UNTOLD_SECONDS; have what the feeds told nothing of, live all the while, leave: it did so while this hub did not listen."""
+        before = self._live_epochs()
+        await asyncio.sleep(UNTOLD_SECONDS)
+        epochs = self._live_epochs()
+        if not epochs or epochs != before:
+            return
+        untold = [each for each, epoch in self._epochs.items() if epoch not in epochs and not self._notices.has_left(each)]
+        try:
+            held = await database_sync_to_async(instruments_named, thread_sensitive=False)(untold) if untold else {}
+        except (PyMongoError, DatabaseError) as error:
+            logger.debug("asked again soon whether what left has expired: %s", error)
+            return
+        for instrument in untold:
+            if self.epoch_of(instrument) not in self._current_epochs():  # nothing came meanwhile
+                known = held.get(instrument)
+                self._notices.leave(instrument, EXPIRED if known and known.ending(self._market_ms()) else "rules", LONG_AGO)
 
     def forget_old(self, older_ms: int) -> None:
         """Drop quotes that nobody follows and that are so much older than the newest."""

@@ -11,7 +11,7 @@ import redis
 from channels.db import database_sync_to_async
 
 from instruments.models import Instrument
-from marketdata import ohlc_channels
+from marketdata import hub_quotes, ohlc_channels
 from marketdata.bus import Batches, BusBatch, Notice, UniverseNotice
 from marketdata.commands import ChainChannel
 from marketdata.domain.candle import Candle
@@ -355,6 +355,24 @@ async def test_a_shard_that_is_gone_is_told_with_its_number_while_the_other_goes
         assert ("reconnecting", "all") not in told[told.index(("reconnecting", "shard:1")) :]
     finally:
         await close_hub()
+
+
+@pytest.mark.parametrize(("state", "unfollowed"), [("live", True), ("quiet", True), ("stale", False)])
+async def test_what_a_feed_that_is_live_never_told_is_unfollowed_unless_it_expired(
+    quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch, state: str, unfollowed: bool
+) -> None:
+    monkeypatch.setattr(hub_quotes, "UNTOLD_SECONDS", 0.0)
+    await nifty_options(date(2026, 9, 15), date(2026, 9, 22))
+    over, stored, told, unknown = option_of(0, 24_200.0, "CE"), option_of(1, 24_200.0, "CE"), option_of(1, 24_250.0, "CE"), 7
+    quiet_hub._quotes.take_all((0, entry_of(each, 1, 10.0)) for each in (over, stored, told, unknown))  # as MongoDB has them
+    await quiet_hub._quotes.untold_step()
+    assert quiet_hub.unfollowed == set(), "without a feed they are all that is known"
+    quiet_hub._apply(BusBatch(0, 7, 1, [entry_of(told, 1, 11.0)], FeedStatus(0, 7, 1, state, 7, NOON_MS, NOON_MS, {}, {})))
+    await quiet_hub._quotes.untold_step()
+    assert quiet_hub.unfollowed == ({stored, unknown} if unfollowed else set())
+    assert set(quiet_hub.entries) == {over, stored, told, unknown}
+    quiet_hub._apply(BusBatch(0, 7, 2, [entry_of(stored, 1, 12.0)], None))
+    assert stored not in quiet_hub.unfollowed
 
 
 async def test_listings_of_chains_are_read_again_when_the_feed_has_another_master(quiet_hub: Hub) -> None:
