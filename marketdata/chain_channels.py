@@ -170,10 +170,10 @@ class ChainChannels:
         return {each for series in outbox.chains for each in self._wanted[series] & instruments}
 
     def followed(self) -> Iterator[tuple[ChainSeries, frozenset[int], set[Outbox]]]:
-        """Yield each channel that is followed and wants something, the instruments that it wants, and its followers."""
-        for series, wanted in self._wanted.items():
-            if wanted:  # what nobody follows wants nothing
-                yield series, wanted, self._followers[series]
+        """Yield each channel that is followed, the instruments that it wants, none once trading has ended, and its followers."""
+        for series, outboxes in self._followers.items():
+            if outboxes:
+                yield series, self._wanted[series], outboxes
 
     def key_of(self, instrument: int) -> str | None:
         """Return the key of an instrument that moves one of the chains."""

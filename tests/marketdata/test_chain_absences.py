@@ -83,6 +83,13 @@ async def test_a_hub_tells_a_chains_followers_what_the_feed_refuses() -> None:
     hub._notices.tell_late("live", time.monotonic() + NO_DATA_SECONDS + 1)
     (push,) = chained.told("subscription")
     assert (push["missing"], push["reason"]) == (19, f"19 of 19: {SILENT}")
+    (live,) = hub._chains._chains.values()
+    ends_ms = live.listing.ends_ms
+    hub._apply(BusBatch(0, 7, 2, [], FeedStatus(0, 7, 2, "live", 7, ends_ms, ends_ms, {}, {})))
+    await hub._chains.turn_step()
+    assert hub._notices.tell_late("live", time.monotonic()) == {chained.outbox}
+    (push,) = chained.told("subscription")
+    assert (push["status"], push["missing"], push["wanted"]) == ("active", 0, 0), "trading in it has ended: nothing is missing"
     for series in list(chained.outbox.chains):
         hub.subscriptions.remove_chain(chained, series)
     assert chained.outbox not in hub._notices.tell_late("live", time.monotonic())
