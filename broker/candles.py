@@ -116,9 +116,9 @@ class ShardCandles:
         self._again.extend(candles)
 
     def forget(self, instruments: Collection[int]) -> None:
-        """Close what forms of instruments that are no longer followed, and keep no more of them; a bar confirms that minute later."""
-        self._builder.close(instruments)
-        self._builder.forget(instruments)
+        """Keep no more of instruments that are no longer followed, but for those of which a minute forms: it is closed in its time, as one
+        that goes on should they come back within it. Ask again then."""
+        self._builder.forget(set(instruments) - self._builder.forming)
 
     @property
     def known(self) -> Collection[int]:

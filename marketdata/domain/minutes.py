@@ -227,6 +227,11 @@ class MinuteBuilder:
         """Instruments of which minutes are kept."""
         return self._minutes.keys()
 
+    @property
+    def forming(self) -> set[int]:
+        """Instruments that have a minute which is to be closed yet."""
+        return {minute.instrument for minutes in self._live.values() for minute in minutes}
+
     def apply(self, frame: Updates, received_us: int) -> None:
         """Fold one frame. A price counts where its trade lies near the frame's own time: snapshots, and updates of the book alone,
         carry trades of long ago. The day's volume counts whenever it was traded.

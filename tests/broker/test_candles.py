@@ -142,12 +142,18 @@ def test_a_replay_that_begins_anew_tells_its_minutes_anew(bench: Bench) -> None:
         assert bench.told() == [(1, "closed", 0), (1, "closed", 180), (1, "live", 182)]
 
 
-def test_a_forgotten_instrument_is_known_no_more_and_its_last_minute_is_closed(bench: Bench) -> None:
-    bench.trade(OPEN, "NSE_EQ|A", "NSE_EQ|B")
+def test_what_is_followed_no_more_has_its_last_minute_closed_in_its_time_and_is_forgotten_then(bench: Bench) -> None:
+    bench.trade(OPEN, "NSE_EQ|A", "NSE_EQ|B", price=100.0)
+    bench.candles.forget({1})
+    assert bench.told() == [(1, "live", 0), (2, "live", 0)]
+    bench.trade(OPEN + 20_000, "NSE_EQ|A", price=90.0)  # it is back within the minute
+    bench.candles.forget({1})
+    bench.trade(OPEN + 62_000, "NSE_EQ|B")
+    assert bench.told() == [(1, "closed", 0), (2, "closed", 0), (2, "live", 1)]
     bench.candles.forget({1})
     assert set(bench.candles.known) == {2}
-    assert bench.told() == [(1, "closed", 0), (2, "live", 0)]
-    assert [(done.candle.instrument, done.candle.state) for done in bench.candles.take(10)] == [(1, "closed")]
+    last = next(done.candle for done in bench.candles.take(10) if done.candle.instrument == 1)
+    assert (last.open, last.low, last.close) == (100.0, 90.0, 90.0), "whole, not what came after it was back"
 
 
 def test_the_brokers_bar_is_told_at_once(bench: Bench) -> None:
