@@ -19,11 +19,12 @@ class ChainAbsences:
 
     Args:
         entries: instruments of which a quote is known; read, never changed.
+        unfollowed: those of which it counts no more; the same.
         patience: what is wanted for so long without a quote is missing · seconds.
     """
 
-    def __init__(self, entries: Container[int], patience: float) -> None:
-        self._entries, self._patience = entries, patience
+    def __init__(self, entries: Container[int], unfollowed: Container[int], patience: float) -> None:
+        self._entries, self._unfollowed, self._patience = entries, unfollowed, patience
         self._silent_since: dict[int, float] = {}
         self._told: dict[ChainSeries, dict[Outbox, int]] = {}
 
@@ -49,7 +50,7 @@ class ChainAbsences:
             reasons: Counter[str] = Counter()
             for instrument in wanted:
                 reason = refusal(instrument)
-                if reason is None and instrument not in self._entries:
+                if reason is None and (instrument not in self._entries or instrument in self._unfollowed):
                     since = self._silent_since[instrument] = silent_since.get(instrument, now)
                     reason = silence if now - since >= self._patience else None
                 if reason is not None:

@@ -48,7 +48,7 @@ class HubNotices:
         self._clients, self._entries, self._followers = clients, entries, followers
         self._charts, self._chains, self._unsubscribe = charts, chains, unsubscribe
         self._standing = standing
-        self._absences = ChainAbsences(entries, NO_DATA_SECONDS)
+        self._absences = ChainAbsences(entries, standing.unfollowed, NO_DATA_SECONDS)
 
     # --- what the feed says ---------------------------------------------------------------------------------------------
     def take(self, notice: Notice, now: float) -> set[Outbox]:

@@ -30,8 +30,8 @@ def told(outbox: Outbox) -> list[tuple[str, int, int, str | None]]:
 
 
 def test_each_follower_hears_a_number_once_and_when_it_is_another() -> None:
-    entries, refused = {1}, dict.fromkeys((2, 3, 4), LIMIT)
-    absences = ChainAbsences(entries, 10.0)
+    entries, unfollowed, refused = {1}, set[int](), dict.fromkeys((2, 3, 4), LIMIT)
+    absences = ChainAbsences(entries, unfollowed, 10.0)
     series = ChainSeries(ChainChannel("NIFTY", "@w0", "atm1"))
     first, late = Outbox(), Outbox()
 
@@ -54,10 +54,14 @@ def test_each_follower_hears_a_number_once_and_when_it_is_another() -> None:
     assert look(112.0, first, late) == {first}, "who came back with nothing missing hears nothing"
     assert told(first) == [("active", 0, 5, None)]
     assert look(113.0, first, late) == set()
+    unfollowed |= {1}
+    assert look(114.0, first) == set(), "it left, and is wanted again"
+    assert look(124.0, first) == {first}
+    assert told(first) == [("no_data", 1, 5, f"1 of 5: {SILENT}")]
 
 
 def test_a_chain_of_which_everything_comes_says_nothing() -> None:
-    absences = ChainAbsences({1, 2}, 10.0)
+    absences = ChainAbsences({1, 2}, set(), 10.0)
     series = ChainSeries(ChainChannel("NIFTY", "@w0", "all"))
     assert absences.tell([(series, {1, 2}, [Outbox()])], lambda instrument: None, SILENT, 100.0) == set()
     assert absences.tell([], lambda instrument: None, SILENT, 101.0) == set()
