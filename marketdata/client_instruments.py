@@ -58,7 +58,7 @@ class ClientInstruments:
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Follow instruments no more; those that are not followed are no error. A contract may have got another key: either names it."""
-        held = {key: instrument for instrument, key in self._keys.items()}
+        held = {key: instrument for key, instrument, _ in self.followed()} | {key: instrument for instrument, key in self._keys.items()}
         held |= {f"{ID_PREFIX}{instrument}": instrument for instrument in self._keys}
         others = [name for name in names if name not in held]
         held |= {name: instrument for name, (instrument, _) in (await resolve(others, self._hub)).items()}

@@ -37,5 +37,7 @@ async def test_what_has_another_key_now_is_listed_and_left_by_that_too() -> None
     assert names.followed() == [("TEST|7", 1, FULL), ("TEST|2", 2, FULL)]
     await names.unsubscribe(["TEST|7", "TEST|9"])
     assert names.followed() == [("TEST|2", 2, FULL)]
-    await names.unsubscribe(["id:2"])
+    hub._apply(batch(2, entry_of(2, 1, 10.0)._replace(key="TEST|0")))  # a quote of the time before its present key
+    assert names.followed() == [("TEST|0", 2, FULL)]
+    await names.unsubscribe(["TEST|0"])
     assert (names.followed(), names._keys) == ([], {})
