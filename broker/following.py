@@ -26,7 +26,7 @@ from instruments.domain.instrument import INDEX_TYPE, PLACEHOLDER_TYPE
 from instruments.domain.limits import Limits
 from instruments.domain.succession import Held
 from instruments.domain.universe import Universe
-from instruments.selectors import instrument_ids, universe_resolve
+from instruments.selectors import universe_resolve
 from instruments.services import instrument_placeholder_create, rules_default_create, spots_record
 from instruments.universe_changes import Sources, instruments_held, instruments_named, universe_sources
 from marketdata import live_state
@@ -286,13 +286,6 @@ def _told(change: Change) -> str:
 def name_unknown(keys: Sequence[str]) -> dict[str, int]:
     """Return the (placeholder) instrument of each key, the same however often it is asked."""
     return instrument_placeholder_create(keys=keys, at=datetime.now(UTC))
-
-
-def ids_with_placeholders(keys: list[str]) -> dict[str, int]:
-    """Return the instrument id of each key; one that no instrument holds gets a placeholder."""
-    ids = instrument_ids(keys)
-    missing = [key for key in keys if key not in ids]
-    return {**ids, **name_unknown(missing)} if missing else ids
 
 
 def held_with_placeholders(keys: list[str]) -> dict[str, Held]:

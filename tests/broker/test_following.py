@@ -19,7 +19,7 @@ from pymongo.errors import AutoReconnect
 from websockets.asyncio.server import ServerConnection
 
 from broker import following as following_module
-from broker.following import Following, ids_with_placeholders
+from broker.following import Following, held_with_placeholders
 from broker.journal import Journal
 from broker.journal_reading import JournalReader
 from broker.pipeline import Pipeline
@@ -66,7 +66,7 @@ def follow(journal: Journal, *, shard: int = 0, shards: int = 1, full: int = 100
 
 def rule(*keys: str) -> None:
     """Have a rule follow these, of instruments that are there."""
-    ids_with_placeholders(list(keys))
+    held_with_placeholders(list(keys))
     SubscriptionRule.objects.create(name="some", what="keys", keys=list(keys))
 
 
@@ -80,6 +80,11 @@ async def turn(following: Following, connection: FeedConnection) -> Change | Non
 def at(following: Following, time: str) -> None:
     """Let it be then, in IST, in the market."""
     following._pipeline.market_ms = ist(time)
+
+
+def ids_of(keys: list[str]) -> dict[str, int]:
+    """Key → instrument; one that no instrument holds gets a placeholder, as the feed does it."""
+    return {key: each.id for key, each in held_with_placeholders(keys).items()}
 
 
 async def id_of(key: str) -> int:
@@ -211,7 +216,7 @@ async def test_what_the_api_says_is_what_the_feeds_do(journal: Journal, shards: 
 
 async def test_demand_comes_and_goes_within_the_limit_and_takes_its_state_along(journal: Journal) -> None:
     await asyncio.to_thread(rule, *KEYS[:2])
-    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    ids = await asyncio.to_thread(ids_of, KEYS)
     following = follow(journal, full=3)
     async with asked() as broker:
         await following.resolve()
@@ -292,7 +297,7 @@ async def test_what_expires_leaves_though_the_store_is_away(journal: Journal, mo
 
 async def test_rules_take_room_from_demand_and_give_it_back_to_who_came_first(journal: Journal) -> None:
     await asyncio.to_thread(rule, *KEYS[:1])
-    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    ids = await asyncio.to_thread(ids_of, KEYS)
     following = follow(journal, full=3)
     async with asked() as broker:
         await following.resolve()
@@ -321,7 +326,7 @@ async def test_rules_take_room_from_demand_and_give_it_back_to_who_came_first(jo
 
 async def test_one_web_process_does_not_cut_what_another_wants(journal: Journal) -> None:
     await asyncio.to_thread(rule, KEYS[0])
-    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    ids = await asyncio.to_thread(ids_of, KEYS)
     following = follow(journal)
     async with asked() as broker:
         await following.resolve()
@@ -369,7 +374,7 @@ async def test_a_new_master_and_a_changed_rule_are_seen_and_nothing_else_is_aske
 
 async def test_without_redis_what_clients_wanted_last_goes_on(journal: Journal) -> None:
     await asyncio.to_thread(rule, KEYS[0])
-    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    ids = await asyncio.to_thread(ids_of, KEYS)
     following = follow(journal)
     async with asked() as broker:
         await following.resolve()
@@ -388,7 +393,7 @@ async def test_without_redis_what_clients_wanted_last_goes_on(journal: Journal) 
 
 async def test_without_the_store_what_is_known_is_subscribed_all_the_same(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.to_thread(rule, KEYS[0])
-    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    ids = await asyncio.to_thread(ids_of, KEYS)
     following = follow(journal)
     await following.resolve()
     async with asked() as broker:
@@ -404,7 +409,7 @@ async def test_without_the_store_what_is_known_is_subscribed_all_the_same(journa
 
 async def test_what_is_demanded_while_the_rules_are_asked_stays_known(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.to_thread(rule, KEYS[0])
-    ids = await asyncio.to_thread(ids_with_placeholders, KEYS)
+    ids = await asyncio.to_thread(ids_of, KEYS)
     following = follow(journal)
     asking, goes_on, look_up = threading.Event(), threading.Event(), instruments_named
 
@@ -497,10 +502,10 @@ async def test_what_follows_an_expired_contract_is_named_though_another_connecti
 
 
 async def test_a_demanded_contract_whose_key_is_anothers_now_is_left_out(journal: Journal) -> None:
-    ids = await asyncio.to_thread(ids_with_placeholders, KEYS[:1])
+    ids = await asyncio.to_thread(ids_of, KEYS[:1])
     retired = ids[KEYS[0]]
     await Instrument.objects.filter(pk=retired).aupdate(active=False)
-    now = (await asyncio.to_thread(ids_with_placeholders, KEYS[:1]))[KEYS[0]]
+    now = (await asyncio.to_thread(ids_of, KEYS[:1]))[KEYS[0]]
     assert now != retired
     following = follow(journal)
     async with asked() as broker:
