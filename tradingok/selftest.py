@@ -104,7 +104,7 @@ class SelfTest:
     def _health(self) -> Finding:
         health = self._get("health")
         parts = ", ".join(f"{name} {part['state']}" for name, part in health["components"].items())
-        failed = [name for name, part in health["components"].items() if part["state"] not in {"ok", "unknown", "idle"}]
+        failed = [name for name, part in health["components"].items() if part["state"] not in {"ok", "unknown", "starting"}]
         return warn("health", parts, f"see `manage.py doctor` about {', '.join(failed)}") if failed else ok("health", parts)
 
     def _broker(self) -> Finding:

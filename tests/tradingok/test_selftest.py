@@ -24,7 +24,7 @@ from tradingok.selftest import SelfTest
 KEY = "NSE_INDEX|Nifty 50"
 GOOD: dict[str, Any] = {
     "health/live": {"state": "live"},
-    "health": {"state": "ok", "time": 1, "components": {"mongodb": {"state": "ok"}, "feed": {"state": "ok"}}},
+    "health": {"state": "starting", "time": 1, "components": {"mongodb": {"state": "ok"}, "worker": {"state": "starting"}}},
     "broker-status": {"state": "live", "data_age_ms": 5, "detail": "", "shards": [{"ticks_per_second": 1600.0}]},
     "marketdata/instruments/": {"results": [{"key": KEY}]},
     f"marketdata/instruments/{KEY}/": {"key": KEY},
