@@ -35,7 +35,8 @@ WRITTEN = 2000
 YEAR_DAYS = 250
 DAY_MINUTES = 375
 PAGE = 10_000
-MONDAY = day_start_ms(1_795_405_500_000)
+MONDAY = day_start_ms(1_789_972_200_000)
+"""21 September 2026: a day to come is not among the newest candles."""
 READ = 1
 """The instrument whose year is read."""
 
