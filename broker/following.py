@@ -122,7 +122,7 @@ class Following:
         going = {each.held.id for each in self._followed.values()} - {each.id for each in held.values()}
         named = await ask_store(partial(instruments_named, list(asked | going)))
         self._take_rules(universe, wanted, held)
-        self.learn({each.key: each.id for each in named.values() if each.active and each.id in asked})
+        self.learn({each.key: each.id for each in named.values() if each.active})
         come = {each: known for each, known in self._held.items() if each in self._demand and each not in asked}  # meanwhile
         self._held = {**{each.id: each for each in held.values()}, **come, **named}
         self._causes += [cause for cause in causes if cause not in self._causes]

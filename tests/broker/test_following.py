@@ -479,6 +479,27 @@ async def test_a_living_contract_whose_key_a_new_master_changes_goes_on_under_th
     assert following.followed() == set(following._pipeline.quotes) == {ids[WEEKLY_CALL], ids[WEEKLY_PUT]}, "the same, with what is known"
 
 
+async def test_a_contract_that_left_with_a_new_key_can_be_demanded_at_once(journal: Journal) -> None:
+    rows = market()
+    await asyncio.to_thread(lambda: instruments_refresh(rows=rows, source="test", as_of=DAY_1))
+    await asyncio.to_thread(lambda: SubscriptionRule.objects.create(name="k", what="keys", keys=[WEEKLY_CALL]))
+    following = follow(journal)
+    at(following, "2026-11-11 10:00:00")
+    await following.resolve()
+    await following.decide()
+    call = await id_of(WEEKLY_CALL)
+    now = [replace(row, instrument_key="NSE_FO|7777") if row.instrument_key == WEEKLY_CALL else row for row in rows]
+    await asyncio.to_thread(lambda: instruments_refresh(rows=now, source="test", as_of=DAY_2, force=True))
+    await following.resolve()
+    change = await following.decide()
+    assert change is not None
+    assert change.left == {WEEKLY_CALL: Left(call, "key", "NSE_FO|7777")}
+    await live_state.ademand_write("hub", {call: "full"})
+    change = await following.decide()
+    assert change is not None
+    assert change.entered == {"NSE_FO|7777": "full"}
+
+
 async def test_what_follows_an_expired_contract_is_named_though_another_connection_has_it(journal: Journal) -> None:
     await asyncio.to_thread(lambda: instruments_refresh(rows=market(), source="test", as_of=DAY_1))
     await asyncio.to_thread(
