@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 UNTOLD_SECONDS = 30.0
 """Feeds that have been live for so long have told a quote of all that they follow: the broker sends one with each subscription."""
+LOOK_SECONDS = 1.0
+"""Whether they are live is looked at so often."""
 LONG_AGO = float("-inf")
 
 
@@ -113,11 +115,11 @@ class HubQuotes:
         return fragment
 
     async def untold_step(self) -> None:
-        """Wait UNTOLD_SECONDS; have what the feeds told nothing of, live all the while, leave: it did so while this hub did not listen."""
+        """Wait; have what feeds that were live for UNTOLD_SECONDS told nothing of leave: it did so while this hub did not listen."""
         before = self._live_epochs()
-        await asyncio.sleep(UNTOLD_SECONDS)
+        await asyncio.sleep(UNTOLD_SECONDS if before else LOOK_SECONDS)
         epochs = self._live_epochs()
-        if not epochs or epochs != before:
+        if not before or epochs != before:
             return
         untold = [each for each, epoch in self._epochs.items() if epoch not in epochs and not self._notices.has_left(each)]
         try:

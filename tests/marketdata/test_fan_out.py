@@ -361,7 +361,8 @@ async def test_a_shard_that_is_gone_is_told_with_its_number_while_the_other_goes
 async def test_what_a_feed_that_is_live_never_told_is_unfollowed_unless_it_expired(
     quiet_hub: Hub, monkeypatch: pytest.MonkeyPatch, state: str, unfollowed: bool
 ) -> None:
-    monkeypatch.setattr(hub_quotes, "UNTOLD_SECONDS", 0.0)
+    for name in ("UNTOLD_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(hub_quotes, name, 0.0)
     await nifty_options(date(2026, 9, 15), date(2026, 9, 22))
     over, stored, told, unknown = option_of(0, 24_200.0, "CE"), option_of(1, 24_200.0, "CE"), option_of(1, 24_250.0, "CE"), 7
     quiet_hub._quotes.take_all((0, entry_of(each, 1, 10.0)) for each in (over, stored, told, unknown))  # as MongoDB has them
