@@ -69,6 +69,7 @@ def test_a_cut_out_stretch_is_seen_and_the_page_repairs_itself(
     stack, whole = replayed
     row = stack.get(f"/api/marketdata/instruments/{WATCHED}/")
     page = open_page(stack.sign_in_link())
+    until(lambda: page.evaluate("localStorage.getItem('tradingok.watchlist.v1')"))  # it writes its first list, over whatever is there
     page.evaluate("(text) => localStorage.setItem('tradingok.watchlist.v1', text)", f'[[{row["id"]}, "{row["trading_symbol"]}"]]')
     page.reload()
     until(lambda: len(drawn(page)["candles"]) >= 5)
