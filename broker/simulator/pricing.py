@@ -49,7 +49,7 @@ def years_left(expiry_ms: Integers, now_ms: Integers | int) -> Floats:
     """Years to the end of trading of the day that the master's `expiry_ms` means, never below `LEAST_YEARS`."""
     close_minute = np.where(expiry_ms < midnight_ms(CAS_SINCE), CASH_CLOSE_MINUTE, DERIVATIVES_CLOSE_MINUTE)
     ends_ms = expiry_ms - LAST_SECOND_MS + close_minute * MINUTE_MS
-    return np.maximum((ends_ms - now_ms) / YEAR_MS, LEAST_YEARS)
+    return cast(Floats, np.maximum((ends_ms - now_ms) / YEAR_MS, LEAST_YEARS))
 
 
 def forward(spot: Floats, years: Floats) -> Floats:
