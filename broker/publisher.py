@@ -47,6 +47,7 @@ class Publisher:
         self._shard = shard
         self._entries: dict[int, QuoteEntry] = {}
         self._unsaved: dict[int, QuoteEntry] = {}
+        self._knows_left_behind = False
         self._one_at_a_time = asyncio.Lock()
 
     async def publish(self, keys: Mapping[int, str], status: FeedStatus | None = None) -> None:
@@ -109,3 +110,18 @@ class Publisher:
         for instrument in [instrument for instrument in self._entries if instrument not in self._pipeline.quotes]:
             del self._entries[instrument]
             self._unsaved.pop(instrument, None)
+
+    async def left_behind(self, shards: int) -> set[int]:
+        """Return once, then nothing: the shard's instruments of which the shared state has a quote, those of earlier runs among them.
+
+        Args:
+            shards: how many there are; an instrument's is its id mod `shards`.
+
+        Raises:
+            live_state.Unavailable: ask again.
+        """
+        if self._knows_left_behind:
+            return set()
+        known = await live_state.aquotes_known()
+        self._knows_left_behind = True
+        return {instrument for instrument in known if instrument % shards == self._shard}

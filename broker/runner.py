@@ -52,6 +52,8 @@ STATUS_SECONDS = 1.0
 STOP_SECONDS = 20.0
 CANDLE_SECONDS = 0.25
 """Forming candles are published so often; and so often market time goes on while nothing comes."""
+SETTLE_SECONDS = 60.0
+"""After so long clients have said what they want; what an earlier run left in the shared state beside it is forgotten then."""
 SILENCE_MS = 60_000
 """So long in market time without a tick, in a session, is a gap. A few options may be silent for longer: then there is nothing to heal."""
 
@@ -113,6 +115,7 @@ class FeedRunner:
         self.writer: StoreWriter
         self._receiver: Receiver
         self._holder = ShardHolder(config.folder, shard=config.shard, shards=config.shards)
+        self._settles_at = time.monotonic() + SETTLE_SECONDS
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._tell_state = False
@@ -335,10 +338,14 @@ class FeedRunner:
         return None if quote is None else (quote.seq, quote.broker_ms)
 
     async def _drop_ghosts(self) -> None:
-        """Forget quotes that nobody follows any more: frames may still come for a while after an `unsub`."""
+        """Forget quotes that nobody follows any more: frames may still come for a while after an `unsub`; and those of earlier runs."""
         if not self.following.subscribed:
             return
-        ghosts = (self.pipeline.quotes.keys() | self.candles.known) - self.following.followed()
+        known = {*self.pipeline.quotes, *self.candles.known}
+        if time.monotonic() > self._settles_at:
+            with contextlib.suppress(live_state.Unavailable):
+                known |= await self.publisher.left_behind(self.config.shards)
+        ghosts = known - self.following.followed()
         if ghosts:
             self.pipeline.forget(ghosts)
             self.candles.forget(ghosts)

@@ -143,6 +143,16 @@ async def aquotes_remove(instruments: Iterable[int]) -> None:
         await acall(cast("Awaitable[int]", aclient().hdel(key("quotes"), *names)))
 
 
+async def aquotes_known() -> set[int]:
+    """Return the instruments of which a latest quote is there, whoever wrote it.
+
+    Raises:
+        Unavailable: worth a retry.
+    """
+    names = await acall(cast("Awaitable[list[bytes]]", aclient().hkeys(key("quotes"))))
+    return {int(name) for name in names}
+
+
 def quotes_read(instruments: Iterable[int] | None = None) -> dict[int, QuoteEntry]:
     """Return the latest quotes of some instruments, or of all. What is not there is left out.
 

@@ -198,3 +198,15 @@ async def test_what_is_followed_no_more_is_neither_saved_nor_kept() -> None:
     await shard.publisher.save(shard.status())
     assert {entry.key for entry in live_state.quotes_read().values()} == {"NSE_FO|1", "NSE_FO|3"}
     await live_state.aclose()
+
+
+async def test_what_an_earlier_run_left_behind_is_told_once_and_to_its_own_shard() -> None:
+    earlier = Shard()
+    earlier.fold(*IDS)
+    await earlier.publisher.publish(KEYS)
+    await earlier.publisher.save(earlier.status())
+    later = Shard()
+    assert await later.publisher.left_behind(2) == {2}
+    assert await later.publisher.left_behind(2) == set()
+    assert await Shard().publisher.left_behind(1) == {1, 2, 3}
+    await live_state.aclose()
