@@ -19,7 +19,7 @@ from tests.fakes.stack import Stack, empty_namespace
 from tests.payloads.bars import captured_bars, clock
 from tests.replay.candle_proof import excerpt, whole_days
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.realdata, pytest.mark.long]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.realdata]
 FIRST, CUT, MENDED, LAST = "11:17", "11:20", "11:30", "11:34"
 """The part of the day that is played, and what of it is cut out."""
 WATCHED = "NSE_FO|51414"
