@@ -66,9 +66,11 @@ def test_every_wrong_word_of_a_rule_is_named() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_rules_that_share_a_name_get_numbers_when_names_become_unique() -> None:
+def test_rules_that_share_a_name_get_numbers_when_names_become_unique(request: pytest.FixtureRequest) -> None:
     before, after = ("instruments", "0003_instrumentversion_universechange"), ("instruments", "0004_rule_names_are_unique")
+    last = MigrationExecutor(connection).loader.graph.leaf_nodes()
     MigrationExecutor(connection).migrate([before])
+    request.addfinalizer(lambda: MigrationExecutor(connection).migrate(last))
     rules = connection.database[SubscriptionRule._meta.db_table]  # type: ignore[attr-defined] # of django-mongodb-backend
     names = ["money", "money", "money (2)", "other", "money", "x" * 60, "x" * 60, None, None, 5, 5]
     rules.insert_many([{"name": name, "what": "index", "underlying": "", "priority": place} for place, name in enumerate(names)])

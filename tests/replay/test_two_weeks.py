@@ -201,8 +201,9 @@ def test_the_log_says_exactly_what_the_exchange_was_asked(run: Run) -> None:
         assert asked["sub"].isdisjoint(asked["unsub"])
         assert row.by_mode == Counter(modes.values())
     assert [each.asked.method for each in moments] == ["close"]
-    expired = {f"{india(row.at.timestamp() * 1000):%m-%dT%H:%M}" for row in run.rows if "expired" in row.left.values()}
-    assert expired == {f"{day}T{CLOSE}" for day in ROLLS}
+    expired = [round(row.at.timestamp() * 1000) for row in run.rows if "expired" in row.left.values()]
+    assert {f"{india(ms):%m-%d}" for ms in expired} == set(ROLLS)
+    assert all(0 <= ms - closes_of(f"{india(ms):%m-%d}") <= GRACE_MS for ms in expired)
     for row in run.rows:
         why = {key: run.contracts[key].expiry for key, reason in row.left.items() if reason == "expired"}
         assert set(why.values()) <= {f"{india(row.at.timestamp() * 1000):%Y-%m-%d}"}
